@@ -1,0 +1,328 @@
+"""Literal NumPy float64 oracle of AlexNet (Krizhevsky et al., NIPS 2012).
+
+Written from the paper alone and sharing nothing with the package under test.
+Images are NHWC, convolution kernels HWIO, dense weights (in, out). Conv and
+pool use ceil geometry: out = 1 + ceil((in + 2 pad - window) / stride).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Layer = Mapping[str, ArrayLike]
+Params = Mapping[str, Mapping[str, Layer]]
+
+
+def conv(
+  x: ArrayLike,
+  kernel: ArrayLike,
+  bias: ArrayLike,
+  stride: int,
+  padding: int,
+  towers: int,
+) -> Floats:
+  """Convolution with ceil geometry, zeros outside the image (paper 3.5).
+
+  Args:
+    x: (B, H, W, C) images.
+    kernel: (k, k, C / towers, O); tower t sees input channel block t and makes
+      output channel block t.
+    bias: (O,).
+    stride: step of the window.
+    padding: zero pixels on each side.
+    towers: number of channel blocks that do not see each other.
+
+  Returns:
+    (B, H', W', O) with H' = 1 + ceil((H + 2 padding - k) / stride).
+  """
+  x = np.asarray(x, np.float64)
+  kernel = np.asarray(kernel, np.float64)
+  batch, height, width, channels = x.shape
+  size, _, _, filters = kernel.shape
+  seen, made = channels // towers, filters // towers
+  if kernel.shape[1:3] != (size, seen) or seen * towers != channels:
+    raise ValueError(f"{kernel.shape=} does not fit {x.shape=}, {towers=}")
+  if made * towers != filters:
+    raise ValueError(f"{filters=} are not divisible by {towers=}")
+  rows = 1 + int(np.ceil((height + 2 * padding - size) / stride))
+  cols = 1 + int(np.ceil((width + 2 * padding - size) / stride))
+  out = np.zeros((batch, rows, cols, filters))
+  for t in range(towers):
+    inputs = x[:, :, :, t * seen : (t + 1) * seen]
+    weights = kernel[:, :, :, t * made : (t + 1) * made]
+    for row in range(rows):
+      for col in range(cols):
+        total = np.zeros((batch, made))
+        for i in range(size):
+          for j in range(size):
+            y = row * stride - padding + i
+            z = col * stride - padding + j
+            if 0 <= y < height and 0 <= z < width:
+              total += inputs[:, y, z, :] @ weights[i, j]
+        out[:, row, col, t * made : (t + 1) * made] = total
+  return out + np.asarray(bias, np.float64)
+
+
+def max_pool(x: ArrayLike, window: int, stride: int) -> Floats:
+  """Largest value per window, clipped at the right and bottom (paper 3.4).
+
+  Args:
+    x: (B, H, W, C).
+    window: side of the window.
+    stride: step of the window.
+
+  Returns:
+    (B, H', W', C) with H' = 1 + ceil((H - window) / stride).
+  """
+  x = np.asarray(x, np.float64)
+  batch, height, width, channels = x.shape
+  rows = 1 + int(np.ceil((height - window) / stride))
+  cols = 1 + int(np.ceil((width - window) / stride))
+  out = np.zeros((batch, rows, cols, channels))
+  for row in range(rows):
+    for col in range(cols):
+      top, left = row * stride, col * stride
+      bottom, right = min(top + window, height), min(left + window, width)
+      patch = x[:, top:bottom, left:right, :]
+      out[:, row, col, :] = patch.max(axis=(1, 2))
+  return out
+
+
+def average_pool(x: ArrayLike, window: int, stride: int) -> Floats:
+  """Mean of the pixels really in each window (layers-19pct.cfg).
+
+  Args:
+    x: (B, H, W, C).
+    window: side of the window.
+    stride: step of the window.
+
+  Returns:
+    (B, H', W', C) with H' = 1 + ceil((H - window) / stride).
+  """
+  x = np.asarray(x, np.float64)
+  batch, height, width, channels = x.shape
+  rows = 1 + int(np.ceil((height - window) / stride))
+  cols = 1 + int(np.ceil((width - window) / stride))
+  out = np.zeros((batch, rows, cols, channels))
+  for row in range(rows):
+    for col in range(cols):
+      top, left = row * stride, col * stride
+      bottom, right = min(top + window, height), min(left + window, width)
+      pixels = (bottom - top) * (right - left)
+      patch = x[:, top:bottom, left:right, :]
+      out[:, row, col, :] = patch.sum(axis=(1, 2)) / pixels
+  return out
+
+
+def local_response_norm(
+  x: ArrayLike,
+  towers: int,
+  k: float = 2.0,
+  alpha: float = 1e-4,
+  beta: float = 0.75,
+  n: int = 5,
+) -> Floats:
+  """Response normalization across the channels of one tower (paper 3.3).
+
+  b_c = a_c / (k + alpha * sum of a_d^2 over d in c - n/2 .. c + n/2)^beta, the
+  window clipped at the ends of the tower. alpha is not divided by n.
+
+  Args:
+    x: (..., C).
+    towers: number of channel blocks that do not see each other.
+    k: constant of the denominator.
+    alpha: factor of the sum of squares.
+    beta: power of the denominator.
+    n: channels in a whole window, odd.
+
+  Returns:
+    The shape of x.
+  """
+  x = np.asarray(x, np.float64)
+  size = x.shape[-1] // towers
+  if size * towers != x.shape[-1]:
+    raise ValueError(f"{x.shape[-1]} channels do not make {towers=}")
+  out = np.zeros(x.shape)
+  for t in range(towers):
+    for c in range(t * size, (t + 1) * size):
+      first = max(c - n // 2, t * size)
+      last = min(c + n // 2, (t + 1) * size - 1)
+      squares = np.zeros(x.shape[:-1])
+      for d in range(first, last + 1):
+        squares += x[..., d] ** 2
+      out[..., c] = x[..., c] / (k + alpha * squares) ** beta
+  return out
+
+
+def _relu(x: Floats) -> Floats:
+  return np.maximum(x, 0.0)
+
+
+def _dense(x: Floats, layer: Layer) -> Floats:
+  weights = np.asarray(layer["kernel"], np.float64)
+  return x @ weights + np.asarray(layer["bias"], np.float64)
+
+
+def alexnet_logits(
+  params: Params, images_BxHxWx3: ArrayLike, fc_scale: float = 0.5
+) -> Floats:
+  """The two-tower net of paper 3.5 at test time.
+
+  Args:
+    params: {"features": conv1..conv5, "classifier": fc6..fc8}, each layer
+      {"kernel", "bias"}; all widths are read from the arrays.
+    images_BxHxWx3: (B, H, W, 3), the mean already subtracted.
+    fc_scale: factor of the fc6 and fc7 activities (paper 4.2: 0.5 at test).
+
+  Returns:
+    (B, classes).
+  """
+  convs, dense = params["features"], params["classifier"]
+
+  x = conv(images_BxHxWx3, **convs["conv1"], stride=4, padding=0, towers=1)
+  x = _relu(x)
+  x = local_response_norm(x, towers=2)
+  x = max_pool(x, window=3, stride=2)
+
+  x = conv(x, **convs["conv2"], stride=1, padding=2, towers=2)
+  x = _relu(x)
+  x = local_response_norm(x, towers=2)
+  x = max_pool(x, window=3, stride=2)
+
+  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
+  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = _relu(conv(x, **convs["conv5"], stride=1, padding=1, towers=2))
+  x = max_pool(x, window=3, stride=2)
+
+  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
+  x = _relu(_dense(x, dense["fc6"])) * fc_scale
+  x = _relu(_dense(x, dense["fc7"])) * fc_scale
+  return _dense(x, dense["fc8"])
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Floats:
+  """Minus the log softmax of the label.
+
+  Args:
+    logits: (B, C).
+    labels: (B,) class indices.
+
+  Returns:
+    (B,) losses.
+  """
+  logits = np.asarray(logits, np.float64)
+  losses = []
+  for row, label in zip(logits, np.asarray(labels), strict=True):
+    shifted = row - row.max()
+    losses.append(np.log(np.exp(shifted).sum()) - shifted[label])
+  return np.array(losses, np.float64)
+
+
+def top_k_errors(
+  logits: ArrayLike, labels: ArrayLike, k: int
+) -> NDArray[np.bool_]:
+  """Whether the label is not among the k largest logits (paper 2).
+
+  Args:
+    logits: (B, C).
+    labels: (B,) class indices.
+    k: number of guesses; ties are won by the lower class index.
+
+  Returns:
+    (B,) bool, True is an error.
+  """
+  logits = np.asarray(logits, np.float64)
+  errors = []
+  for row, label in zip(logits, np.asarray(labels), strict=True):
+    ranked = sorted((-value, index) for index, value in enumerate(row))
+    guesses = [index for _, index in ranked[:k]]
+    errors.append(int(label) not in guesses)
+  return np.array(errors, np.bool_)
+
+
+def paper_update(
+  w: ArrayLike,
+  v: ArrayLike,
+  grad: ArrayLike,
+  rate: float,
+  momentum: float = 0.9,
+  decay: float = 0.0005,
+) -> tuple[Floats, Floats]:
+  """One step of paper 5, the rate inside the velocity.
+
+  Args:
+    w: weights, any shape.
+    v: velocity, same shape.
+    grad: gradient of the mean loss of the batch, same shape.
+    rate: learning rate.
+    momentum: factor of the old velocity.
+    decay: weight decay.
+
+  Returns:
+    The new (w, v).
+  """
+  w = np.asarray(w, np.float64)
+  v = np.asarray(v, np.float64)
+  grad = np.asarray(grad, np.float64)
+  new_v = momentum * v - decay * rate * w - rate * grad
+  return w + new_v, new_v
+
+
+def colour_noise(
+  image_HxWx3: ArrayLike,
+  axes_3x3: ArrayLike,
+  sds_3: ArrayLike,
+  draws_3: ArrayLike,
+  scale: float,
+) -> Floats:
+  """Adds one RGB shift along the principal axes (paper 4.1, convdata.py).
+
+  Args:
+    image_HxWx3: (H, W, 3).
+    axes_3x3: (3, 3), column i is unit principal axis i over R, G, B.
+    sds_3: (3,) standard deviation along each axis.
+    draws_3: (3,) standard normal draws, one per axis.
+    scale: factor of the whole shift.
+
+  Returns:
+    (H, W, 3).
+  """
+  axes_3x3 = np.asarray(axes_3x3, np.float64)
+  sds_3 = np.asarray(sds_3, np.float64)
+  draws_3 = np.asarray(draws_3, np.float64)
+  shift_3 = np.zeros(3)
+  for i in range(3):
+    shift_3 += axes_3x3[:, i] * sds_3[i] * draws_3[i] * scale
+  return np.asarray(image_HxWx3, np.float64) + shift_3
+
+
+def mean_and_pca(
+  images: Sequence[NDArray[np.uint8]],
+) -> tuple[Floats, Floats, Floats]:
+  """Mean image and RGB principal axes of a training set (paper 2, 4.1).
+
+  The covariance is the population's, over all pixels of all images, about the
+  mean RGB. The sign of each axis is arbitrary.
+
+  Args:
+    images: each (S, S, 3) uint8.
+
+  Returns:
+    The mean image (S, S, 3), standard deviations (3,) ascending, and unit axes
+    (3, 3) as columns in the same order.
+  """
+  mean_SxSx3 = np.zeros(images[0].shape)
+  for image in images:
+    mean_SxSx3 += image.astype(np.float64) / len(images)
+  mean_3 = mean_SxSx3.mean(axis=(0, 1))
+  covariance_3x3 = np.zeros((3, 3))
+  pixels = 0
+  for image in images:
+    centred_Px3 = image.reshape(-1, 3).astype(np.float64) - mean_3
+    covariance_3x3 += centred_Px3.T @ centred_Px3
+    pixels += len(centred_Px3)
+  variances_3, axes_3x3 = np.linalg.eigh(covariance_3x3 / pixels)
+  # Rounding may leave a zero variance slightly negative.
+  return mean_SxSx3, np.sqrt(np.maximum(variances_3, 0.0)), axes_3x3
