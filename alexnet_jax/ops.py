@@ -8,6 +8,7 @@ pooling.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -228,34 +229,75 @@ def _max_pool_forward(x, window, stride):
 
 
 def _max_pool_backward(window, stride, residuals, dy):
-  winner, (height, width) = residuals
-  zero = jnp.zeros((), dy.dtype)
-  rows, cols = dy.shape[1:3]
-  # The padded input's sides, cut back to height and width at the end.
-  bottom, right = (
-    max(window + (outputs - 1) * stride, size)
-    for outputs, size in ((rows, height), (cols, width))
-  )
-  dx = None
-  for index in range(window * window):
-    i, j = divmod(index, window)
-    share = lax.pad(
-      jnp.where(winner == index, dy, zero),
-      zero,
-      [
-        (0, 0, 0),
-        (i, bottom - i - (rows - 1) * stride - 1, stride - 1),
-        (j, right - j - (cols - 1) * stride - 1, stride - 1),
-        (0, 0, 0),
-      ],
-    )
-    dx = share if dx is None else dx + share
-  return (dx[:, :height, :width],)
+  winner, sides = residuals
+
+  def share(index):
+    return jnp.where(winner == index, dy, jnp.zeros((), dy.dtype))
+
+  return (_spread(share, sides, window, stride),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def _spread(
+  share: Callable[[int], jax.Array],
+  sides: tuple[int, int],
+  window: int,
+  stride: int,
+) -> jax.Array:
+  """Adds up on each pixel what the windows over it send back.
+
+  Pixels whose row and column leave the same remainder by the stride see the
+  same places of a window: each of these sets is a dense map, and the maps are
+  interleaved at the end. (Dilating every share instead is slow on CPU.)
+
+  Args:
+    share: from a place in the window to [B, H', W', C], what it sends.
+    sides: H and W of the pooled input.
+    window: side in pixels.
+    stride: in pixels.
+
+  Returns:
+    [B, H, W, C].
+  """
+  batch, *outputs, channels = share(0).shape
+  reach = -(-window // stride) - 1
+  sizes = [count + reach for count in outputs]
+
+  def pixels(row, col):
+    """Sums the shares on the pixels of these remainders."""
+    total = jnp.zeros((), share(0).dtype)
+    for i in range(row, window, stride):
+      for j in range(col, window, stride):
+        shifts = (i // stride, j // stride)
+        pads = tuple((shift, reach - shift) for shift in shifts)
+        total = total + _pad(share(i * window + j), pads)
+    return jnp.broadcast_to(total, (batch, *sizes, channels))
+
+  grid = [
+    jnp.stack([pixels(row, col) for col in range(stride)], axis=3)
+    for row in range(stride)
+  ]
+  dx = jnp.stack(grid, axis=2)
+  dx = dx.reshape(batch, sizes[0] * stride, sizes[1] * stride, channels)
+  # Pixels that no window reads get nothing; those past the edge are not there.
+  return _pad(
+    dx,
+    tuple(
+      (0, side - size * stride) for side, size in zip(sides, sizes, strict=True)
+    ),
+  )
+
+
+def _window_pixels(x: jax.Array, window: int, stride: int) -> jax.Array:
+  """Counts the real pixels in each window: [1, H', W', 1]."""
+  ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+  ones = _pad(ones, _pool_pads(x, window, stride))
+  return functools.reduce(jnp.add, _slices(ones, window, stride))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
   """Averages each window over the pixels that it really holds.
 
@@ -269,12 +311,23 @@ def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
 
   Source: the average pooling of cuda-convnet's `layers-19pct.cfg`.
   """
-  pads = _pool_pads(x_BxHxWxC, window, stride)
+  x = _pad(x_BxHxWxC, _pool_pads(x_BxHxWxC, window, stride))
+  total = functools.reduce(jnp.add, _slices(x, window, stride))
+  return total / _window_pixels(x_BxHxWxC, window, stride)
 
-  def total(x):
-    return functools.reduce(jnp.add, _slices(_pad(x, pads), window, stride))
 
-  return total(x_BxHxWxC) / total(jnp.ones_like(x_BxHxWxC[:1, :, :, :1]))
+def _average_pool_forward(x, window, stride):
+  counts = _window_pixels(x, window, stride)
+  return average_pool(x, window, stride), (counts, x.shape[1:3])
+
+
+def _average_pool_backward(window, stride, residuals, dy):
+  counts, sides = residuals
+  mean = dy / counts
+  return (_spread(lambda _: mean, sides, window, stride),)
+
+
+average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
 def _window_sum(x: jax.Array, towers: int, window: int) -> jax.Array:

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   config.image_size_px = 32
   config.colour_noise = 0.0
   config.learning_rate = 0.001
-  config.learning_rate_drop_epochs = (30.0, 36.0)
-  config.total_epochs = 40.0
+  config.learning_rate_drop_epochs = (12.0, 14.0)
+  config.total_epochs = 15.0
   config.checkpoint_every_steps = 1000
   return config.lock()
