@@ -1,4 +1,4 @@
-"""Crop, mirror, colour noise and mean subtraction, on the device (paper 4.1)."""
+"""Crop, mirror, colour noise and mean, on the device (paper 4.1)."""
 
 import dataclasses
 from typing import Any

@@ -67,7 +67,7 @@ def restore(
     mesh: where to put the arrays.
   """
   step = manager.latest_step()
-  found = manager.restore(
+  found: Any = manager.restore(
     step,
     args=ocp.args.Composite(
       params=ocp.args.StandardRestore(_abstract(state.params, mesh)),
@@ -97,7 +97,7 @@ def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
         f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
       )
     args = ocp.args.StandardRestore(_abstract(params, mesh))
-    found = manager.restore(step, args=ocp.args.Composite(params=args))
+    found: Any = manager.restore(step, args=ocp.args.Composite(params=args))
   return step, found.params
 
 

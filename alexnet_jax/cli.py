@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 from rich import progress as rich_progress
 from rich.console import Console
@@ -27,6 +27,7 @@ def run(
     main: the command, given what is left of the command line.
     define_flags: defines the command's absl flags.
   """
+  logging.set_verbosity(logging.WARNING)
   try:
     define_flags()
     app.run(main)

@@ -38,21 +38,17 @@ def evaluate_split(
     mesh: where to compute.
   """
   start = time.perf_counter()
-  totals = dict.fromkeys(
-    ("loss", "top1_errors", "top5_errors", "examples"), 0.0
-  )
+  totals: dict[str, float] = {}
   # Any number of devices will do: rows that are too many are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
   batches = source.eval_batches(
     examples, batch_size=batch_size, threads=config.reader_threads
   )
   for batch in batches:
-    sums = eval_step(params, parallel.put_batch(mesh, batch))
-    totals = {name: total + float(sums[name]) for name, total in totals.items()}
+    metrics.add(totals, eval_step(params, parallel.put_batch(mesh, batch)))
   seconds = time.perf_counter() - start
-  return metrics.means(totals) | {
-    "images_per_second": totals["examples"] / seconds
-  }
+  speed = {"images_per_second": totals["examples"] / seconds}
+  return metrics.means(totals) | speed
 
 
 def evaluate_run(workdir: Path) -> tuple[int, str, int, dict[str, float]]:

@@ -62,7 +62,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     )
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Any:
   """Returns the config of a run.
 
   Raises:

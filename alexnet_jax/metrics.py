@@ -29,10 +29,16 @@ def sums(logits_BxK: jax.Array, labels_B: jax.Array, mask_B: jax.Array) -> Sums:
   losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxK, labels_B)
   return {
     "loss": jnp.sum(jnp.where(mask_B > 0, losses, 0.0)),
-    "top1_errors": jnp.sum(mask_B * (rank_B >= 1)),
-    "top5_errors": jnp.sum(mask_B * (rank_B >= 5)),
+    "top1_errors": jnp.sum(jnp.where(rank_B >= 1, mask_B, 0.0)),
+    "top5_errors": jnp.sum(jnp.where(rank_B >= 5, mask_B, 0.0)),
     "examples": jnp.sum(mask_B),
   }
+
+
+def add(totals: dict[str, float], sums: Sums) -> None:
+  """Waits for the sums of a batch and adds them up in place, as numbers."""
+  for name, value in sums.items():
+    totals[name] = totals.get(name, 0.0) + float(value)
 
 
 def means(totals: dict[str, float]) -> dict[str, float]:

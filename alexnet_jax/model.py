@@ -89,11 +89,12 @@ class Stack(nn.Module):
           x = ops.max_pool(x, layer.window, layer.stride)
         case networks.AveragePool():
           x = ops.average_pool(x, layer.window, layer.stride)
-        case networks.Dropout() if keys_B is None:
-          x = x * (1 - layer.rate)
         case networks.Dropout():
-          keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
-          x = ops.dropout(x, keys, layer.rate)
+          if keys_B is None:
+            x = x * (1 - layer.rate)
+          else:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
+            x = ops.dropout(x, keys, layer.rate)
         case networks.Join():
           pass  # On one device the towers' channels already lie side by side.
     return x

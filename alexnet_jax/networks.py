@@ -137,13 +137,25 @@ def alexnet(
     sigma: standard deviation of every initial weight (paper 5: 0.01).
 
   Raises:
-    InputError: an unknown activation or layer, or a list of the wrong length.
+    InputError: an unknown activation or layer, or a number out of range.
   """
   convs = ("conv1", "conv2", "conv3", "conv4", "conv5")
   _check_names("network.lrn_layers", lrn_layers, convs)
   _check_names("network.dropout_layers", dropout_layers, ("fc6", "fc7"))
   _check_length("network.conv_filters", conv_filters, 5)
   _check_length("network.fc_features", fc_features, 2)
+  for field, value in (
+    ("towers", towers),
+    ("conv1_kernel", conv1_kernel),
+    ("conv1_stride", conv1_stride),
+    ("pool_window", pool_window),
+  ):
+    if value < 1:
+      raise errors.InputError(f"network.{field}={value} must be at least 1.")
+  if not 0 <= dropout_rate < 1:
+    raise errors.InputError(
+      f"network.dropout_rate={dropout_rate} is not from 0 to under 1."
+    )
   f1, f2, f3, f4, f5 = conv_filters
   f6, f7 = fc_features
   t, s = towers, sigma
@@ -204,9 +216,9 @@ def four_layer(
   return Network(
     input_size_px=input_size_px,
     features=(
-      Conv("conv1", 32, 5, padding=2, sigma=1e-4), MaxPool(3, stride=2), act,
-      Conv("conv2", 32, 5, padding=2, sigma=1e-2), act, AveragePool(3, stride=2),
-      Conv("conv3", 64, 5, padding=2, sigma=1e-2), act, AveragePool(3, stride=2),
+      Conv("conv1", 32, 5, padding=2, sigma=1e-4), MaxPool(3, 2), act,
+      Conv("conv2", 32, 5, padding=2, sigma=1e-2), act, AveragePool(3, 2),
+      Conv("conv3", 64, 5, padding=2, sigma=1e-2), act, AveragePool(3, 2),
     ),
     classifier=(Dense("fc4", num_classes, sigma=1e-2),),
   )

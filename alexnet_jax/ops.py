@@ -9,6 +9,7 @@ pooling.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,7 @@ def conv(
     (padding, _overhang(size, window, stride, padding))
     for size in x_BxHxWxC.shape[1:3]
   )
-  blocks = [
+  blocks: list[Any] = [
     _conv_block(x, w, stride, pads)
     for x, w in zip(
       jnp.split(x_BxHxWxC, towers, axis=-1),

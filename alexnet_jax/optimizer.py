@@ -1,11 +1,14 @@
 """The paper's update (section 5) and its schedule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
+
+Schedule = Callable[[Any], Any]
+"""Learning rate by step, a number or an int32 array."""
 
 
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
@@ -20,7 +23,7 @@ def drops_by_epoch(
   *,
   num_examples: int,
   batch_size: int,
-) -> optax.Schedule:
+) -> Schedule:
   """Returns a rate that is multiplied by `drop_factor` at each of the epochs.
 
   Args:
@@ -42,7 +45,7 @@ def drops_by_epoch(
 
 
 def paper_sgd(
-  schedule: optax.Schedule, momentum: float, weight_decay: float
+  schedule: Schedule, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
   """Returns `v <- m v - decay rate w - rate grad; w <- w + v` (paper 5).
 
@@ -63,7 +66,7 @@ def paper_sgd(
 
 def from_config(
   config: Any, num_examples: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformation, Schedule]:
   """Returns the optimizer that a config describes, and its learning rate.
 
   Args:

@@ -81,7 +81,7 @@ def make_train_step(
       # From here each device has its own copy; on the way back shard_map turns
       # this into the one sum of the gradients over 'data'.
       params = lax.pcast(params, "data", to="varying")
-      logits = model.apply({"params": params}, images, _fold_in(keys_B, 1))
+      logits: Any = model.apply({"params": params}, images, _fold_in(keys_B, 1))
       sums = metrics.sums(logits, labels, jnp.ones(labels.shape))
       return sums["loss"] / batch_size, sums
 
@@ -120,7 +120,7 @@ def make_eval_step(
 
   def local_step(params, batch):
     images = augment.centre(batch["image"], augmentation)
-    logits = model.apply({"params": params}, images)
+    logits: Any = model.apply({"params": params}, images)
     sums = metrics.sums(logits, batch["label"], batch["mask"])
     return lax.psum(sums, "data")
 

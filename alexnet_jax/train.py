@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from alexnet_jax import (
   augment,
   checkpoint,
@@ -22,7 +20,7 @@ from alexnet_jax import (
 from alexnet_jax.data import shapes, source
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
+def train_and_evaluate(config: Any, workdir: Path) -> None:
   """Trains as a config says, from where the workdir stands, then tests.
 
   Args:
@@ -142,15 +140,15 @@ class _Meter:
 
   def add(self, sums: metrics.Sums) -> float:
     """Waits for a step's sums, counts them and returns its mean loss."""
-    figures = {name: float(value) for name, value in sums.items()}
-    for name, value in figures.items():
-      self._totals[name] = self._totals.get(name, 0.0) + value
+    before = self._totals.get("loss", 0.0)
+    metrics.add(self._totals, sums)
+    examples = float(sums["examples"])
     now = time.perf_counter()
     if self._mark is not None:
       self._seconds += now - self._mark
-      self._timed_images += figures["examples"]
+      self._timed_images += examples
     self._mark = now
-    return metrics.means(figures)["loss"]
+    return (self._totals["loss"] - before) / examples
 
   def take(self) -> dict[str, float]:
     """Returns the figures since the last call and starts anew."""
@@ -160,7 +158,7 @@ class _Meter:
     return figures
 
 
-def _open_dataset(config: ConfigDict) -> source.Dataset:
+def _open_dataset(config: Any) -> source.Dataset:
   data_dir = Path(config.data_dir)
   if config.generate_shapes and not data_dir.exists():
     print(f"drawing the shapes data set into {data_dir}", flush=True)
@@ -178,7 +176,7 @@ def _open_dataset(config: ConfigDict) -> source.Dataset:
   return dataset
 
 
-def _open_splits(config: ConfigDict, dataset: source.Dataset) -> dict[str, Any]:
+def _open_splits(config: Any, dataset: source.Dataset) -> dict[str, Any]:
   """Returns the examples of the splits that the config names."""
   splits = {
     split: source.open_split(dataset, f"{split}_split", name)
@@ -198,7 +196,7 @@ def _open_splits(config: ConfigDict, dataset: source.Dataset) -> dict[str, Any]:
   return splits
 
 
-def _total_steps(config: ConfigDict, num_examples: int) -> int:
+def _total_steps(config: Any, num_examples: int) -> int:
   for field in (
     "crop_size_px",
     "checkpoint_every_steps",

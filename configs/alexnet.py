@@ -7,12 +7,14 @@ averaged over ten views.
   python -m alexnet_jax.main --config=configs/alexnet.py --workdir=DIR
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
   """Returns the base config."""
-  config = ConfigDict()
+  config: Any = ConfigDict()
 
   # The net: a function of networks.py and its arguments.
   config.network = ConfigDict()

@@ -10,6 +10,8 @@ layers-19pct.cfg, trained on whole images for longer.
   python -m alexnet_jax.main --config=configs/cifar10.py
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import alexnet
@@ -17,7 +19,7 @@ from configs import alexnet
 
 def get_config() -> ConfigDict:
   """Returns the config."""
-  config = alexnet.get_config().unlock()
+  config: Any = alexnet.get_config().unlock()
   config.network = ConfigDict({"table": "four_layer", "activation": "relu"})
   config.num_classes = 10
   config.data_dir = "data/cifar10"

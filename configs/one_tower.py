@@ -5,6 +5,8 @@ What changes: network.towers = 1. No original run.
   python -m alexnet_jax.main --config=configs/one_tower.py
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import alexnet
@@ -12,6 +14,6 @@ from configs import alexnet
 
 def get_config() -> ConfigDict:
   """Returns the config."""
-  config = alexnet.get_config().unlock()
+  config: Any = alexnet.get_config().unlock()
   config.network.towers = 1
   return config.lock()

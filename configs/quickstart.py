@@ -6,6 +6,8 @@ the rate and its drops fit a short run. No original.
   python -m alexnet_jax.main
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import alexnet
@@ -13,7 +15,7 @@ from configs import alexnet
 
 def get_config() -> ConfigDict:
   """Returns the config."""
-  config = alexnet.get_config().unlock()
+  config: Any = alexnet.get_config().unlock()
   config.network.conv_filters = (24, 64, 96, 96, 64)
   config.network.fc_features = (256, 256)
   config.network.conv1_kernel = 7

@@ -216,7 +216,7 @@ def _as_folder(source: Path, output: Path) -> Iterator[Path]:
     return
   if not source.exists():
     raise errors.InputError(
-      f"source={str(source)!r} does not exist; give a folder or a tar of images."
+      f"source={str(source)!r} does not exist; give a folder or a tar."
     )
   output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorflow_datasets.core import example_serializer
 
 from alexnet_jax import errors
@@ -140,7 +142,7 @@ def write(
   with _whole_or_nothing(output) as directory:
     name = _dataset_name(output)
     template = tfds.core.ShardedFileTemplate(
-      data_dir=directory,
+      data_dir=tfds.core.Path(directory),
       dataset_name=name,
       filetype_suffix="array_record",
       template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
@@ -282,9 +284,8 @@ class _Result:
 
 
 def _write_shard(shard: _Shard) -> _Result:
-  serializer = example_serializer.ExampleSerializer(
-    shard.features.get_serialized_info()
-  )
+  info: Any = shard.features.get_serialized_info()
+  serializer = example_serializer.ExampleSerializer(info)
   sums, num_bytes, unreadable = _Sums.zero(shard.size_px), 0, []
   writer = array_record_module.ArrayRecordWriter(
     os.fspath(shard.file), "group_size:1"

@@ -48,10 +48,11 @@ def open_dataset(directory: Path) -> Dataset:
     )
   statistics = shards.read_statistics(directory)
   builder = tfds.builder_from_directory(directory)
+  features: Any = builder.info.features
   return Dataset(
     directory,
     builder,
-    tuple(builder.info.features["label"].names),
+    tuple(features["label"].names),
     statistics.mean_image.shape[0],
     statistics,
   )
@@ -68,9 +69,10 @@ def open_split(dataset: Dataset, field: str, split: str) -> Any:
   Raises:
     InputError: no such split, or an empty one.
   """
-  known = ", ".join(sorted(dataset.builder.info.splits))
+  builder: Any = dataset.builder
+  known = ", ".join(sorted(builder.info.splits))
   try:
-    examples = dataset.builder.as_data_source(
+    examples = builder.as_data_source(
       split, decoders={"image": tfds.decode.SkipDecoding()}
     )
   except (ValueError, KeyError) as e:
@@ -86,7 +88,7 @@ def open_split(dataset: Dataset, field: str, split: str) -> Any:
 def _decode(example: dict[str, Any]) -> dict[str, np.ndarray]:
   return {
     "image": shards.decode_jpeg(example["image"]),
-    "label": np.int32(example["label"]),
+    "label": np.array(example["label"], np.int32),
   }
 
 

@@ -1,0 +1,36 @@
+# make quickstart: train on generated images; make test: everything CI checks.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup quickstart test peers lock
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+quickstart: setup
+	$(BIN)/python -m alexnet_jax.main --workdir=runs/quickstart
+	$(BIN)/python -m alexnet_jax.evaluate --workdir=runs/quickstart
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+# torch, which some tests compare with: they are skipped without it.
+peers: setup
+	$(BIN)/pip install --quiet --no-build-isolation -c requirements.lock -e '.[peers]'
+
+# Pins what the newest releases resolve to, in a clean environment.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet '.[dev]' 'setuptools>=77,<82'
+	.venv-lock/bin/pip freeze --all --exclude pip --exclude alexnet-jax > requirements.lock
+	rm -rf .venv-lock

@@ -1,0 +1,1 @@
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax."""

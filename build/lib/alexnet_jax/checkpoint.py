@@ -1,0 +1,117 @@
+"""Parameters, optimizer and data position, saved and restored by Orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from alexnet_jax import errors, parallel
+from alexnet_jax.steps import TrainState
+
+
+def open_manager(
+  workdir: Path, keep: int | None = None
+) -> ocp.CheckpointManager:
+  """Returns the manager of `workdir/checkpoints`.
+
+  Args:
+    workdir: of the run.
+    keep: how many of the newest checkpoints to keep; all by default.
+  """
+  return ocp.CheckpointManager(
+    (workdir / "checkpoints").absolute(),
+    options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+  )
+
+
+def save(
+  manager: ocp.CheckpointManager, state: TrainState, position: dict[str, Any]
+) -> None:
+  """Starts to save a state; the files are written behind the next steps.
+
+  Args:
+    manager: from `open_manager`.
+    state: the state after some step.
+    position: `get_state()` of the training batches.
+
+  Raises:
+    InputError: the parameters are not finite; nothing is saved.
+  """
+  step = int(state.step)
+  if not _all_finite(state.params):
+    raise errors.InputError(
+      f"the parameters are not finite after step {step}; the newest checkpoint"
+      f" is step {manager.latest_step()}. Lower learning_rate."
+    )
+  manager.save(
+    step,
+    args=ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      opt_state=ocp.args.StandardSave(state.opt_state),
+      data=ocp.args.JsonSave(position),
+    ),
+  )
+
+
+def restore(
+  manager: ocp.CheckpointManager, state: TrainState, mesh: Mesh
+) -> tuple[TrainState, dict[str, Any]]:
+  """Returns the newest state and the data position that goes with it.
+
+  Args:
+    manager: from `open_manager`, with at least one checkpoint.
+    state: a state of the same shapes; its values are not used.
+    mesh: where to put the arrays.
+  """
+  step = manager.latest_step()
+  found = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      params=ocp.args.StandardRestore(_abstract(state.params, mesh)),
+      opt_state=ocp.args.StandardRestore(_abstract(state.opt_state, mesh)),
+      data=ocp.args.JsonRestore(),
+    ),
+  )
+  step = parallel.replicate(mesh, jnp.int32(step))
+  return TrainState(step, found.params, found.opt_state), found.data
+
+
+def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
+  """Returns the newest step of a run and its parameters.
+
+  Args:
+    workdir: of the run.
+    params: parameters of the same shapes, or their abstract shapes.
+    mesh: where to put the arrays.
+
+  Raises:
+    InputError: the run has no checkpoint.
+  """
+  with open_manager(workdir) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise errors.InputError(
+        f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
+      )
+    args = ocp.args.StandardRestore(_abstract(params, mesh))
+    found = manager.restore(step, args=ocp.args.Composite(params=args))
+  return step, found.params
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+  leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(leaves))
+
+
+def _abstract(tree: Any, mesh: Mesh) -> Any:
+  sharding = jax.sharding.NamedSharding(mesh, parallel.REPLICATED)
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    tree,
+  )

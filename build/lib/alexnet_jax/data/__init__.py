@@ -1,0 +1,1 @@
+"""Images into shards, shards into batches."""

@@ -1,0 +1,180 @@
+"""What a run writes down and shows: config, metrics, TensorBoard, a bar."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich import progress as rich_progress
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+from alexnet_jax import errors
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns a nested config as one level of `a.b` names."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Writes `config.json` into a new workdir, or checks the one that is there.
+
+  Args:
+    workdir: made if it does not exist.
+    config: of this run.
+
+  Raises:
+    InputError: the workdir cannot be written, or belongs to another config.
+  """
+  file = workdir / "config.json"
+  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  try:
+    if not file.exists():
+      workdir.mkdir(parents=True, exist_ok=True)
+      _replace(file, text + "\n")
+      return
+    held = flatten(json.loads(file.read_text()))
+  except OSError as e:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} cannot be written ({e.strerror}); choose"
+      " another with --workdir."
+    ) from e
+  except ValueError as e:
+    raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
+  asked = flatten(json.loads(text))
+  differing = [
+    f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
+    for name in sorted(held | asked)
+    if held.get(name) != asked.get(name)
+  ]
+  if differing:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds a run of another config:"
+      f" {', '.join(differing)}. Choose another --workdir."
+    )
+
+
+def read_config(workdir: Path) -> ConfigDict:
+  """Returns the config of a run.
+
+  Raises:
+    InputError: the workdir holds no run.
+  """
+  file = workdir / "config.json"
+  try:
+    return ConfigDict(json.loads(file.read_text())).lock()
+  except (OSError, ValueError) as e:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
+      " with python -m alexnet_jax.main --workdir=DIR."
+    ) from e
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+  """Returns the records of `metrics.jsonl`; a cut last line is left out."""
+  records = []
+  file = workdir / "metrics.jsonl"
+  for line in file.read_text().splitlines() if file.exists() else []:
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      break
+  return records
+
+
+class RunLog:
+  """Writes the records of a run and shows them."""
+
+  def __init__(self, workdir: Path, start_step: int, total_steps: int):
+    """Opens the files of a run that goes on after `start_step`.
+
+    Args:
+      workdir: of the run.
+      start_step: steps done; later records of a lost stretch are dropped.
+      total_steps: of the whole run.
+    """
+    kept = [r for r in read_metrics(workdir) if r["step"] <= start_step]
+    self._held = {(record["step"], record["split"]) for record in kept}
+    file = workdir / "metrics.jsonl"
+    _replace(file, "".join(json.dumps(record) + "\n" for record in kept))
+    self._file = file.open("a")
+    self._events = SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=start_step + 1
+    )
+    self._total_steps = total_steps
+    console = Console()
+    self._bar = rich_progress.Progress(
+      rich_progress.TextColumn("{task.description}"),
+      rich_progress.BarColumn(),
+      rich_progress.TextColumn("{task.fields[last]}"),
+      rich_progress.TimeRemainingColumn(),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._bar.start()
+    self._task = self._bar.add_task(
+      "starting", total=total_steps, completed=start_step, last=""
+    )
+
+  def __enter__(self) -> "RunLog":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_) -> None:
+    """Takes the bar away and closes the files."""
+    self._bar.stop()
+    self._events.close()
+    self._file.close()
+
+  def holds(self, step: int, split: str) -> bool:
+    """Whether the run had this record before it went on."""
+    return (step, split) in self._held
+
+  def advance(self, step: int, epoch: float) -> None:
+    """Moves the bar to a step."""
+    self._bar.update(
+      self._task,
+      completed=step,
+      description=f"step {step}/{self._total_steps} epoch {epoch:.2f}",
+    )
+
+  def record(self, record: dict[str, Any]) -> None:
+    """Writes one record: see README for its fields."""
+    self._file.write(json.dumps(record, allow_nan=False) + "\n")
+    self._file.flush()
+    step, split = record["step"], record["split"]
+    for name, value in record.items():
+      if name not in ("step", "split"):
+        self._events.add_scalar(f"{split}/{name}", value, step)
+    figures = (
+      f"loss {record['loss']:.4f}  error {record['top1_error']:.2%}"
+      f"  {record['images_per_second']:,.0f} images/s"
+    )
+    if split == "train" and not self._bar.disable:
+      self._bar.update(self._task, last=figures)
+      return
+    self.say(
+      f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
+      f"  {split:<10}  {figures}"
+    )
+
+  def say(self, text: str) -> None:
+    """Prints a line, above the bar where there is one."""
+    if self._bar.disable:
+      print(text, flush=True)
+    else:
+      self._bar.console.print(text, highlight=False, markup=False)
+
+
+def _replace(file: Path, text: str) -> None:
+  new = file.with_suffix(".new")
+  new.write_text(text)
+  os.replace(new, file)

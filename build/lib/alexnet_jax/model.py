@@ -1,0 +1,144 @@
+"""The linen module that runs any table of `networks.py`.
+
+Shape letters, here and everywhere: B batch, H rows, W columns, C channels,
+N units, K classes.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax import errors, networks, ops
+
+
+class ConvLayer(nn.Module):
+  """A `networks.Conv` with its parameters, held in float32."""
+
+  layer: networks.Conv
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
+    """Returns [B, H', W', filters]."""
+    layer = self.layer
+    shape = (
+      layer.kernel,
+      layer.kernel,
+      x_BxHxWxC.shape[-1] // layer.towers,
+      layer.filters,
+    )
+    kernel = self.param("kernel", nn.initializers.normal(layer.sigma), shape)
+    bias = self.param(
+      "bias", nn.initializers.constant(layer.bias), (layer.filters,)
+    )
+    return ops.conv(
+      x_BxHxWxC,
+      kernel.astype(self.dtype),
+      bias.astype(self.dtype),
+      stride=layer.stride,
+      padding=layer.padding,
+      towers=layer.towers,
+    )
+
+
+class DenseLayer(nn.Module):
+  """A `networks.Dense` with its parameters, held in float32."""
+
+  layer: networks.Dense
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxN: jax.Array) -> jax.Array:
+    """Returns [B, features]."""
+    layer = self.layer
+    kernel = self.param(
+      "kernel",
+      nn.initializers.normal(layer.sigma),
+      (x_BxN.shape[-1], layer.features),
+    )
+    bias = self.param(
+      "bias", nn.initializers.constant(layer.bias), (layer.features,)
+    )
+    return x_BxN @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+
+
+class Stack(nn.Module):
+  """Layers one after another."""
+
+  layers: tuple[networks.Layer, ...]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    """Runs the layers; `keys_B` as in `AlexNet.__call__`."""
+    for index, layer in enumerate(self.layers):
+      match layer:
+        case networks.Conv():
+          x = ConvLayer(layer, self.dtype, name=layer.name)(x)
+        case networks.Dense():
+          x = DenseLayer(layer, self.dtype, name=layer.name)(x)
+        case networks.Activation():
+          x = ops.ACTIVATIONS[layer.function](x)
+        case networks.LocalResponseNorm():
+          x = ops.local_response_norm(
+            x, layer.towers, layer.k, layer.alpha, layer.beta, layer.window
+          )
+        case networks.MaxPool():
+          x = ops.max_pool(x, layer.window, layer.stride)
+        case networks.AveragePool():
+          x = ops.average_pool(x, layer.window, layer.stride)
+        case networks.Dropout() if keys_B is None:
+          x = x * (1 - layer.rate)
+        case networks.Dropout():
+          keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
+          x = ops.dropout(x, keys, layer.rate)
+        case networks.Join():
+          pass  # On one device the towers' channels already lie side by side.
+    return x
+
+
+class AlexNet(nn.Module):
+  """A net of `networks.py`; `features` and `classifier` share no parameters.
+
+  Attributes:
+    network: the table.
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  network: networks.Network
+  dtype: jnp.dtype = jnp.dtype("float32")
+
+  @nn.compact
+  def __call__(
+    self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns the logits of a batch of images.
+
+    Args:
+      images_BxHxWxC: float, on the 0..255 scale less the mean image, RGB.
+      keys_B: one random key per example for dropout in training; None at test,
+        where every unit stays and is scaled by its chance to stay.
+
+    Returns:
+      logits_BxK in float32.
+    """
+    x = images_BxHxWxC.astype(self.dtype)
+    x = Stack(self.network.features, self.dtype, name="features")(x, keys_B)
+    x = x.reshape(x.shape[0], -1)
+    x = Stack(self.network.classifier, self.dtype, name="classifier")(x, keys_B)
+    return x.astype(jnp.float32)
+
+
+def from_config(config: Any) -> AlexNet:
+  """Returns the module that a config describes, its shapes checked.
+
+  Raises:
+    InputError: see `networks.from_config`; an unknown `compute_dtype`.
+  """
+  dtypes = ("float32", "bfloat16")
+  if config.compute_dtype not in dtypes:
+    raise errors.unknown("compute_dtype", config.compute_dtype, dtypes)
+  network = networks.from_config(config)
+  return AlexNet(network, jnp.dtype(config.compute_dtype))

@@ -1,0 +1,236 @@
+"""The training loop: build, iterate, log, evaluate, save."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_jax import (
+  augment,
+  checkpoint,
+  errors,
+  evaluate,
+  logs,
+  metrics,
+  model,
+  optimizer,
+  parallel,
+  steps,
+)
+from alexnet_jax.data import shapes, source
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
+  """Trains as a config says, from where the workdir stands, then tests.
+
+  Args:
+    config: a whole config; see configs/alexnet.py for its fields.
+    workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+
+  Raises:
+    InputError: a bad config, data set or workdir, found before the first step;
+      or a loss that is not finite, the last good checkpoint being kept.
+  """
+  net = model.from_config(config)
+  mesh = parallel.make_mesh()
+  parallel.check_batch_size(mesh, config.batch_size)
+  dataset = _open_dataset(config)
+  splits = _open_splits(config, dataset)
+  num_examples = len(splits["train"])
+  total_steps = _total_steps(config, num_examples)
+  logs.claim_workdir(workdir, config)
+
+  tx, schedule = optimizer.from_config(config, num_examples)
+  augmentation = augment.from_config(config, dataset.statistics)
+  train_step = steps.make_train_step(net, tx, augmentation, mesh, config.seed)
+  eval_step = steps.make_eval_step(net, augmentation, mesh)
+  state = parallel.replicate(mesh, steps.init_state(net, tx, config.seed))
+  batches = source.train_batches(
+    splits["train"],
+    batch_size=config.batch_size,
+    seed=config.seed,
+    threads=config.reader_threads,
+  )
+  manager = checkpoint.open_manager(workdir, config.checkpoints_to_keep)
+  if manager.latest_step() is not None:
+    state, position = checkpoint.restore(manager, state, mesh)
+    batches.set_state(position)
+  start_step = int(state.step)
+
+  with manager, logs.RunLog(workdir, start_step, total_steps) as log:
+
+    def record(step: int, split: str, figures: dict[str, float]) -> None:
+      rate = float(schedule(max(step - 1, 0)))
+      if not math.isfinite(figures["loss"]):
+        manager.wait_until_finished()
+        raise errors.InputError(
+          f"the {split} loss is {figures['loss']} at step {step} with"
+          f" learning_rate={rate:g}; lower it. The newest good checkpoint is"
+          f" that of step {manager.latest_step()}."
+        )
+      epoch = step * config.batch_size / num_examples
+      about = {"step": step, "epoch": epoch, "split": split}
+      log.record(about | figures | {"learning_rate": rate})
+
+    def settle(step: int, sums: metrics.Sums) -> None:
+      loss = meter.add(sums)
+      log.advance(step, step * config.batch_size / num_examples)
+      if not math.isfinite(loss):
+        record(step, "train", {"loss": loss})
+      if step % config.log_every_steps == 0 or step == total_steps:
+        record(step, "train", meter.take())
+
+    def test(split: str, step: int) -> None:
+      examples = splits[split]
+      record(
+        step,
+        split,
+        evaluate.evaluate_split(
+          eval_step, state.params, examples, config, mesh
+        ),
+      )
+
+    if start_step:
+      log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
+    meter = _Meter()
+    running = None
+    for step in range(start_step + 1, total_steps + 1):
+      batch = parallel.put_batch(mesh, next(batches))
+      state, sums = train_step(state, batch)
+      # The step before is read while this one runs.
+      if running:
+        settle(*running)
+      running = (step, sums)
+      last = step == total_steps
+      evaluates = last or _crosses(
+        config.evaluate_every_epochs, step, config.batch_size, num_examples
+      )
+      saves = last or step % config.checkpoint_every_steps == 0
+      if evaluates or saves:
+        settle(*running)
+        running = None
+        if evaluates and "validation" in splits:
+          test("validation", step)
+        if saves:
+          checkpoint.save(manager, state, batches.get_state())
+        meter.pause()
+    if "test" in splits and not log.holds(total_steps, "test"):
+      test("test", total_steps)
+    elif start_step == total_steps:
+      log.say(f"the run in {workdir} is finished; nothing to do")
+
+
+class _Meter:
+  """Adds up the training figures between two records, and their time."""
+
+  def __init__(self):
+    self.pause()
+    self._clear()
+
+  def _clear(self) -> None:
+    self._totals: dict[str, float] = {}
+    self._seconds = self._timed_images = 0.0
+
+  def pause(self) -> None:
+    """Leaves out the time until the next step is read: it compiles, or waits.
+
+    An evaluation, a save and the first step's compilation are no training.
+    """
+    self._mark: float | None = None
+
+  def add(self, sums: metrics.Sums) -> float:
+    """Waits for a step's sums, counts them and returns its mean loss."""
+    figures = {name: float(value) for name, value in sums.items()}
+    for name, value in figures.items():
+      self._totals[name] = self._totals.get(name, 0.0) + value
+    now = time.perf_counter()
+    if self._mark is not None:
+      self._seconds += now - self._mark
+      self._timed_images += figures["examples"]
+    self._mark = now
+    return metrics.means(figures)["loss"]
+
+  def take(self) -> dict[str, float]:
+    """Returns the figures since the last call and starts anew."""
+    speed = self._timed_images / self._seconds if self._seconds else 0.0
+    figures = metrics.means(self._totals) | {"images_per_second": speed}
+    self._clear()
+    return figures
+
+
+def _open_dataset(config: ConfigDict) -> source.Dataset:
+  data_dir = Path(config.data_dir)
+  if config.generate_shapes and not data_dir.exists():
+    print(f"drawing the shapes data set into {data_dir}", flush=True)
+    shapes.generate(data_dir, size_px=config.image_size_px)
+  dataset = source.open_dataset(data_dir)
+  for field, asked, held in (
+    ("image_size_px", config.image_size_px, dataset.image_size_px),
+    ("num_classes", config.num_classes, len(dataset.class_names)),
+  ):
+    if asked != held:
+      raise errors.InputError(
+        f"{field}={asked} but {config.data_dir!r} has {held}; pass"
+        f" --config.{field}={held}."
+      )
+  return dataset
+
+
+def _open_splits(config: ConfigDict, dataset: source.Dataset) -> dict[str, Any]:
+  """Returns the examples of the splits that the config names."""
+  splits = {
+    split: source.open_split(dataset, f"{split}_split", name)
+    for split, name in (
+      ("train", config.train_split),
+      ("validation", config.validation_split),
+      ("test", config.test_split),
+    )
+    if name or split == "train"
+  }
+  if config.batch_size > len(splits["train"]):
+    raise errors.InputError(
+      f"batch_size={config.batch_size} is larger than"
+      f" train_split={config.train_split!r} with {len(splits['train'])} images;"
+      " lower it."
+    )
+  return splits
+
+
+def _total_steps(config: ConfigDict, num_examples: int) -> int:
+  for field in (
+    "crop_size_px",
+    "checkpoint_every_steps",
+    "checkpoints_to_keep",
+    "evaluate_every_epochs",
+    "learning_rate",
+    "log_every_steps",
+    "reader_threads",
+    "total_epochs",
+  ):
+    if not config[field] > 0:
+      raise errors.InputError(f"{field}={config[field]} must be positive.")
+  if config.crop_size_px > config.image_size_px:
+    raise errors.InputError(
+      f"crop_size_px={config.crop_size_px} is larger than"
+      f" image_size_px={config.image_size_px}; lower it."
+    )
+  if config.total_steps is not None:
+    if config.total_steps < 1:
+      raise errors.InputError(
+        f"total_steps={config.total_steps} must be positive, or None to train"
+        " for total_epochs."
+      )
+    return config.total_steps
+  return optimizer.step_of_epoch(
+    config.total_epochs, num_examples, config.batch_size
+  )
+
+
+def _crosses(
+  every_epochs: float, step: int, batch_size: int, num_examples: int
+) -> bool:
+  """Whether a multiple of `every_epochs` passes is reached by this step."""
+  per_step = batch_size / num_examples / every_epochs
+  return int(step * per_step) > int((step - 1) * per_step)

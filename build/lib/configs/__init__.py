@@ -1,0 +1,1 @@
+"""Experiment settings: one base, `alexnet.py`, and small deltas."""

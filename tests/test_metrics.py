@@ -1,0 +1,61 @@
+"""Counts against a literal sort."""
+
+import jax.numpy as jnp
+import numpy as np
+import oracles
+
+from alexnet_jax import metrics
+
+
+def sums(logits, labels, mask=None):
+  mask = np.ones(len(labels), np.float32) if mask is None else mask
+  logits = jnp.asarray(logits, jnp.float32)
+  figures = metrics.sums(logits, jnp.asarray(labels), jnp.asarray(mask))
+  return {name: float(value) for name, value in figures.items()}
+
+
+def test_loss_and_errors_equal_the_literal_ones():
+  rng = np.random.default_rng(0)
+  logits = rng.integers(0, 6, (200, 12)).astype(np.float32)  # many ties
+  labels = rng.integers(0, 12, 200)
+  found = sums(logits, labels)
+  assert found["top1_errors"] == oracles.top_k_errors(logits, labels, 1).sum()
+  assert found["top5_errors"] == oracles.top_k_errors(logits, labels, 5).sum()
+  np.testing.assert_allclose(
+    found["loss"], oracles.cross_entropy(logits, labels).sum(), rtol=1e-6
+  )
+
+
+def test_dead_network_is_at_chance():
+  """Catches `>` alone, which calls a label right when all logits are equal."""
+  labels = np.arange(10)
+  assert sums(np.zeros((10, 10)), labels)["top1_errors"] == 9
+
+
+def test_nan_logits_are_errors():
+  found = sums(np.full((3, 10), np.nan), [0, 4, 9])
+  assert found["top1_errors"] == found["top5_errors"] == 3
+
+
+def test_masked_rows_count_for_nothing():
+  logits = np.eye(4)[[0, 1, 2, 3]]
+  logits[3] = np.nan
+  mask = np.array([1, 1, 0, 0], np.float32)
+  found = sums(logits, [0, 0, 0, 0], mask)
+  kept = sums(logits[:2], [0, 0])
+  assert found == kept
+  assert found["examples"] == 2
+
+
+def test_means_divide_by_the_examples():
+  totals = {
+    "loss": 6.0,
+    "top1_errors": 2.0,
+    "top5_errors": 1.0,
+    "examples": 4.0,
+  }
+  assert metrics.means(totals) == {
+    "loss": 1.5,
+    "top1_error": 0.5,
+    "top5_error": 0.25,
+  }

@@ -1,0 +1,187 @@
+"""A step against its parts done by hand, and over several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from alexnet_jax import augment, model, optimizer, parallel, steps
+from alexnet_jax.errors import InputError
+from configs import quickstart
+
+
+def small_config(**changes):
+  config = quickstart.get_config()
+  with config.unlocked():
+    config.network.conv_filters = (8, 16, 16, 16, 16)
+    config.network.fc_features = (32, 32)
+    config.batch_size = 16
+    config.update(changes)
+  return config
+
+
+def build(config, mesh):
+  size = config.image_size_px
+  rng = np.random.default_rng(0)
+  a = augment.Augmentation(
+    crop_size_px=config.crop_size_px,
+    random_crop=config.random_crop,
+    mirror=config.mirror,
+    colour_noise=config.colour_noise,
+    mean_image=rng.uniform(100, 150, (size, size, 3)).astype(np.float32),
+    colour_axes=np.eye(3, dtype=np.float32),
+    colour_sds=np.full(3, 50, np.float32),
+  )
+  net = model.from_config(config)
+  tx, _ = optimizer.from_config(config, 1000)
+  state = parallel.replicate(mesh, steps.init_state(net, tx, config.seed))
+  train_step = steps.make_train_step(net, tx, a, mesh, config.seed)
+  return net, a, state, train_step, steps.make_eval_step(net, a, mesh)
+
+
+def batches(count, size=64, batch_size=16):
+  rng = np.random.default_rng(1)
+  for _ in range(count):
+    yield {
+      "image": rng.integers(
+        0, 256, (batch_size, size, size, 3), dtype=np.uint8
+      ),
+      "label": rng.integers(0, 10, batch_size).astype(np.int32),
+    }
+
+
+def train(config, devices, count=3):
+  mesh = parallel.make_mesh(devices)
+  _, _, state, train_step, _ = build(config, mesh)
+  losses = []
+  for batch in batches(count):
+    state, sums = train_step(state, parallel.put_batch(mesh, batch))
+    losses.append(float(sums["loss"]) / float(sums["examples"]))
+  return losses, jax.device_get(state)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_do_not_change_the_run(devices):
+  """Catches gradients K times too large and one dropout mask on all shards."""
+  config = small_config()
+  losses, state = train(config, 1)
+  other_losses, other = train(config, devices)
+  np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
+  for ours, theirs in zip(
+    jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True
+  ):
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
+
+
+def test_step_is_the_papers_update_of_the_mean_gradient():
+  """The gradient, from differences of the oracle's loss along a direction."""
+  config = small_config(
+    random_crop=False, mirror=False, colour_noise=0.0, learning_rate=1e-2
+  )
+  config.network.dropout_layers = ()
+  mesh = parallel.make_mesh(1)
+  net, a, state, train_step, _ = build(config, mesh)
+  batch = next(batches(1))
+  before = jax.device_get(state.params)
+  images = np.asarray(augment.centre(batch["image"], a))
+  after, sums = train_step(state, parallel.put_batch(mesh, batch))
+  assert int(after.step) == 1
+
+  def loss(params):
+    logits = net.apply({"params": params}, images)
+    return oracles.cross_entropy(np.asarray(logits), batch["label"]).mean()
+
+  assert float(sums["loss"]) / 16 == pytest.approx(loss(before), rel=1e-5)
+  # v = -rate (decay w + grad), so grad = -(dw / rate) - decay w.
+  moved = jax.tree.map(
+    lambda new, old: -(np.asarray(new, np.float64) - old) / 1e-2 - 0.0005 * old,
+    jax.device_get(after.params),
+    before,
+  )
+  norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(moved)))
+  step = 2e-2 / norm
+  ahead, behind = (
+    jax.tree.map(
+      lambda w, g, s=sign: (w + s * step * g / norm).astype(np.float32),
+      before,
+      moved,
+    )
+    for sign in (1, -1)
+  )
+  slope = (loss(ahead) - loss(behind)) / (2 * step)
+  assert slope == pytest.approx(norm, rel=0.05)
+
+
+def test_same_batch_again_and_again_is_learned():
+  config = small_config(learning_rate=0.003, seed=1)
+  mesh = parallel.make_mesh(1)
+  _, _, state, train_step, _ = build(config, mesh)
+  batch = parallel.put_batch(mesh, next(batches(1)))
+  losses = []
+  for _ in range(40):
+    state, sums = train_step(state, batch)
+    losses.append(float(sums["loss"]) / 16)
+  assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+
+
+def test_randomness_follows_the_step_and_the_seed():
+  config = small_config(learning_rate=1e-30)
+  mesh = parallel.make_mesh(1)
+  batch = parallel.put_batch(mesh, next(batches(1)))
+
+  def losses(seed):
+    _, _, state, train_step, _ = build(small_config(seed=0), mesh)
+    train_step = steps.make_train_step(
+      model.from_config(config),
+      optimizer.from_config(config, 1000)[0],
+      build(config, mesh)[1],
+      mesh,
+      seed,
+    )
+    found = []
+    for _ in range(2):
+      state, sums = train_step(state, batch)
+      found.append(float(sums["loss"]))
+    return found
+
+  first, second = losses(0)
+  assert first != second
+  assert [first, second] == losses(0)
+  assert [first, second] != losses(1)
+
+
+def test_evaluation_counts_each_example_once_on_any_devices():
+  config = small_config()
+  batch = next(batches(1))
+  mask = np.ones(16, np.float32)
+  mask[11:] = 0
+  found = []
+  for devices in (1, 8):
+    mesh = parallel.make_mesh(devices)
+    net, a, state, _, eval_step = build(config, mesh)
+    placed = parallel.put_batch(mesh, batch | {"mask": mask})
+    found.append(
+      {k: float(v) for k, v in eval_step(state.params, placed).items()}
+    )
+  logits = net.apply(
+    {"params": jax.device_get(state.params)},
+    jnp.asarray(augment.centre(batch["image"][:11], a)),
+  )
+  losses = oracles.cross_entropy(np.asarray(logits), batch["label"][:11])
+  for sums in found:
+    assert sums["examples"] == 11
+    assert sums["loss"] == pytest.approx(losses.sum(), rel=1e-5)
+    assert (
+      sums["top1_errors"]
+      == oracles.top_k_errors(np.asarray(logits), batch["label"][:11], 1).sum()
+    )
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "words"),
+  [(100, "try 96 or 104"), (3, "try 8"), (0, "at least 1")],
+)
+def test_batch_that_devices_cannot_share_is_refused(batch_size, words):
+  with pytest.raises(InputError, match=words):
+    parallel.check_batch_size(parallel.make_mesh(8), batch_size)

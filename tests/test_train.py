@@ -1,0 +1,310 @@
+"""The whole path as its users run it: real files, real processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import oracles
+import orbax.checkpoint as ocp
+import pytest
+import tensorflow_datasets as tfds
+
+from alexnet_jax.data import shapes, shards
+
+ROOT = Path(__file__).parents[1]
+TINY = {  # the quickstart, smaller still: 32 px pictures and 12 steps
+  "image_size_px": 32,
+  "batch_size": 16,
+  "network.conv_filters": "(8, 16, 16, 16, 16)",
+  "network.fc_features": "(32, 32)",
+  "total_steps": 12,
+  "log_every_steps": 2,
+  "checkpoint_every_steps": 3,
+  "evaluate_every_epochs": 0.5,
+}
+COUNTS = {"train": 160, "validation": 40, "test": 50}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("data") / "shapes"
+  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
+  return directory
+
+
+def command(module, *flags, devices=1, **fields):
+  # One device, unless a test asks for more: users' processes see one.
+  environment = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_PLATFORMS": "cpu",
+  }
+  options = [f"--config.{name}={value}" for name, value in fields.items()]
+  return {
+    "args": [sys.executable, "-m", f"alexnet_jax.{module}", *flags, *options],
+    "cwd": ROOT,
+    "env": environment,
+    "text": True,
+  }
+
+
+def run(module, *flags, devices=1, **fields):
+  return subprocess.run(
+    **command(module, *flags, devices=devices, **fields), capture_output=True
+  )
+
+
+def train(workdir, data, *flags, devices=1, **fields):
+  fields = {"data_dir": data, **TINY, **fields}
+  return run("main", f"--workdir={workdir}", *flags, devices=devices, **fields)
+
+
+def records(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def newest_params(workdir):
+  """Reads a checkpoint with Orbax alone."""
+  with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+    args = ocp.args.Composite(params=ocp.args.StandardRestore())
+    found = manager.restore(manager.latest_step(), args=args)
+  return jax.tree.map(np.asarray, found["params"])
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run") / "tiny"
+  result = train(workdir, data)
+  assert result.returncode == 0, result.stderr
+  return workdir, result
+
+
+def test_run_writes_what_it_promises(finished):
+  workdir, result = finished
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["batch_size"] == 16
+  assert config["network"]["conv_filters"] == [8, 16, 16, 16, 16]
+  fields = {
+    "step",
+    "epoch",
+    "split",
+    "loss",
+    "top1_error",
+    "top5_error",
+    "images_per_second",
+    "learning_rate",
+  }
+  found = records(workdir)
+  assert all(set(record) == fields for record in found)
+  assert [r["step"] for r in found if r["split"] == "train"] == [
+    2, 4, 6, 8, 10, 12,
+  ]  # fmt: skip
+  # 160 images in batches of 16: half an epoch is 5 steps, and the end.
+  assert [r["step"] for r in found if r["split"] == "validation"] == [5, 10, 12]
+  assert [r["step"] for r in found if r["split"] == "test"] == [12]
+  assert [r["epoch"] for r in found if r["split"] == "test"] == [1.2]
+  for record in found:
+    assert 0 <= record["top5_error"] <= record["top1_error"] <= 1
+    assert record["learning_rate"] == pytest.approx(0.01)
+    assert record["images_per_second"] > 0
+  assert list((workdir / "tensorboard").glob("events.out.tfevents*"))
+  assert str(workdir) in result.stdout
+  assert "step 12/12" in result.stdout
+
+
+def test_tensorboard_holds_the_losses(finished):
+  workdir, _ = finished
+  from tensorboardX.proto import event_pb2
+  from tensorboardX.record_writer import masked_crc32c  # noqa: F401
+
+  (file,) = (workdir / "tensorboard").iterdir()
+  data, found = file.read_bytes(), {}
+  while data:  # length, its CRC, event, its CRC
+    length = int.from_bytes(data[:8], "little")
+    event = event_pb2.Event.FromString(data[12 : 12 + length])
+    data = data[16 + length :]
+    for value in event.summary.value:
+      found[value.tag, event.step] = value.simple_value
+  for record in records(workdir):
+    key = f"{record['split']}/loss", record["step"]
+    assert found[key] == pytest.approx(record["loss"], rel=1e-6)
+
+
+def test_evaluate_counts_the_whole_test_split(finished, data):
+  """The oracle: numpy's net on the stored images, with Orbax's arrays."""
+  workdir, _ = finished
+  result = run("evaluate", f"--workdir={workdir}")
+  assert result.returncode == 0, result.stderr
+  examples = tfds.builder_from_directory(data).as_data_source(
+    "test", decoders={"image": tfds.decode.SkipDecoding()}
+  )
+  labels = np.array([example["label"] for example in examples])
+  images = np.stack([shards.decode_jpeg(e["image"]) for e in examples])
+  images = images - np.load(data / "mean_image.npy")
+  # The tiny net has another conv1 than the oracle's: 7x7 with stride 2.
+  params = newest_params(workdir)
+  logits = tiny_logits(params, images[:, 2:30, 2:30])
+  error = oracles.top_k_errors(logits, labels, 1).mean()
+  loss = oracles.cross_entropy(logits, labels).mean()
+  assert f"top-1 error {error:.2%}" in result.stdout
+  assert f"loss {loss:.4f}" in result.stdout
+  assert "50 images" in result.stdout
+  (record,) = (r for r in records(workdir) if r["split"] == "test")
+  assert record["top1_error"] == pytest.approx(error)
+  assert record["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def tiny_logits(params, x):
+  def conv(x, name, stride, padding, towers):
+    layer = params["features"][name]
+    y = oracles.conv(x, layer["kernel"], layer["bias"], stride, padding, towers)
+    return np.maximum(y, 0)
+
+  x = conv(x, "conv1", 2, 0, 1)
+  x = oracles.max_pool(oracles.local_response_norm(x, 2), 3, 2)
+  x = conv(x, "conv2", 1, 2, 2)
+  x = oracles.max_pool(oracles.local_response_norm(x, 2), 3, 2)
+  x = conv(conv(x, "conv3", 1, 1, 1), "conv4", 1, 1, 2)
+  x = oracles.max_pool(conv(x, "conv5", 1, 1, 2), 3, 2).reshape(len(x), -1)
+  fc = params["classifier"]
+  for name in ("fc6", "fc7"):
+    x = 0.5 * np.maximum(x @ fc[name]["kernel"] + fc[name]["bias"], 0)
+  return x @ fc["fc8"]["kernel"] + fc["fc8"]["bias"]
+
+
+def test_finished_run_says_so_and_changes_nothing(finished, data):
+  workdir, _ = finished
+  before = (workdir / "metrics.jsonl").read_bytes()
+  result = train(workdir, data)
+  assert result.returncode == 0, result.stderr
+  assert "finished" in result.stdout
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_run_goes_on_bit_for_bit(finished, data, tmp_path):
+  workdir, _ = finished
+  killed = tmp_path / "killed"
+  arguments = command("main", f"--workdir={killed}", data_dir=data, **TINY)
+  process = subprocess.Popen(**arguments, stdout=subprocess.DEVNULL)
+  deadline = time.monotonic() + 120
+  while not list(killed.glob("checkpoints/[0-9]*")):
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  result = train(killed, data)
+  assert result.returncode == 0, result.stderr
+  timeless = [
+    [{**r, "images_per_second": 0} for r in records(w)]
+    for w in (workdir, killed)
+  ]
+  # A record may average over fewer steps after a kill; none is lost.
+  assert [(r["step"], r["split"]) for r in timeless[0]] == [
+    (r["step"], r["split"]) for r in timeless[1]
+  ]
+  assert timeless[0][-1] == timeless[1][-1]
+  for ours, theirs in zip(
+    jax.tree.leaves(newest_params(workdir)),
+    jax.tree.leaves(newest_params(killed)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def assert_refused(result, *words):
+  assert result.returncode == 1, result.stdout + result.stderr
+  assert "Traceback" not in result.stderr
+  (line,) = (x for x in result.stderr.splitlines() if x.startswith("error:"))
+  for word in words:
+    assert word in line
+
+
+def test_workdir_of_another_config_is_refused(finished, data):
+  workdir, _ = finished
+  before = (workdir / "config.json").read_bytes()
+  result = train(workdir, data, batch_size=8, seed=3)
+  assert_refused(result, "batch_size (16 there, 8 asked)", "seed (0 there")
+  assert (workdir / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"batch_sise": 8}, ["'batch_sise'", "'batch_size'"]),
+    ({"network.activaton": "tanh"}, ["'activaton'", "'activation'"]),
+    ({"network.activation": "rleu"}, ["network.activation='rleu'", "'relu'"]),
+    (
+      {"network.lrn_layers": "('conv7',)"},
+      ["network.lrn_layers='conv7'", "conv2"],
+    ),
+    ({"batch_size": 161}, ["batch_size=161", "160 images", "lower it"]),
+    ({"num_classes": 12}, ["num_classes=12", "--config.num_classes=10"]),
+    ({"image_size_px": 64}, ["image_size_px=64", "--config.image_size_px=32"]),
+    ({"test_split": "tset"}, ["test_split='tset'", "test, train, validation"]),
+    ({"data_dir": "/nowhere"}, ["data_dir='/nowhere'", "prepare"]),
+    ({"total_epochs": 0}, ["total_epochs=0", "positive"]),
+    ({"compute_dtype": "float8"}, ["compute_dtype='float8'", "bfloat16"]),
+  ],
+)
+def test_bad_config_is_refused_before_anything_is_written(
+  fields, words, data, tmp_path
+):
+  workdir = tmp_path / "run"
+  extra = {} if "data_dir" in fields else {"generate_shapes": False}
+  fields = {"generate_shapes": False, **extra, **fields}
+  assert_refused(train(workdir, data, **fields), *words)
+  assert not workdir.exists()
+
+
+def test_batch_that_the_devices_cannot_share_is_refused(data, tmp_path):
+  result = train(tmp_path / "run", data, devices=8, batch_size=12)
+  assert_refused(result, "batch_size=12", "8 devices", "try 8 or 16")
+
+
+def test_workdir_that_cannot_be_written_is_refused(data, tmp_path):
+  file = tmp_path / "file"
+  file.write_text("in the way")
+  result = train(file / "run", data)
+  assert_refused(result, str(file / "run"), "--workdir")
+  assert file.read_text() == "in the way"
+
+
+def test_missing_config_file_is_refused(data, tmp_path):
+  result = train(tmp_path / "run", data, "--config=configs/alexnt.py")
+  assert_refused(result, "configs/alexnt.py")
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
+  workdir = tmp_path / "run"
+  result = train(
+    workdir,
+    data,
+    learning_rate=0.0001,
+    learning_rate_drop_epochs="(0.45,)",
+    learning_rate_drop_factor=1e30,
+    evaluate_every_epochs=9.0,
+    checkpoint_every_steps=1,
+  )
+  assert_refused(result, "loss is nan at step", "lower it", "checkpoint")
+  kept = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+  assert max(kept) in (4, 5)
+  for leaf in jax.tree.leaves(newest_params(workdir)):
+    assert np.isfinite(leaf).all()
+  assert all(math.isfinite(record["loss"]) for record in records(workdir))
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_evaluate_without_a_trained_run_is_refused(made, tmp_path, finished):
+  if made:
+    text = (finished[0] / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text)
+  result = run("evaluate", f"--workdir={tmp_path}")
+  assert_refused(result, str(tmp_path), "train")
