@@ -1,7 +1,7 @@
 """A narrow two-tower AlexNet on generated shapes, in minutes on a laptop.
 
 What changes: widths, conv1's filters and the first weights fit 64 px images;
-the rate and its drops fit a short run. No original.
+the batch, the rate's drops and the length fit a short run. No original.
 
   python -m alexnet_jax.main
 """
@@ -16,18 +16,19 @@ from configs import alexnet
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = alexnet.get_config().unlock()
-  config.network.conv_filters = (24, 64, 96, 96, 64)
+  config.network.conv_filters = (32, 64, 96, 96, 96)
   config.network.fc_features = (256, 256)
   config.network.conv1_kernel = 7
-  config.network.conv1_stride = 2
+  config.network.conv1_stride = 3
   config.network.sigma = 0.05
   config.num_classes = 10
   config.data_dir = "data/shapes"
   config.generate_shapes = True
   config.image_size_px = 64
-  config.learning_rate_drop_epochs = (12.0, 16.0)
-  config.total_epochs = 18.0
+  config.batch_size = 64
+  config.learning_rate_drop_epochs = (7.0, 8.5)
+  config.total_epochs = 9.0
   config.log_every_steps = 50
-  config.evaluate_every_epochs = 3.0
+  config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 500
   return config.lock()

@@ -88,7 +88,7 @@ def _wave(phase: Array) -> Array:
 
 
 def _texture(rng: np.random.Generator, x: Array, y: Array) -> Array:
-  """Draws a random pattern over x and y: [3, h, w] offsets within +-0.25."""
+  """Draws a random pattern over x and y: [3, h, w] offsets within +-1/6."""
   u, v = _rotate(x, y, rng.uniform(0, math.tau))
   pitch, kind = rng.uniform(0.8, 2.2), rng.integers(4)
   if kind == 0:
@@ -100,7 +100,7 @@ def _texture(rng: np.random.Generator, x: Array, y: Array) -> Array:
   else:
     waves = rng.uniform(-1, 1, (3, 3)).tolist()
     field = sum(_wave(a * u + b * v + c) for a, b, c in waves) / 2
-  return (_colour(rng) - 0.5) / 2 * field
+  return (_colour(rng) - 0.5) / 3 * field
 
 
 def _paint(
@@ -156,21 +156,20 @@ def draw(label: int, seed: Sequence[int], size_px: int = 64) -> np.ndarray:
   shapes = list(_SHAPES.values())
   axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px * 2 - 1
   x, y = np.meshgrid(axis, axis)
-  ground = _colour(rng)
-  # Going part of the way round each channel's circle keeps both colours uniform
-  # and at least 0.3 apart.
-  colour = (ground + 0.3 + 0.4 * _colour(rng)) % 1
+  # One is light and the other dark, which one being a matter of chance.
+  dark, light = 0.4 * _colour(rng), 0.6 + 0.4 * _colour(rng)
+  ground, colour = (dark, light) if rng.random() < 0.5 else (light, dark)
   canvas = np.stack([x, y, *(ground + _texture(rng, x, y))])
-  for _ in range(rng.integers(2, 6)):
+  for _ in range(rng.integers(1, 4)):
     shape, cut = shapes[rng.integers(len(shapes))], rng.uniform(-0.3, 0.3)
     _paint(rng, canvas, shape, _colour(rng), rng.uniform(0.12, 0.3), 1, cut)
-  reach = rng.uniform(0.5, 0.8)
+  reach = rng.uniform(0.6, 0.8)
   _paint(rng, canvas, shapes[label], colour, reach, max(0.05, 0.8 - reach))
   for _ in range(rng.integers(1, 3)):
     _paint(rng, canvas, _bar, _colour(rng), rng.uniform(0.3, 0.8), 0.8)
-  light, _ = _rotate(x, y, rng.uniform(0, math.tau))
-  image = canvas[2:] * (1 + rng.uniform(0, 0.3) * light)
-  image += rng.uniform(0.02, 0.2) * (rng.random(image.shape, np.float32) - 0.5)
+  slope, _ = _rotate(x, y, rng.uniform(0, math.tau))
+  image = canvas[2:] * (1 + rng.uniform(0, 0.3) * slope)
+  image += rng.uniform(0.02, 0.1) * (rng.random(image.shape, np.float32) - 0.5)
   image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
   return np.ascontiguousarray(image.transpose(1, 2, 0))
 

@@ -32,7 +32,7 @@ def main() -> None:
     error.plot(epochs, errors, label=split, **style)
   error.axhline(100 * GOAL, color="grey", ls=":", lw=1)
   error.annotate("goal", (0, 100 * GOAL), va="bottom", color="grey")
-  loss.set(xlabel="epoch", ylabel="cross-entropy, nats", yscale="log")
+  loss.set(xlabel="epoch", ylabel="cross-entropy, nats")
   error.set(xlabel="epoch", ylabel="top-1 error, %")
   error.legend(frameon=False)
   for axes in (loss, error):
