@@ -80,7 +80,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
       if step % config.log_every_steps == 0 or step == total_steps:
         record(step, "train", meter.take())
 
-    def test(split: str, step: int) -> None:
+    def evaluate_on(split: str, step: int) -> None:
       examples = splits[split]
       record(
         step,
@@ -102,20 +102,23 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
         settle(*running)
       running = (step, sums)
       last = step == total_steps
-      evaluates = last or _crosses(
-        config.evaluate_every_epochs, step, config.batch_size, num_examples
+      evaluates = "validation" in splits and (
+        last
+        or _crosses(
+          config.evaluate_every_epochs, step, config.batch_size, num_examples
+        )
       )
       saves = last or step % config.checkpoint_every_steps == 0
       if evaluates or saves:
         settle(*running)
         running = None
-        if evaluates and "validation" in splits:
-          test("validation", step)
+        if evaluates:
+          evaluate_on("validation", step)
         if saves:
           checkpoint.save(manager, state, batches.get_state())
-        meter.pause()
+        meter.restart()
     if "test" in splits and not log.holds(total_steps, "test"):
-      test("test", total_steps)
+      evaluate_on("test", total_steps)
     elif start_step == total_steps:
       log.say(f"the run in {workdir} is finished; nothing to do")
 
@@ -124,35 +127,34 @@ class _Meter:
   """Adds up the training figures between two records, and their time."""
 
   def __init__(self):
-    self.pause()
+    self._steps = 0
     self._clear()
+    self.restart()
 
   def _clear(self) -> None:
     self._totals: dict[str, float] = {}
     self._seconds = self._timed_images = 0.0
 
-  def pause(self) -> None:
-    """Leaves out the time until the next step is read: it compiles, or waits.
-
-    An evaluation, a save and the first step's compilation are no training.
-    """
-    self._mark: float | None = None
+  def restart(self) -> None:
+    """Starts the clock of the next step: an evaluation is no training."""
+    self._mark = time.perf_counter()
 
   def add(self, sums: metrics.Sums) -> float:
     """Waits for a step's sums, counts them and returns its mean loss."""
     before = self._totals.get("loss", 0.0)
     metrics.add(self._totals, sums)
     examples = float(sums["examples"])
-    now = time.perf_counter()
-    if self._mark is not None:
-      self._seconds += now - self._mark
-      self._timed_images += examples
-    self._mark = now
+    start, self._mark = self._mark, time.perf_counter()
+    self._steps += 1
+    if self._steps == 2:  # The first step compiled: it is no measure of speed.
+      self._seconds = self._timed_images = 0.0
+    self._seconds += self._mark - start
+    self._timed_images += examples
     return (self._totals["loss"] - before) / examples
 
   def take(self) -> dict[str, float]:
     """Returns the figures since the last call and starts anew."""
-    speed = self._timed_images / self._seconds if self._seconds else 0.0
+    speed = self._timed_images / self._seconds
     figures = metrics.means(self._totals) | {"images_per_second": speed}
     self._clear()
     return figures
