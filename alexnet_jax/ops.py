@@ -53,7 +53,19 @@ def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
 
 def _patches(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
   """Lays out padded images as a [B H' W', window^2 C] matrix (im2col)."""
-  matrix = jnp.concatenate(_slices(x_BxHxWxC, window, stride), axis=-1)
+  rows, cols = ((n - window) // stride + 1 for n in x_BxHxWxC.shape[1:3])
+
+  def along(x, axis, count):
+    last = (count - 1) * stride + 1
+    views = [
+      lax.slice_in_dim(x, start, start + last, stride, axis)
+      for start in range(window)
+    ]
+    return jnp.concatenate(views, axis=-1)
+
+  # First along the rows, then down the columns: far quicker to compile than
+  # all places of the window at once.
+  matrix = along(along(x_BxHxWxC, 2, cols), 1, rows)
   return matrix.reshape(-1, matrix.shape[-1])
 
 
@@ -113,24 +125,25 @@ def _kernel_gradient_by_lax(x, kernel, dy, *, stride, pads):
   return jax.vjp(correlate, kernel)[1](dy)[0]
 
 
-# On CPU, XLA's convolution is slow for an image's three channels, and its
-# gradient with respect to the filters for any number.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_block(
+def _image_conv(
   x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
 ) -> jax.Array:
-  by_lax = functools.partial(_correlate_by_lax, stride=stride, pads=pads)
-  by_gemm = functools.partial(_correlate_by_gemm, stride=stride, pads=pads)
-  if x.shape[-1] > 3:
-    return by_lax(x, kernel)
-  return lax.platform_dependent(x, kernel, cpu=by_gemm, default=by_lax)
+  """Convolves images: on CPU, XLA is slow for as few as three channels."""
+  settings = {"stride": stride, "pads": pads}
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_correlate_by_gemm, **settings),
+    default=functools.partial(_correlate_by_lax, **settings),
+  )
 
 
-def _conv_block_forward(x, kernel, stride, pads):
-  return _conv_block(x, kernel, stride, pads), (x, kernel)
+def _image_conv_forward(x, kernel, stride, pads):
+  return _image_conv(x, kernel, stride, pads), (x, kernel)
 
 
-def _conv_block_backward(stride, pads, residuals, dy):
+def _image_conv_backward(stride, pads, residuals, dy):
   x, kernel = residuals
   settings = {"stride": stride, "pads": pads}
   dkernel = lax.platform_dependent(
@@ -144,7 +157,7 @@ def _conv_block_backward(stride, pads, residuals, dy):
   return pull_back(dy)[0], dkernel
 
 
-_conv_block.defvjp(_conv_block_forward, _conv_block_backward)
+_image_conv.defvjp(_image_conv_forward, _image_conv_backward)
 
 
 def conv(
@@ -177,8 +190,14 @@ def conv(
     (padding, _overhang(size, window, stride, padding))
     for size in x_BxHxWxC.shape[1:3]
   )
-  blocks: list[Any] = [
-    _conv_block(x, w, stride, pads)
+
+  def one_tower(x: jax.Array, w: jax.Array) -> Any:
+    if x.shape[-1] <= 3:
+      return _image_conv(x, w, stride, pads)
+    return _correlate_by_lax(x, w, stride=stride, pads=pads)
+
+  blocks = [
+    one_tower(x, w)
     for x, w in zip(
       jnp.split(x_BxHxWxC, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),

@@ -43,7 +43,8 @@ def init_state(
   """
   size = model.network.input_size_px
   images = jnp.zeros((1, size, size, 3))
-  params = model.init(jax.random.key(seed), images)["params"]
+  # Compiled, so that the forward pass behind the shapes is never run.
+  params = jax.jit(model.init)(jax.random.key(seed), images)["params"]
   return TrainState(jnp.int32(0), params, tx.init(params))
 
 

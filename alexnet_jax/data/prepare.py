@@ -9,11 +9,15 @@ folder. Where it has no splits, a seeded tenth of each class goes to
 
 import contextlib
 import hashlib
+import lzma
+import os
 import tarfile
 import tempfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -63,6 +67,10 @@ def encode(path: Path, size_px: int) -> bytes:
       ):
         shards.decode_jpeg(data)
         return data
+      if image.mode.startswith("I;16"):  # Pillow would clip, not scale.
+        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+      if image.has_transparency_data:  # Palettes lose it only by way of RGBA.
+        turned = turned.convert("RGBA")
       rgb = turned.convert("RGB")
   # Pillow's decoders raise these and more on damaged files of each format.
   except Exception as e:
@@ -85,7 +93,7 @@ def find_examples(root: Path, holdout: float) -> tuple[Examples, list[str]]:
   """
   files = sorted(
     path.relative_to(root)
-    for path in root.rglob("*")
+    for path in _walk(root)
     if path.suffix.lower() in SUFFIXES
     and not any(part.startswith(".") for part in path.relative_to(root).parts)
     and path.is_file()
@@ -120,6 +128,18 @@ def find_examples(root: Path, holdout: float) -> tuple[Examples, list[str]]:
   return {split: found for split, found in examples.items() if found}, names
 
 
+def _walk(root: Path) -> Iterator[Path]:
+  """Yields every file, through links too, but not those to a folder above."""
+  for folder, subfolders, names in os.walk(root, followlinks=True):
+    here = Path(folder).resolve()
+    subfolders[:] = [
+      name
+      for name in subfolders
+      if not here.is_relative_to(Path(folder, name).resolve())
+    ]
+    yield from (Path(folder, name) for name in names)
+
+
 def prepare(
   source: Path,
   output: Path,
@@ -150,6 +170,9 @@ def prepare(
     )
   if not 8 <= size_px <= 4096:
     raise errors.InputError(f"size={size_px} is not from 8 to 4096 pixels.")
+  if workers is not None and workers < 0:
+    raise errors.InputError(f"workers={workers} must not be negative.")
+  shards.check_output(output)
   with _as_folder(source, output) as root:
     examples, names = find_examples(root, holdout)
     with cli.progress("images", sum(map(len, examples.values()))) as advance:
@@ -178,7 +201,13 @@ def _by_split_and_class(
     if len(folders[0]) == 2 and folders[0][0].lower() in SPLITS:
       break
     folders = [folder[1:] for folder in folders]
+  names = {folder[0].lower() for folder in folders if folder}
   for file, folder in zip(files, folders, strict=True):
+    if len(folder) == 1 and names <= set(SPLITS):
+      raise errors.InputError(
+        f"source={str(root)!r} has splits but no classes in them; it needs"
+        " SPLIT/CLASS/IMAGE."
+      )
     if len(folder) == 1 and len(folders[0]) == 1:
       found["train"][folder[0]].append(file)
     elif len(folder) == 2 and folder[0].lower() in SPLITS:
@@ -218,14 +247,24 @@ def _as_folder(source: Path, output: Path) -> Iterator[Path]:
     raise errors.InputError(
       f"source={str(source)!r} does not exist; give a folder or a tar."
     )
-  output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(
     prefix=f".{output.name}.unpacked-", dir=output.parent
   ) as folder:
     try:
       with tarfile.open(source, "r:*") as archive:
         archive.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as e:
+        # A tar that is cut off between two members reads like a whole one.
+        file: Any = archive.fileobj
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+          raise tarfile.ReadError("it ends before its end mark")
+    except (
+      tarfile.TarError,
+      EOFError,
+      OSError,
+      lzma.LZMAError,
+      zlib.error,
+    ) as e:
       raise errors.InputError(
         f"source={str(source)!r} is not a folder nor a whole tar ({e}); give a"
         " folder or a tar of images."

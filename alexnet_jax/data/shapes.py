@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, errors
 from alexnet_jax.data import shards
 
 Array = np.ndarray
@@ -88,7 +88,7 @@ def _wave(phase: Array) -> Array:
 
 
 def _texture(rng: np.random.Generator, x: Array, y: Array) -> Array:
-  """Draws a random pattern over x and y: [3, h, w] offsets within +-1/6."""
+  """Draws a random pattern over x and y: [3, h, w] offsets within +-1/4."""
   u, v = _rotate(x, y, rng.uniform(0, math.tau))
   pitch, kind = rng.uniform(0.8, 2.2), rng.integers(4)
   if kind == 0:
@@ -202,8 +202,12 @@ def generate(
     workers: processes; the number of cores by default, 0 for none.
 
   Raises:
-    InputError: `output` exists or cannot be written.
+    InputError: `output` exists or cannot be written; a bad size or seed.
   """
+  if not 8 <= size_px <= 4096:
+    raise errors.InputError(f"size={size_px} is not from 8 to 4096 pixels.")
+  if seed < 0:
+    raise errors.InputError(f"seed={seed} must not be negative.")
   counts = {"train": train, "validation": validation, "test": test}
   examples = {
     split: [

@@ -135,10 +135,7 @@ def write(
     InputError: `output` exists, cannot be written, or items cannot be read (all
       of them are listed).
   """
-  if output.exists():
-    raise errors.InputError(
-      f"output={str(output)!r} exists; choose another or remove it first."
-    )
+  check_output(output)
   with _whole_or_nothing(output) as directory:
     name = _dataset_name(output)
     template = tfds.core.ShardedFileTemplate(
@@ -194,6 +191,25 @@ def write(
     _write_statistics(directory, totals["train"].statistics())
 
 
+def check_output(output: Path) -> None:
+  """Makes the folder that an output goes into.
+
+  Raises:
+    InputError: the output exists, or its folder cannot be made.
+  """
+  if output.exists():
+    raise errors.InputError(
+      f"output={str(output)!r} exists; choose another or remove it first."
+    )
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.InputError(
+      f"output={str(output)!r} cannot be written ({e.strerror}); choose"
+      " another place."
+    ) from e
+
+
 def read_statistics(directory: Path) -> Statistics:
   """Returns the statistics beside the shards.
 
@@ -207,7 +223,7 @@ def read_statistics(directory: Path) -> Statistics:
       colour_axes=np.array(pca["axes_in_columns"], np.float32),
       colour_sds=np.array(pca["standard_deviations"], np.float32),
     )
-  except (OSError, ValueError, KeyError) as e:
+  except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
     raise errors.InputError(
       f"data_dir={str(directory)!r} has no usable mean_image.npy and"
       f" colour_pca.json ({e}); make the directory with python -m"
@@ -227,16 +243,9 @@ def _write_statistics(directory: Path, statistics: Statistics) -> None:
 @contextlib.contextmanager
 def _whole_or_nothing(output: Path) -> Iterator[Path]:
   """Yields a directory that becomes `output` on success and goes otherwise."""
-  try:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    directory = Path(
-      tempfile.mkdtemp(prefix=f".{output.name}.unfinished-", dir=output.parent)
-    )
-  except OSError as e:
-    raise errors.InputError(
-      f"output={str(output)!r} cannot be written ({e.strerror}); choose"
-      " another place."
-    ) from e
+  directory = Path(
+    tempfile.mkdtemp(prefix=f".{output.name}.unfinished-", dir=output.parent)
+  )
   try:
     yield directory
     directory.chmod(0o755)
@@ -299,9 +308,10 @@ def _write_shard(shard: _Shard) -> _Result:
     # Counted as stored: the net never sees the image before its encoding.
     sums.add_image(decode_jpeg(jpeg))
     example = {"image": io.BytesIO(jpeg), "label": label}
-    record = serializer.serialize_example(
+    # Protobuf would order an example's fields anew in every process.
+    record = serializer.get_tf_example(
       shard.features.encode_example(example)
-    )
+    ).SerializeToString(deterministic=True)
     writer.write(record)
     num_bytes += len(record)
   writer.close()

@@ -47,7 +47,14 @@ def open_dataset(directory: Path) -> Dataset:
       f" alexnet_jax.data.prepare --source=DIR_OR_TAR --output={directory}."
     )
   statistics = shards.read_statistics(directory)
-  builder = tfds.builder_from_directory(directory)
+  try:
+    builder = tfds.builder_from_directory(directory)
+  # TFDS raises errors of many kinds for metadata that is missing or damaged.
+  except Exception as e:
+    raise errors.InputError(
+      f"data_dir={str(directory)!r} cannot be opened ({e}); make it again with"
+      " python -m alexnet_jax.data.prepare."
+    ) from e
   features: Any = builder.info.features
   return Dataset(
     directory,
@@ -72,17 +79,17 @@ def open_split(dataset: Dataset, field: str, split: str) -> Any:
   builder: Any = dataset.builder
   known = ", ".join(sorted(builder.info.splits))
   try:
-    examples = builder.as_data_source(
-      split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    count = builder.info.splits[split].num_examples
   except (ValueError, KeyError) as e:
     raise errors.InputError(
       f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
-      f" {known}."
+      f" {known}, nor a slice of one."
     ) from e
-  if not len(examples):
-    raise errors.InputError(f"{field}={split!r} holds no examples.")
-  return examples
+  if not count:
+    raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
+  return builder.as_data_source(
+    split, decoders={"image": tfds.decode.SkipDecoding()}
+  )
 
 
 def _decode(example: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -114,12 +121,15 @@ def train_batches(
     An iterator over {"image": uint8 [B, S, S, 3], "label": int32 [B]} whose
     `get_state` and `set_state` resume it exactly.
   """
+  # Grain adds the number of the pass to its seed: neighbouring seeds of ours
+  # would share their orders.
+  order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
   return _iterate(
     grain.MapDataset.source(examples)
-    .shuffle(seed=seed)
+    .shuffle(seed=order_seed)
     .repeat()
     .map(_decode)
-    .batch(batch_size),
+    .batch(batch_size, drop_remainder=True),
     threads,
   )
 

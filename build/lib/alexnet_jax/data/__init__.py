@@ -1,1 +1,0 @@
-"""Images into shards, shards into batches."""

@@ -1,1 +1,0 @@
-"""Experiment settings: one base, `alexnet.py`, and small deltas."""
