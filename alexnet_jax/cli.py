@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def run(
     define_flags: defines the command's absl flags.
   """
   logging.set_verbosity(logging.WARNING)
+  # Whatever is half-written is cleaned up on the way out.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   try:
     define_flags()
     app.run(main)
@@ -43,8 +46,17 @@ def define_config() -> None:
   """Defines `--config=FILE`, by default the quickstart, and its fields.
 
   Raises:
-    InputError: an override names a field that the config does not have.
+    InputError: there is no such file, or no such field in it.
   """
+  # ml_collections reports a missing file by a traceback of its own.
+  asked = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(sys.argv))
+  if asked:
+    file = Path(asked[1].partition(":")[0])
+    if file.suffix != ".py" or not file.is_file():
+      raise errors.InputError(
+        f"--config={str(file)!r} is no Python file that exists; give one like"
+        " configs/alexnet.py."
+      )
   # Overrides on the command line are looked up here, before flags are parsed.
   try:
     config_flags.DEFINE_config_file(
@@ -62,18 +74,9 @@ def define_config() -> None:
 
 
 def config() -> tuple[config_dict.ConfigDict, str]:
-  """Returns the config of the command line and the name of its file.
-
-  Raises:
-    InputError: there is no such file.
-  """
+  """Returns the config of the command line and the name of its file."""
   file = config_flags.get_config_filename(flags.FLAGS["config"])
-  try:
-    return flags.FLAGS.config.copy_and_resolve_references(), Path(file).stem
-  except OSError as e:
-    raise errors.InputError(
-      f"--config={file} cannot be read; give a file of configs/."
-    ) from e
+  return flags.FLAGS.config.copy_and_resolve_references(), Path(file).stem
 
 
 @contextlib.contextmanager

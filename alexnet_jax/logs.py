@@ -41,7 +41,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
       workdir.mkdir(parents=True, exist_ok=True)
       _replace(file, text + "\n")
       return
-    held = flatten(json.loads(file.read_text()))
+    held = flatten(_read_object(file))
   except OSError as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} cannot be written ({e.strerror}); choose"
@@ -70,7 +70,7 @@ def read_config(workdir: Path) -> Any:
   """
   file = workdir / "config.json"
   try:
-    return ConfigDict(json.loads(file.read_text())).lock()
+    return ConfigDict(_read_object(file)).lock()
   except (OSError, ValueError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
@@ -79,14 +79,26 @@ def read_config(workdir: Path) -> Any:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-  """Returns the records of `metrics.jsonl`; a cut last line is left out."""
+  """Returns the records of `metrics.jsonl`; a cut last line is left out.
+
+  Raises:
+    InputError: another line is damaged.
+  """
   records = []
   file = workdir / "metrics.jsonl"
-  for line in file.read_text().splitlines() if file.exists() else []:
+  lines = file.read_text().splitlines() if file.exists() else []
+  for number, line in enumerate(lines, start=1):
     try:
-      records.append(json.loads(line))
-    except ValueError:
-      break
+      record = json.loads(line)
+      if not {"step", "split"} <= set(record):
+        raise ValueError("it has no step or no split")
+    except (ValueError, TypeError) as e:
+      if number == len(lines):
+        break
+      raise errors.InputError(
+        f"{file} is damaged in line {number} ({e}); mend or remove that line."
+      ) from e
+    records.append(record)
   return records
 
 
@@ -172,6 +184,13 @@ class RunLog:
       print(text, flush=True)
     else:
       self._bar.console.print(text, highlight=False, markup=False)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+  found = json.loads(file.read_text())
+  if not isinstance(found, dict):
+    raise ValueError("it holds no JSON object")
+  return found
 
 
 def _replace(file: Path, text: str) -> None:

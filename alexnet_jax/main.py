@@ -16,7 +16,7 @@ def main(_) -> None:
   workdir = Path(flags.FLAGS.workdir or f"runs/{name}")
   train.train_and_evaluate(config, workdir)
   print(
-    f"wrote {workdir}: config.json, metrics.jsonl, tensorboard/, checkpoints/"
+    f"{workdir} holds config.json, metrics.jsonl, tensorboard/, checkpoints/"
   )
 
 

@@ -5,6 +5,7 @@ A table is made by a function whose arguments are its ablations. The module in
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -148,10 +149,15 @@ def alexnet(
     ("towers", towers),
     ("conv1_kernel", conv1_kernel),
     ("conv1_stride", conv1_stride),
-    ("pool_window", pool_window),
   ):
     if value < 1:
       raise errors.InputError(f"network.{field}={value} must be at least 1.")
+  if not 2 <= pool_window <= 11:
+    raise errors.InputError(
+      f"network.pool_window={pool_window} is not from 2 to 11."
+    )
+  if not sigma > 0:
+    raise errors.InputError(f"network.sigma={sigma} must be positive.")
   if not 0 <= dropout_rate < 1:
     raise errors.InputError(
       f"network.dropout_rate={dropout_rate} is not from 0 to under 1."
@@ -246,6 +252,12 @@ def from_config(config: Any) -> Network:
   table = arguments.pop("table")
   if table not in _TABLES:
     raise errors.unknown("network.table", table, _TABLES)
+  for field in arguments:
+    if field not in inspect.signature(_TABLES[table]).parameters:
+      raise errors.InputError(
+        f"network.table={table!r} has no field network.{field}; start from a"
+        " config of that table."
+      )
   network = _TABLES[table](
     input_size_px=config.crop_size_px,
     num_classes=config.num_classes,
@@ -296,8 +308,8 @@ def _feature_row(layer: Layer, shape: tuple[int, ...]) -> Row:
   def sides(window: int, stride: int, padding: int = 0) -> tuple[int, int]:
     if min(height, width) + 2 * padding < window:
       raise errors.InputError(
-        f"{layer} is wider than its input of {height}x{width} pixels; enlarge"
-        " crop_size_px or shrink the window."
+        f"{_name(layer)} is wider than its input of {height}x{width} pixels;"
+        " enlarge crop_size_px or shrink the window."
       )
     return (
       ops.output_size(height, window, stride, padding),
@@ -341,6 +353,10 @@ def _classifier_row(layer: Layer, shape: tuple[int, ...]) -> Row:
       raise errors.InputError(f"{layer} belongs in the features stack.")
 
 
+def _name(layer: Layer) -> str:
+  return getattr(layer, "name", type(layer).__name__)
+
+
 def _activation(name: str) -> Activation:
   if name not in ops.ACTIVATIONS:
     raise errors.unknown("network.activation", name, ops.ACTIVATIONS)
@@ -356,7 +372,9 @@ def _check_names(
 
 
 def _check_length(field: str, values: Sequence[int], length: int) -> None:
-  if len(values) != length or min(values) < 1:
+  if len(values) != length or not all(
+    isinstance(value, int) and value > 0 for value in values
+  ):
     raise errors.InputError(
-      f"{field}={tuple(values)} must be {length} positive numbers."
+      f"{field}={tuple(values)} must be {length} positive whole numbers."
     )

@@ -1,9 +1,8 @@
 """The mathematics of AlexNet, forward and backward, on NHWC arrays.
 
-Sizes follow the original program's ceil geometry (`original_2012.md`,
-"Geometry"): `out = 1 + ceil((in + 2 padding - window) / stride)`; what a window
-reads past the right and bottom edge is zero for a convolution and absent for a
-pooling.
+Sizes follow the original program's ceil geometry (`layers-145.cfg`):
+`out = 1 + ceil((in + 2 padding - window) / stride)`; what a window reads past
+the right and bottom edge is zero for a convolution and absent for a pooling.
 """
 
 import functools

@@ -1,7 +1,9 @@
 """The training loop: build, iterate, log, evaluate, save."""
 
+import contextlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,16 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     InputError: a bad config, data set or workdir, found before the first step;
       or a loss that is not finite, the last good checkpoint being kept.
   """
+  _check_config(config)
   net = model.from_config(config)
   mesh = parallel.make_mesh()
   parallel.check_batch_size(mesh, config.batch_size)
   dataset = _open_dataset(config)
   splits = _open_splits(config, dataset)
   num_examples = len(splits["train"])
-  total_steps = _total_steps(config, num_examples)
-  logs.claim_workdir(workdir, config)
-
+  total_steps = config.total_steps or optimizer.step_of_epoch(
+    config.total_epochs, num_examples, config.batch_size
+  )
   tx, schedule = optimizer.from_config(config, num_examples)
   augmentation = augment.from_config(config, dataset.statistics)
   train_step = steps.make_train_step(net, tx, augmentation, mesh, config.seed)
@@ -51,13 +54,18 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     seed=config.seed,
     threads=config.reader_threads,
   )
-  manager = checkpoint.open_manager(workdir, config.checkpoints_to_keep)
-  if manager.latest_step() is not None:
-    state, position = checkpoint.restore(manager, state, mesh)
-    batches.set_state(position)
-  start_step = int(state.step)
+  # Last, so that nothing is written for a config that cannot run.
+  logs.claim_workdir(workdir, config)
 
-  with manager, logs.RunLog(workdir, start_step, total_steps) as log:
+  with contextlib.ExitStack() as stack:
+    manager = stack.enter_context(
+      checkpoint.open_manager(workdir, config.checkpoints_to_keep)
+    )
+    if manager.latest_step() is not None:
+      state, position = checkpoint.restore(manager, state, mesh)
+      batches.set_state(position)
+    start_step = int(state.step)
+    log = stack.enter_context(logs.RunLog(workdir, start_step, total_steps))
 
     def record(step: int, split: str, figures: dict[str, float]) -> None:
       rate = float(schedule(max(step - 1, 0)))
@@ -198,39 +206,56 @@ def _open_splits(config: Any, dataset: source.Dataset) -> dict[str, Any]:
   return splits
 
 
-def _total_steps(config: Any, num_examples: int) -> int:
-  for field in (
-    "crop_size_px",
-    "checkpoint_every_steps",
-    "checkpoints_to_keep",
-    "evaluate_every_epochs",
-    "learning_rate",
-    "log_every_steps",
-    "reader_threads",
-    "total_epochs",
-  ):
-    if not config[field] > 0:
-      raise errors.InputError(f"{field}={config[field]} must be positive.")
-  if config.crop_size_px > config.image_size_px:
-    raise errors.InputError(
-      f"crop_size_px={config.crop_size_px} is larger than"
-      f" image_size_px={config.image_size_px}; lower it."
+def _check_config(config: Any) -> None:
+  """Raises InputError for a number that is out of its range."""
+  rules: list[tuple[str, Any, Callable[[Any], bool], str]] = [
+    (name, config[name], lambda value: value > 0, "positive")
+    for name in (
+      "crop_size_px",
+      "checkpoint_every_steps",
+      "checkpoints_to_keep",
+      "evaluate_every_epochs",
+      "learning_rate",
+      "learning_rate_drop_factor",
+      "log_every_steps",
+      "reader_threads",
+      "total_epochs",
     )
+  ]
+  rules += [
+    (name, config[name], lambda value: 0 <= value < math.inf, "0 or more")
+    for name in ("colour_noise", "weight_decay")
+  ]
+  rules += [
+    ("learning_rate_drop_epochs", epoch, lambda e: e > 0, "positive numbers")
+    for epoch in config.learning_rate_drop_epochs
+  ]
+  rules += [
+    ("num_classes", config.num_classes, lambda n: n >= 2, "2 or more"),
+    ("momentum", config.momentum, lambda m: 0 <= m < 1, "from 0 to under 1"),
+    ("seed", config.seed, lambda s: 0 <= s < 2**32, "from 0 to 2**32 - 1"),
+    (
+      "crop_size_px",
+      config.crop_size_px,
+      lambda size: size <= config.image_size_px,
+      f"at most image_size_px={config.image_size_px}",
+    ),
+  ]
   if config.total_steps is not None:
-    if config.total_steps < 1:
-      raise errors.InputError(
-        f"total_steps={config.total_steps} must be positive, or None to train"
-        " for total_epochs."
-      )
-    return config.total_steps
-  return optimizer.step_of_epoch(
-    config.total_epochs, num_examples, config.batch_size
-  )
+    rules.append(
+      ("total_steps", config.total_steps, lambda n: n > 0, "positive")
+    )
+  for name, value, holds, rule in rules:
+    if not isinstance(value, int | float) or not holds(value):
+      raise errors.InputError(f"{name}={value!r} must be {rule}.")
 
 
 def _crosses(
   every_epochs: float, step: int, batch_size: int, num_examples: int
 ) -> bool:
   """Whether a multiple of `every_epochs` passes is reached by this step."""
-  per_step = batch_size / num_examples / every_epochs
-  return int(step * per_step) > int((step - 1) * per_step)
+
+  def passed(step: int) -> int:
+    return int(step * batch_size / (num_examples * every_epochs))
+
+  return passed(step) > passed(step - 1)

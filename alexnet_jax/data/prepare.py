@@ -275,6 +275,9 @@ def _as_folder(source: Path, output: Path) -> Iterator[Path]:
 def main(_) -> None:
   """Runs the command."""
   args = flags.FLAGS
+  for name in ("source", "output"):
+    if not args[name].value:
+      raise errors.InputError(f"--{name}= is empty; give a path.")
   output = Path(args.output)
   counts = prepare(
     Path(args.source),
@@ -285,6 +288,8 @@ def main(_) -> None:
   )
   for split, count in counts.items():
     print(f"{split}: {count:,} images")
+  if "test" not in counts:
+    print("no test split: too few images in each class to hold any out")
   print(f"wrote {output}")
 
 

@@ -83,7 +83,8 @@ def open_split(dataset: Dataset, field: str, split: str) -> Any:
   except (ValueError, KeyError) as e:
     raise errors.InputError(
       f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
-      f" {known}, nor a slice of one."
+      f" {known}, nor a slice of one; --config.{field}=SPLIT names another"
+      " (validation and test may be empty)."
     ) from e
   if not count:
     raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
