@@ -78,9 +78,8 @@ def test_crops_and_mirrors_are_uniform():
 
 
 def test_colour_noise_has_the_covariance_of_the_data():
-  a = augmentation(random_crop=False, mirror=False, colour_noise=0.1)
   count = 20_000
-  batch = np.zeros((count, SIZE, SIZE, 3), np.uint8)[:, :, :, :]
+  batch = np.zeros((count, SIZE, SIZE, 3), np.uint8)
   a = augmentation(
     crop_size_px=1,
     random_crop=False,
