@@ -124,7 +124,6 @@ def test_run_writes_what_it_promises(finished):
 def test_tensorboard_holds_the_losses(finished):
   workdir, _ = finished
   from tensorboardX.proto import event_pb2
-  from tensorboardX.record_writer import masked_crc32c  # noqa: F401
 
   (file,) = (workdir / "tensorboard").iterdir()
   data, found = file.read_bytes(), {}
