@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from alexnet_jax import optimizer
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -17,9 +19,14 @@ class Augmentation:
     crop_size_px: side of the crop; paper: 224 of 256.
     random_crop: crop anywhere; otherwise at the centre.
     mirror: flip left and right with probability 1/2.
+    images_per_crop: neighbours in a batch that share both; paper: 1, program
+      (`convdata.py`): 32.
     colour_noise: noise along each principal axis of colour, in standard
       deviations of the data along it (`convdata.py`: 0.1); 0 for none. The
       paper prints the eigenvalue there, the program takes its square root.
+    colour_noise_steps: after so many steps there is no more of it.
+    colour_noise_divisor: where there is noise, the image is divided by this
+      after it (`convdata.py`: 1.1).
     mean_image: [S, S, 3] float32, of the training split, 0..255.
     colour_axes: [3, 3] float32, a principal axis of RGB in each column.
     colour_sds: [3] float32, standard deviation along each axis, 0..255.
@@ -28,42 +35,65 @@ class Augmentation:
   crop_size_px: int
   random_crop: bool
   mirror: bool
+  images_per_crop: int
   colour_noise: float
+  colour_noise_steps: int
+  colour_noise_divisor: float
   mean_image: np.ndarray
   colour_axes: np.ndarray
   colour_sds: np.ndarray
 
 
-def from_config(config: Any, statistics: Any) -> Augmentation:
+def from_config(
+  config: Any, statistics: Any, num_examples: int | None = None
+) -> Augmentation:
   """Returns what a config asks for.
 
   Args:
     config: a whole config.
     statistics: has `mean_image`, `colour_axes` and `colour_sds`, as above.
+    num_examples: size of the training split; needed to train, not to test.
   """
+  epochs, steps = config.colour_noise_epochs, 2**31 - 1
+  if num_examples is not None and epochs is not None:
+    steps = optimizer.step_of_epoch(epochs, num_examples, config.batch_size)
   return Augmentation(
     crop_size_px=config.crop_size_px,
     random_crop=config.random_crop,
     mirror=config.mirror,
+    images_per_crop=config.images_per_crop,
     colour_noise=config.colour_noise,
+    colour_noise_steps=steps,
+    colour_noise_divisor=config.colour_noise_divisor,
     mean_image=statistics.mean_image,
     colour_axes=statistics.colour_axes,
     colour_sds=statistics.colour_sds,
   )
 
 
-def _crop(image: jax.Array, corner: jax.Array, size: int) -> jax.Array:
-  return lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, 3))
+def _crop(
+  image: jax.Array, mean_image: jax.Array, corner: jax.Array, size: int
+) -> jax.Array:
+  """Cuts a square out of an image less the mean image, in float32."""
+  start = (corner[0], corner[1], 0)
+  crop = lax.dynamic_slice(image, start, (size, size, 3)).astype(jnp.float32)
+  return crop - lax.dynamic_slice(mean_image, start, (size, size, 3))
 
 
 def augment(
-  images_BxHxWxC: jax.Array, keys_B: jax.Array, augmentation: Augmentation
+  images_BxHxWxC: jax.Array,
+  view_keys_B: jax.Array,
+  colour_keys_B: jax.Array,
+  step: Any,
+  augmentation: Augmentation,
 ) -> jax.Array:
   """Returns a random view of each image, for training.
 
   Args:
     images_BxHxWxC: uint8 [B, S, S, 3].
-    keys_B: one random key per image; the view depends on nothing else.
+    view_keys_B: random keys for crop and mirroring; equal keys, equal views.
+    colour_keys_B: random keys for the colour noise.
+    step: steps done before.
     augmentation: what to do.
 
   Returns:
@@ -72,37 +102,64 @@ def augment(
   a = augmentation
   margin = images_BxHxWxC.shape[1] - a.crop_size_px
   mean_image = jnp.asarray(a.mean_image)
+  noisy = jnp.asarray(step) < a.colour_noise_steps
   shifts = jnp.asarray(a.colour_axes * (a.colour_sds * a.colour_noise)[None])
+  shifts = jnp.where(noisy, shifts, 0.0)
+  divisor = jnp.where(noisy, a.colour_noise_divisor, 1.0)
 
-  def view(image: jax.Array, key: jax.Array) -> jax.Array:
-    crop_key, mirror_key, colour_key = jax.random.split(key, 3)
+  def view(image, view_key, colour_key):
+    crop_key, mirror_key = jax.random.split(view_key)
     corner = jnp.full((2,), margin // 2)
     if a.random_crop:
       corner = jax.random.randint(crop_key, (2,), 0, margin + 1)
-    crop = _crop(image, corner, a.crop_size_px).astype(jnp.float32)
-    crop = crop - _crop(mean_image, corner, a.crop_size_px)
+    crop = _crop(image, mean_image, corner, a.crop_size_px)
     if a.mirror:
       crop = jnp.where(jax.random.bernoulli(mirror_key), crop[:, ::-1], crop)
     if a.colour_noise:
       shift = shifts @ jax.random.normal(colour_key, (3,))
-      crop = crop + shift[None, None, :]
+      crop = (crop + shift[None, None, :]) / divisor
     return crop
 
-  return jax.vmap(view)(images_BxHxWxC, keys_B)
+  return jax.vmap(view)(images_BxHxWxC, view_keys_B, colour_keys_B)
 
 
-def centre(images_BxHxWxC: jax.Array, augmentation: Augmentation) -> jax.Array:
-  """Returns the central crop of each image, for evaluation.
+def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
+  """Returns where the views of a test image lie (paper 4.1).
+
+  Args:
+    count: 1 for the centre; 10 for the corners, the centre and their mirrors.
+    image_size_px: side of the image.
+    crop_size_px: side of a view.
+
+  Returns:
+    int32 [count, 3]: first row, first column, 1 where mirrored.
+  """
+  margin = image_size_px - crop_size_px
+  centre = (margin // 2, margin // 2)
+  if count == 1:
+    return np.array([(*centre, 0)], np.int32)
+  corners = [(row, col) for row in (0, margin) for col in (0, margin)]
+  return np.array(
+    [(*at, mirrored) for mirrored in (0, 1) for at in (*corners, centre)],
+    np.int32,
+  )
+
+
+def look(
+  images_BxHxWxC: jax.Array, view: jax.Array, augmentation: Augmentation
+) -> jax.Array:
+  """Returns one view of each image, for evaluation.
 
   Args:
     images_BxHxWxC: uint8 [B, S, S, 3].
+    view: a row of `views`.
     augmentation: gives the crop's side and the mean image.
 
   Returns:
     float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel.
   """
-  size = augmentation.crop_size_px
-  margin = (images_BxHxWxC.shape[1] - size) // 2
-  inner = slice(margin, margin + size)
-  crops = images_BxHxWxC[:, inner, inner].astype(jnp.float32)
-  return crops - jnp.asarray(augmentation.mean_image)[None, inner, inner]
+  a = augmentation
+  crops = jax.vmap(_crop, (0, None, None, None))(
+    images_BxHxWxC, jnp.asarray(a.mean_image), view[:2], a.crop_size_px
+  )
+  return jnp.where(view[2] > 0, crops[:, :, ::-1], crops)

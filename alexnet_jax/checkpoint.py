@@ -51,6 +51,7 @@ def save(
     args=ocp.args.Composite(
       params=ocp.args.StandardSave(state.params),
       opt_state=ocp.args.StandardSave(state.opt_state),
+      plateau=ocp.args.StandardSave(state.plateau),
       data=ocp.args.JsonSave(position),
     ),
   )
@@ -72,11 +73,18 @@ def restore(
     args=ocp.args.Composite(
       params=ocp.args.StandardRestore(_abstract(state.params, mesh)),
       opt_state=ocp.args.StandardRestore(_abstract(state.opt_state, mesh)),
+      plateau=ocp.args.StandardRestore(_abstract(state.plateau, mesh)),
       data=ocp.args.JsonRestore(),
     ),
   )
   step = parallel.replicate(mesh, jnp.int32(step))
-  return TrainState(step, found.params, found.opt_state), found.data
+  state = TrainState(step, found.params, found.opt_state, found.plateau)
+  return state, found.data
+
+
+def exists(workdir: Path) -> bool:
+  """Whether a run has a checkpoint; a workdir that is not there has none."""
+  return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
 def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:

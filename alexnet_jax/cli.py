@@ -1,7 +1,9 @@
 """What every command shares: bad input in one line, and a progress bar."""
 
 import contextlib
+import inspect
 import re
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,19 +23,27 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
 def run(
   main: Callable[[Sequence[str]], Any],
   define_flags: Callable[[], Any],
+  takes_files: bool = False,
 ) -> None:
   """Runs a command; bad input ends it with one clear line and exit code 1.
 
   Args:
     main: the command, given what is left of the command line.
     define_flags: defines the command's absl flags.
+    takes_files: whether words that are no flags mean something to it.
   """
+
+  def checked(argv: Sequence[str]) -> None:
+    if len(argv) > 1 and not takes_files:
+      raise errors.InputError(f"{argv[1]!r} is no flag; write --FLAG=VALUE.")
+    main(argv)
+
   logging.set_verbosity(logging.WARNING)
   # Whatever is half-written is cleaned up on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   try:
     define_flags()
-    app.run(main)
+    app.run(checked)
   except errors.InputError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)
@@ -42,27 +52,52 @@ def run(
     sys.exit(130)
 
 
-def define_config() -> None:
-  """Defines `--config=FILE`, by default the quickstart, and its fields.
+def load_config(path: str) -> config_dict.ConfigDict:
+  """Returns the config of `FILE.py` or `FILE.py:ARGUMENT`.
 
   Raises:
-    InputError: there is no such file, or no such field in it.
+    InputError: there is no such file, or it refuses the argument.
   """
-  # ml_collections reports a missing file by a traceback of its own.
-  asked = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(sys.argv))
+  file, colon, argument = path.partition(":")
+  if not file.endswith(".py") or not Path(file).is_file():
+    raise errors.InputError(
+      f"--config={file!r} is no Python file that exists; give one like"
+      " configs/alexnet.py."
+    )
+  get_config = runpy.run_path(file).get("get_config")
+  if get_config is None:
+    raise errors.InputError(
+      f"--config={file!r} has no get_config(); start from configs/alexnet.py."
+    )
+  parameters = inspect.signature(get_config).parameters.values()
+  needed = any(p.default is inspect.Parameter.empty for p in parameters)
+  if (needed and not argument) or (colon and not parameters):
+    raise errors.InputError(
+      f"--config={path!r}: {file} {'needs an' if needed else 'takes no'}"
+      f" argument after a colon{', such as list' if needed else ''}."
+    )
+  try:
+    return get_config(argument) if argument else get_config()
+  except ValueError as e:
+    raise errors.InputError(f"--config={path!r}: {e}.") from e
+
+
+def define_config() -> None:
+  """Defines `--config=FILE[:ARGUMENT]`, by default the quickstart's.
+
+  Raises:
+    InputError: see `load_config`; or no such field in the config.
+  """
+  # ml_collections reports what is wrong with a file by a traceback of its own.
+  asked = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(sys.argv))
   if asked:
-    file = Path(asked[1].partition(":")[0])
-    if file.suffix != ".py" or not file.is_file():
-      raise errors.InputError(
-        f"--config={str(file)!r} is no Python file that exists; give one like"
-        " configs/alexnet.py."
-      )
+    load_config(asked[1])
   # Overrides on the command line are looked up here, before flags are parsed.
   try:
     config_flags.DEFINE_config_file(
       "config", str(QUICKSTART), "Config file; --config.FIELD=VALUE overrides."
     )
-  except AttributeError as e:
+  except (AttributeError, KeyError) as e:
     guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(e))
     name = guess[2] if guess else str(e).strip("'\"\\")
     remedy = (
@@ -74,9 +109,11 @@ def define_config() -> None:
 
 
 def config() -> tuple[config_dict.ConfigDict, str]:
-  """Returns the config of the command line and the name of its file."""
-  file = config_flags.get_config_filename(flags.FLAGS["config"])
-  return flags.FLAGS.config.copy_and_resolve_references(), Path(file).stem
+  """Returns the config of the command line and a name for it."""
+  path = config_flags.get_config_filename(flags.FLAGS["config"])
+  file, _, argument = path.partition(":")
+  name = "-".join(filter(None, (Path(file).stem, argument)))
+  return flags.FLAGS.config.copy_and_resolve_references(), name
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ class InputError(ValueError):
   """Bad input from a user: the value, the rule that it breaks, the remedy."""
 
 
-def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
+def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
   """Returns the error for a name that is not among the known ones.
 
   Args:
@@ -17,7 +17,7 @@ def unknown(what: str, value: str, known: Iterable[str]) -> InputError:
     known: every name that would have been right.
   """
   known = sorted(known)
-  near = difflib.get_close_matches(value, known, n=1)
+  near = difflib.get_close_matches(str(value), known, n=1)
   guess = f" Did you mean {near[0]!r}?" if near else ""
   return InputError(
     f"{what}={value!r} is not known.{guess} Known: {', '.join(known)}."

@@ -1,14 +1,18 @@
-"""The error of a run on a whole split, every example counted once.
+"""The error of runs on a whole split, every example counted once.
 
-python -m alexnet_jax.evaluate --workdir=DIR
+python -m alexnet_jax.evaluate --workdir=DIR[,DIR...]
 """
 
+import dataclasses
+import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
@@ -16,6 +20,7 @@ from alexnet_jax import (
   augment,
   checkpoint,
   cli,
+  errors,
   logs,
   metrics,
   model,
@@ -24,71 +29,237 @@ from alexnet_jax import (
 )
 from alexnet_jax.data import source
 
+VIEWS = (1, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """One net that takes part in an evaluation.
+
+  Attributes:
+    view_step: from `steps.make_view_step`.
+    params: of the net, on the mesh.
+    views: int32 [V, 3], from `augment.views`; their softmaxes are averaged.
+    weight: of the net beside the others.
+  """
+
+  view_step: Callable[..., jax.Array]
+  params: Any
+  views: np.ndarray
+  weight: float = 1.0
+
+
+@jax.jit
+def _mix(total_BxK: jax.Array, log_probabilities_BxK: jax.Array, weight: Any):
+  return jnp.logaddexp(total_BxK, log_probabilities_BxK + jnp.log(weight))
+
+
+_sums = jax.jit(metrics.sums)
+
 
 def evaluate_split(
-  eval_step: Any, params: Any, examples: Any, config: Any, mesh: Mesh
+  members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
 ) -> dict[str, float]:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
+  The prediction is the weighted mean of the softmaxes of all members and views
+  (paper 4.1 and 6).
+
   Args:
-    eval_step: from `steps.make_eval_step`.
-    params: of the net, on the mesh.
+    members: the nets.
     examples: from `source.open_split`.
     config: a whole config.
     mesh: where to compute.
   """
   start = time.perf_counter()
+  whole = sum(member.weight for member in members)
   totals: dict[str, float] = {}
   # Any number of devices will do: rows that are too many are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
   batches = source.eval_batches(
     examples, batch_size=batch_size, threads=config.reader_threads
   )
-  for batch in batches:
-    metrics.add(totals, eval_step(params, parallel.put_batch(mesh, batch)))
+  for rows in batches:
+    batch = parallel.put_batch(mesh, rows)
+    mean: Any = -math.inf
+    for member in members:
+      share = np.float32(member.weight / whole / len(member.views))
+      for view in member.views:
+        seen = member.view_step(member.params, batch, view)
+        mean = seen if share == 1 else _mix(mean, seen, share)
+    metrics.add(totals, _sums(mean, batch["label"], batch["mask"]))
   seconds = time.perf_counter() - start
   speed = {"images_per_second": totals["examples"] / seconds}
   return metrics.means(totals) | speed
 
 
-def evaluate_run(workdir: Path) -> tuple[int, str, int, dict[str, float]]:
-  """Evaluates the newest checkpoint of a run on its test split.
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a workdir holds, opened.
 
-  Returns:
-    The step, the split's name, its number of images and `evaluate_split`'s
-    figures.
+  Attributes:
+    config: of the run.
+    net: the module.
+    step: of the newest checkpoint.
+    params: of that step, on the mesh.
+  """
+
+  config: Any
+  net: model.AlexNet
+  step: int
+  params: Any
+
+
+def open_run(workdir: Path, mesh: Mesh) -> Run:
+  """Opens the newest checkpoint of a run.
 
   Raises:
-    InputError: no run, no checkpoint, no data or no test split.
+    InputError: no run, or no checkpoint.
   """
   config = logs.read_config(workdir)
-  dataset = source.open_dataset(Path(config.data_dir))
-  examples = source.open_split(dataset, "test_split", config.test_split)
   net = model.from_config(config)
   size = net.network.input_size_px
   shapes = jax.eval_shape(
     net.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
   )
-  mesh = parallel.make_mesh()
   step, params = checkpoint.restore_params(workdir, shapes["params"], mesh)
-  augmentation = augment.from_config(config, dataset.statistics)
-  eval_step = steps.make_eval_step(net, augmentation, mesh)
-  figures = evaluate_split(eval_step, params, examples, config, mesh)
-  return step, config.test_split, len(examples), figures
+  return Run(config, net, step, params)
+
+
+def start_from(
+  workdir: Path, params: Any, mesh: Mesh
+) -> tuple[Any, list[str], list[str]]:
+  """Puts another run's layers in the place of drawn ones.
+
+  Args:
+    workdir: of the other run.
+    params: of the net to start, as drawn.
+    mesh: where the other run is read to.
+
+  Returns:
+    The new parameters, the names of the layers that were taken, and of those
+    that were left as drawn, as the other run has none of their shape.
+
+  Raises:
+    InputError: no such run, or no layer of it fits.
+  """
+  other = open_run(workdir, mesh).params
+  taken: list[str] = []
+  left: list[str] = []
+  started: dict[str, Any] = {}
+  for stack, layers in params.items():
+    started[stack] = {}
+    for name, drawn in layers.items():
+      found = other[stack].get(name)
+      fits = found and jax.tree.map(jnp.shape, found) == jax.tree.map(
+        jnp.shape, drawn
+      )
+      started[stack][name] = found if fits else drawn
+      (taken if fits else left).append(name)
+  if not taken:
+    raise errors.InputError(
+      f"init_from={str(workdir)!r} has no layer of this net's names and shapes;"
+      " start from a run of a like net."
+    )
+  return started, taken, left
+
+
+def evaluate_runs(
+  workdirs: Sequence[Path],
+  *,
+  weights: Sequence[float] | None = None,
+  views: int | None = None,
+) -> tuple[list[Run], int, dict[str, float]]:
+  """Evaluates runs together on the test split of the first.
+
+  Args:
+    workdirs: of the runs; each is taken at its newest checkpoint.
+    weights: of the runs in the mean of their softmaxes; equal by default.
+    views: 1 or 10 for all of them; by default what each config says.
+
+  Returns:
+    The runs, the number of images and `evaluate_split`'s figures.
+
+  Raises:
+    InputError: no run, no checkpoint, no data, no test split, runs of other
+      images or classes than the first, or bad weights or views.
+  """
+  if views is not None and views not in VIEWS:
+    raise errors.InputError(f"--views={views} must be 1 or 10.")
+  weights = list(weights or [1.0] * len(workdirs))
+  if len(weights) != len(workdirs) or not all(
+    0 < weight < math.inf for weight in weights
+  ):
+    raise errors.InputError(
+      f"--weights={','.join(f'{w:g}' for w in weights)} must be one positive"
+      f" number for each of the {len(workdirs)} runs."
+    )
+  mesh = parallel.make_mesh()
+  runs = [open_run(workdir, mesh) for workdir in workdirs]
+  datasets = [source.open_dataset(Path(run.config.data_dir)) for run in runs]
+  examples = source.open_split(
+    datasets[0], "test_split", runs[0].config.test_split
+  )
+  members = []
+  for workdir, run, dataset, weight in zip(
+    workdirs, runs, datasets, weights, strict=True
+  ):
+    if (dataset.image_size_px, dataset.class_names) != (
+      datasets[0].image_size_px,
+      datasets[0].class_names,
+    ):
+      raise errors.InputError(
+        f"workdir={str(workdir)!r} was trained on images of other sizes or"
+        f" classes than {str(workdirs[0])!r}; evaluate it alone."
+      )
+    augmentation = augment.from_config(run.config, dataset.statistics)
+    seen = augment.views(
+      views or run.config.test_views,
+      dataset.image_size_px,
+      run.config.crop_size_px,
+    )
+    view_step = steps.make_view_step(run.net, augmentation, mesh)
+    members.append(Member(view_step, run.params, seen, weight))
+  figures = evaluate_split(members, examples, runs[0].config, mesh)
+  return runs, len(examples), figures
 
 
 def main(_) -> None:
   """Runs the command."""
-  step, split, count, figures = evaluate_run(Path(flags.FLAGS.workdir))
+  options = flags.FLAGS
+  try:
+    weights = [float(weight) for weight in options.weights]
+  except ValueError as e:
+    raise errors.InputError(
+      f"--weights={','.join(options.weights)} must be numbers."
+    ) from e
+  workdirs = [Path(workdir) for workdir in options.workdir]
+  runs, count, figures = evaluate_runs(
+    workdirs, weights=weights, views=options.views
+  )
+  views = [options.views or run.config.test_views for run in runs]
+  words = {1: "one central view", 10: "ten views"}
+  seen = " and ".join(words[count] for count in sorted(set(views)))
+  nets = f"{len(runs)} nets, " if len(runs) > 1 else ""
+  about = f"step {', '.join(str(run.step) for run in runs)}"
   print(
-    f"{split}, {count:,} images, one central view, step {step}:"
+    f"{runs[0].config.test_split}, {count:,} images, {nets}{seen}, {about}:"
     f" top-1 error {figures['top1_error']:.2%},"
     f" top-5 error {figures['top5_error']:.2%}, loss {figures['loss']:.4f}"
   )
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_list(
+    "workdir", None, "Folder of the run; several make an ensemble.",
+    required=True,
+  )  # fmt: skip
+  flags.DEFINE_list(
+    "weights", [], "Weight of each run in the ensemble; equal by default."
+  )
+  flags.DEFINE_integer(
+    "views", None, "1 or 10 views of each image; by default the config's."
+  )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class ConvLayer(nn.Module):
       bias.astype(self.dtype),
       stride=layer.stride,
       padding=layer.padding,
+      ceil=layer.ceil,
       towers=layer.towers,
     )
 
@@ -51,29 +52,41 @@ class DenseLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxN: jax.Array) -> jax.Array:
-    """Returns [B, features]."""
+    """Returns [B, units]."""
     layer = self.layer
     kernel = self.param(
       "kernel",
       nn.initializers.normal(layer.sigma),
-      (x_BxN.shape[-1], layer.features),
+      (x_BxN.shape[-1] // layer.towers, layer.units),
     )
     bias = self.param(
-      "bias", nn.initializers.constant(layer.bias), (layer.features,)
+      "bias", nn.initializers.constant(layer.bias), (layer.units,)
     )
-    return x_BxN @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+    return ops.dense(
+      x_BxN,
+      kernel.astype(self.dtype),
+      bias.astype(self.dtype),
+      towers=layer.towers,
+    )
 
 
 class Stack(nn.Module):
-  """Layers one after another."""
+  """Layers one after another.
+
+  Attributes:
+    layers: the records.
+    first: place of the first of them in the whole net.
+    dtype: of the computation.
+  """
 
   layers: tuple[networks.Layer, ...]
+  first: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
     """Runs the layers; `keys_B` as in `AlexNet.__call__`."""
-    for index, layer in enumerate(self.layers):
+    for index, layer in enumerate(self.layers, start=self.first):
       match layer:
         case networks.Conv():
           x = ConvLayer(layer, self.dtype, name=layer.name)(x)
@@ -85,18 +98,24 @@ class Stack(nn.Module):
           x = ops.local_response_norm(
             x, layer.towers, layer.k, layer.alpha, layer.beta, layer.window
           )
+        case networks.MapNorm():
+          x = ops.map_norm(x, layer.k, layer.alpha, layer.beta, layer.window)
         case networks.MaxPool():
           x = ops.max_pool(x, layer.window, layer.stride)
         case networks.AveragePool():
           x = ops.average_pool(x, layer.window, layer.stride)
         case networks.Dropout():
-          if keys_B is None:
-            x = x * (1 - layer.rate)
-          else:
+          keep = 1 - layer.rate
+          if keys_B is not None:
             keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
             x = ops.dropout(x, keys, layer.rate)
+            x = x / keep if layer.rescaled else x
+          elif not layer.rescaled:
+            x = x * keep
         case networks.Join():
           pass  # On one device the towers' channels already lie side by side.
+        case networks.Flatten():
+          x = ops.flatten(x, layer.towers)
     return x
 
 
@@ -120,15 +139,18 @@ class AlexNet(nn.Module):
     Args:
       images_BxHxWxC: float, on the 0..255 scale less the mean image, RGB.
       keys_B: one random key per example for dropout in training; None at test,
-        where every unit stays and is scaled by its chance to stay.
+        where every unit stays, scaled by its chance to stay unless training
+        was rescaled.
 
     Returns:
       logits_BxK in float32.
     """
     x = images_BxHxWxC.astype(self.dtype)
-    x = Stack(self.network.features, self.dtype, name="features")(x, keys_B)
-    x = x.reshape(x.shape[0], -1)
-    x = Stack(self.network.classifier, self.dtype, name="classifier")(x, keys_B)
+    net, dtype = self.network, self.dtype
+    x = Stack(net.features, 0, dtype, name="features")(x, keys_B)
+    x = Stack(net.classifier, len(net.features), dtype, name="classifier")(
+      x, keys_B
+    )
     return x.astype(jnp.float32)
 
 

@@ -1,13 +1,12 @@
 """The nets as tables of layers: pure data, read from top to bottom.
 
-A table is made by a function whose arguments are its ablations. The module in
-`model.py` runs any table; `python -m alexnet_jax.summary` prints one.
+A config lists its layers row by row, with the paper's names; `from_config`
+makes the table of it, and the module in `model.py` runs any table.
+`python -m alexnet_jax.summary` prints one.
 """
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from alexnet_jax import errors, ops
@@ -15,13 +14,26 @@ from alexnet_jax import errors, ops
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-  """Convolution: `filters` in all, over `towers` blocks of channels."""
+  """Convolution; with `towers` > 1 a filter sees its own tower's channels.
+
+  Attributes:
+    name: the paper's, conv1 and so on.
+    filters: in all towers together.
+    kernel: side of a filter in pixels.
+    stride: in pixels.
+    padding: zeros before the first row and column, in pixels.
+    ceil: whether a last window may pass the edge (see `ops.output_size`).
+    towers: blocks of channels that do not see each other; 1 sees all.
+    sigma: standard deviation of the initial weights.
+    bias: initial bias.
+  """
 
   name: str
   filters: int
   kernel: int
   stride: int = 1
   padding: int = 0
+  ceil: bool = True
   towers: int = 1
   sigma: float = 0.01
   bias: float = 0.0
@@ -29,17 +41,26 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-  """Fully connected layer; every unit sees every unit below."""
+  """Fully connected layer; with `towers` > 1 within each tower alone.
+
+  Attributes:
+    name: the paper's, fc6 and so on.
+    units: in all towers together.
+    towers: blocks of units that do not see each other; 1 sees all.
+    sigma: standard deviation of the initial weights.
+    bias: initial bias.
+  """
 
   name: str
-  features: int
+  units: int
+  towers: int = 1
   sigma: float = 0.01
   bias: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-  """Pointwise nonlinearity: a name in `ops.ACTIVATIONS`."""
+  """Pointwise nonlinearity: a name in `ops.ACTIVATIONS` (paper 3.1)."""
 
   function: str
 
@@ -51,6 +72,16 @@ class LocalResponseNorm:
   towers: int
   k: float = 2.0
   alpha: float = 1e-4
+  beta: float = 0.75
+  window: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class MapNorm:
+  """Response normalization across the pixels of each map (run 145)."""
+
+  k: float = 1.0
+  alpha: float = 1e-3 / 25
   beta: float = 0.75
   window: int = 5
 
@@ -73,9 +104,16 @@ class AveragePool:
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """Drops units in training; multiplies by 1 - rate at test (paper 4.2)."""
+  """Drops units in training (paper 4.2).
+
+  Attributes:
+    rate: probability that a unit is dropped.
+    rescaled: divide by 1 - rate in training, instead of multiplying by it at
+      test as the paper does.
+  """
 
   rate: float
+  rescaled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,188 +121,172 @@ class Join:
   """The towers meet: what follows sees the channels of all of them."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Flatten:
+  """Maps become units, those of a tower together; channels run fastest."""
+
+  towers: int = 1
+
+
 Layer = (
   Conv
   | Dense
   | Activation
   | LocalResponseNorm
+  | MapNorm
   | MaxPool
   | AveragePool
   | Dropout
   | Join
+  | Flatten
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A whole net: an image's side in pixels and its two stacks of layers."""
+  """A whole net.
+
+  Attributes:
+    input_size_px: side of the square RGB image.
+    towers: blocks that the channels of every layer are divided into.
+    features: layers up to and with `Flatten`.
+    classifier: fully connected layers and what stands between them.
+  """
 
   input_size_px: int
+  towers: int
   features: tuple[Layer, ...]
   classifier: tuple[Layer, ...]
-
-
-def alexnet(
-  *,
-  input_size_px: int,
-  num_classes: int,
-  activation: str = "relu",
-  towers: int = 2,
-  conv_filters: Sequence[int] = (96, 256, 384, 384, 256),
-  fc_features: Sequence[int] = (4096, 4096),
-  conv1_kernel: int = 11,
-  conv1_stride: int = 4,
-  pool_window: int = 3,
-  lrn_layers: Collection[str] = ("conv1", "conv2"),
-  dropout_layers: Collection[str] = ("fc6", "fc7"),
-  dropout_rate: float = 0.5,
-  sigma: float = 0.01,
-) -> Network:
-  """Returns the net of the paper (3.5), or one that differs where asked.
-
-  Args:
-    input_size_px: side of the crop; 224 in the paper.
-    num_classes: number of labels; 1000 in the paper.
-    activation: a name in `ops.ACTIVATIONS` (paper 3.1: relu).
-    towers: 2 in the paper (3.2); 1 gives the 62.3 M textbook net.
-    conv_filters: filters of conv1 to conv5, all towers together.
-    fc_features: units of fc6 and fc7, all towers together.
-    conv1_kernel: side of conv1's filters in pixels.
-    conv1_stride: distance of conv1's filters in pixels.
-    pool_window: 3 overlaps (paper 3.4); 2 does not.
-    lrn_layers: layers that are normalized (paper 3.5: conv1 and conv2).
-    dropout_layers: layers that are dropped out (paper 4.2: fc6 and fc7).
-    dropout_rate: probability that a unit is dropped (paper 4.2: 0.5).
-    sigma: standard deviation of every initial weight (paper 5: 0.01).
-
-  Raises:
-    InputError: an unknown activation or layer, or a number out of range.
-  """
-  convs = ("conv1", "conv2", "conv3", "conv4", "conv5")
-  _check_names("network.lrn_layers", lrn_layers, convs)
-  _check_names("network.dropout_layers", dropout_layers, ("fc6", "fc7"))
-  _check_length("network.conv_filters", conv_filters, 5)
-  _check_length("network.fc_features", fc_features, 2)
-  for field, value in (
-    ("towers", towers),
-    ("conv1_kernel", conv1_kernel),
-    ("conv1_stride", conv1_stride),
-  ):
-    if value < 1:
-      raise errors.InputError(f"network.{field}={value} must be at least 1.")
-  if not 2 <= pool_window <= 11:
-    raise errors.InputError(
-      f"network.pool_window={pool_window} is not from 2 to 11."
-    )
-  if not sigma > 0:
-    raise errors.InputError(f"network.sigma={sigma} must be positive.")
-  if not 0 <= dropout_rate < 1:
-    raise errors.InputError(
-      f"network.dropout_rate={dropout_rate} is not from 0 to under 1."
-    )
-  f1, f2, f3, f4, f5 = conv_filters
-  f6, f7 = fc_features
-  t, s = towers, sigma
-  act = _activation(activation)
-  pool = MaxPool(pool_window, stride=2)
-  join = (Join(),) if t > 1 else ()
-
-  def norm(name: str) -> tuple[Layer, ...]:
-    return (LocalResponseNorm(towers=t),) if name in lrn_layers else ()
-
-  def drop(name: str) -> tuple[Layer, ...]:
-    return (Dropout(dropout_rate),) if name in dropout_layers else ()
-
-  k1, s1 = conv1_kernel, conv1_stride
-  # fmt: off
-  return Network(
-    input_size_px=input_size_px,
-    features=(
-      Conv("conv1", f1, k1, s1, padding=0, towers=1, sigma=s, bias=0.0), act,
-      *norm("conv1"), pool,
-      Conv("conv2", f2, 5, 1, padding=2, towers=t, sigma=s, bias=1.0), act,
-      *norm("conv2"), pool,
-      *join,
-      Conv("conv3", f3, 3, 1, padding=1, towers=1, sigma=s, bias=0.0), act,
-      *norm("conv3"),
-      Conv("conv4", f4, 3, 1, padding=1, towers=t, sigma=s, bias=1.0), act,
-      *norm("conv4"),
-      Conv("conv5", f5, 3, 1, padding=1, towers=t, sigma=s, bias=1.0), act,
-      *norm("conv5"), pool,
-    ),
-    classifier=(
-      *join, Dense("fc6", f6, sigma=s, bias=1.0), act, *drop("fc6"),
-      *join, Dense("fc7", f7, sigma=s, bias=1.0), act, *drop("fc7"),
-      *join, Dense("fc8", num_classes, sigma=s, bias=0.0),
-    ),
-  )
-  # fmt: on
-
-
-def four_layer(
-  *,
-  input_size_px: int,
-  num_classes: int,
-  activation: str = "relu",
-) -> Network:
-  """Returns the four-layer CIFAR-10 net (paper Fig. 1, `layers-19pct.cfg`).
-
-  Args:
-    input_size_px: side of the crop; 32 in the original.
-    num_classes: number of labels; 10 in the original.
-    activation: a name in `ops.ACTIVATIONS` (paper Fig. 1: relu against tanh).
-
-  Raises:
-    InputError: an unknown activation.
-  """
-  act = _activation(activation)
-  # fmt: off
-  return Network(
-    input_size_px=input_size_px,
-    features=(
-      Conv("conv1", 32, 5, padding=2, sigma=1e-4), MaxPool(3, 2), act,
-      Conv("conv2", 32, 5, padding=2, sigma=1e-2), act, AveragePool(3, 2),
-      Conv("conv3", 64, 5, padding=2, sigma=1e-2), act, AveragePool(3, 2),
-    ),
-    classifier=(Dense("fc4", num_classes, sigma=1e-2),),
-  )
-  # fmt: on
-
-
-_TABLES: dict[str, Callable[..., Network]] = {
-  "alexnet": alexnet,
-  "four_layer": four_layer,
-}
 
 
 def from_config(config: Any) -> Network:
   """Returns the net that a config describes, its shapes checked.
 
   Args:
-    config: a whole config; `network.table` names a function of this file and
-      the other fields of `network` are its arguments.
+    config: a whole config; `network.layers` names the rows of `network` from
+      the image to the logits. See configs/alexnet.py for a row's fields.
 
   Raises:
-    InputError: an unknown table, activation or layer, or shapes that cannot
+    InputError: an unknown name, a number out of range, or shapes that cannot
       meet.
   """
-  arguments = dict(config.network)
-  table = arguments.pop("table")
-  if table not in _TABLES:
-    raise errors.unknown("network.table", table, _TABLES)
-  for field in arguments:
-    if field not in inspect.signature(_TABLES[table]).parameters:
-      raise errors.InputError(
-        f"network.table={table!r} has no field network.{field}; start from a"
-        " config of that table."
-      )
-  network = _TABLES[table](
-    input_size_px=config.crop_size_px,
-    num_classes=config.num_classes,
-    **arguments,
+  net = config.network
+  _check(config)
+  features: list[Layer] = []
+  classifier: list[Layer] = []
+  for name in net.layers:
+    row = net[name]
+    dense = "units" in row
+    stack = classifier if dense else features
+    first = name == net.layers[0]
+    join = row.joined and net.towers > 1 and not first
+    towers = 1 if row.joined or first else net.towers
+    if dense and not classifier:
+      features += [Join()] * join + [Flatten(towers)]
+    elif join:
+      stack.append(Join())
+    if dense:
+      stack.append(Dense(name, row.units, towers, row.sigma, row.bias))
+    else:
+      shape = (row.filters, row.kernel, row.stride, row.padding, row.ceil)
+      stack.append(Conv(name, *shape, towers, row.sigma, row.bias))
+    stack += [_follower(word, name, net) for word in row.after]
+  network = Network(
+    config.crop_size_px, net.towers, tuple(features), tuple(classifier)
   )
   rows(network)
   return network
+
+
+def names(network: Network) -> list[str]:
+  """Returns the names of the layers that have parameters."""
+  layers = (*network.features, *network.classifier)
+  return [layer.name for layer in layers if isinstance(layer, Conv | Dense)]
+
+
+FOLLOWERS = (
+  "activation",
+  "lrn",
+  "map_norm",
+  "max_pool",
+  "average_pool",
+  "dropout",
+)
+
+
+def _follower(word: str, name: str, net: Any) -> Layer:
+  """Returns the layer that a word in a row's `after` stands for."""
+  match word:
+    case "activation":
+      return Activation(net.activation)
+    case "lrn":
+      lrn = net.lrn
+      towers = 1 if lrn.across_towers else net.towers
+      return LocalResponseNorm(towers, lrn.k, lrn.alpha, lrn.beta, lrn.window)
+    case "map_norm":
+      norm = net.map_norm
+      return MapNorm(norm.k, norm.alpha, norm.beta, norm.window)
+    case "max_pool":
+      return MaxPool(net.pool_window, net.pool_stride)
+    case "average_pool":
+      return AveragePool(net.pool_window, net.pool_stride)
+    case "dropout":
+      return Dropout(net.dropout_rate, net.dropout_rescaled)
+  raise errors.unknown(f"network.{name}.after", word, FOLLOWERS)
+
+
+def _check(config: Any) -> None:
+  """Raises InputError for a name or a number that no table can have."""
+  net = config.network
+  if net.activation not in ops.ACTIVATIONS:
+    raise errors.unknown("network.activation", net.activation, ops.ACTIVATIONS)
+  known = [name for name in net if hasattr(net[name], "after")]
+  for name in net.layers:
+    if name not in known:
+      raise errors.unknown("network.layers", name, known)
+  if len(set(net.layers)) < len(net.layers):
+    raise errors.InputError(
+      f"network.layers={tuple(net.layers)} names a layer twice."
+    )
+  last = net[net.layers[-1]] if net.layers else {}
+  if last.get("units") != config.num_classes:
+    raise errors.InputError(
+      f"network.layers={tuple(net.layers)} must end in a fully connected layer"
+      f" of num_classes={config.num_classes} units."
+    )
+  rules = [
+    ("towers", net.towers, 1, math.inf),
+    ("pool_window", net.pool_window, 2, 11),
+    ("pool_stride", net.pool_stride, 1, math.inf),
+    ("dropout_rate", net.dropout_rate, 0, 0.999),
+  ]
+  for norm in ("lrn", "map_norm"):
+    rules += [
+      (f"{norm}.k", net[norm].k, 1e-6, math.inf),
+      (f"{norm}.alpha", net[norm].alpha, 0, math.inf),
+      (f"{norm}.beta", net[norm].beta, 0, math.inf),
+      (f"{norm}.window", net[norm].window, 1, math.inf),
+    ]
+  for name in net.layers:
+    lowest = {"filters": 1, "units": 1, "kernel": 1, "stride": 1, "padding": 0}
+    rules += [
+      (f"{name}.{field}", net[name][field], low, math.inf)
+      for field, low in lowest.items()
+      if field in net[name]
+    ]
+    rules.append((f"{name}.sigma", net[name].sigma, 1e-12, 1e6))
+    rules.append((f"{name}.bias", net[name].bias, -1e6, 1e6))
+  for field, value, low, high in rules:
+    if not low <= value <= high:
+      above = "" if high == math.inf else f" and at most {high:g}"
+      raise errors.InputError(
+        f"network.{field}={value} must be at least {low:g}{above}."
+      )
+  for norm in ("lrn", "map_norm"):
+    if net[norm].window % 2 == 0:
+      raise errors.InputError(
+        f"network.{norm}.window={net[norm].window} must be odd: it is centred."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,90 +313,94 @@ def rows(network: Network) -> list[Row]:
     InputError: shapes that cannot meet; the layer, its input and the rule.
   """
   shape: tuple[int, ...] = (network.input_size_px, network.input_size_px, 3)
-  table = []
-  for layer in network.features:
-    table.append(_feature_row(layer, shape))
+  table: list[Row] = []
+  place = "the image"
+  sees_all = True  # The image, and what follows a join.
+  for layer in (*network.features, *network.classifier):
+    named = isinstance(layer, Conv | Dense)
+    what = layer.name if named else f"{type(layer).__name__} after {place}"
+    try:
+      mixes = isinstance(layer, Conv | Dense | Flatten) and layer.towers == 1
+      if mixes and not sees_all:
+        raise _Mismatch(
+          f"it sees all {network.towers} towers, which do not join before it"
+        )
+      table.append(_row(layer, shape, network.towers))
+    except _Mismatch as e:
+      size = " x ".join(map(str, shape))
+      raise errors.InputError(f"{what} with input {size}: {e}.") from e
     shape = table[-1].output_shape
-  shape = (math.prod(shape),)
-  for layer in network.classifier:
-    table.append(_classifier_row(layer, shape))
-    shape = table[-1].output_shape
+    if named:
+      place, sees_all = layer.name, network.towers == 1
+    elif isinstance(layer, Join):
+      sees_all = True
   return table
 
 
-def _feature_row(layer: Layer, shape: tuple[int, ...]) -> Row:
-  height, width, channels = shape
+class _Mismatch(Exception):
+  """The rule that a layer and its input break."""
 
-  def sides(window: int, stride: int, padding: int = 0) -> tuple[int, int]:
-    if min(height, width) + 2 * padding < window:
-      raise errors.InputError(
-        f"{_name(layer)} is wider than its input of {height}x{width} pixels;"
-        " enlarge crop_size_px or shrink the window."
+
+def _row(layer: Layer, shape: tuple[int, ...], towers: int) -> Row:
+  """Returns the row of a layer that gets `shape` in a net of `towers`."""
+  maps = len(shape) == 3
+  channels = shape[-1]
+
+  def divide(what: str, count: int, blocks: int) -> int:
+    if blocks not in (1, towers):
+      raise _Mismatch(f"it has {blocks} towers in a net of {towers}")
+    if count % blocks:
+      raise _Mismatch(f"{count} {what} are not divisible by {blocks} towers")
+    return count // blocks
+
+  def sides(
+    window: int, stride: int, padding: int = 0, ceil: bool = True
+  ) -> tuple[int, int]:
+    if min(shape[:2]) + 2 * padding < window:
+      raise _Mismatch(
+        f"its window of {window} pixels is wider than that, its output would be"
+        " below 1 x 1; enlarge crop_size_px or shrink the window"
       )
-    return (
-      ops.output_size(height, window, stride, padding),
-      ops.output_size(width, window, stride, padding),
+    height, width = (
+      ops.output_size(side, window, stride, padding, ceil) for side in shape[:2]
     )
+    return height, width
 
+  match layer:
+    case Activation() | Dropout():
+      return Row(layer, shape)
+    case Join():
+      if towers == 1:
+        raise _Mismatch("a net of one tower has none to join")
+      return Row(layer, shape)
+    case Dense():
+      if maps:
+        raise _Mismatch("a fully connected layer needs Flatten before it")
+      divide("units", layer.units, layer.towers)
+      weights = divide("inputs", channels, layer.towers) * layer.units
+      return Row(layer, (layer.units,), weights + layer.units, weights)
+  if not maps:
+    raise _Mismatch("it needs maps, which Flatten has ended")
   match layer:
     case Conv():
-      for what, count in (("channels", channels), ("filters", layer.filters)):
-        if count % layer.towers:
-          raise errors.InputError(
-            f"{layer.name} has {count} {what}, which {layer.towers} towers do"
-            " not divide; change network.conv_filters or network.towers."
-          )
-      out = (*sides(layer.kernel, layer.stride, layer.padding), layer.filters)
-      weights = layer.kernel**2 * (channels // layer.towers) * layer.filters
-      macs = weights * out[0] * out[1]
-      return Row(layer, out, weights + layer.filters, macs)
+      divide("filters", layer.filters, layer.towers)
+      inputs = divide("channels", channels, layer.towers)
+      out = sides(layer.kernel, layer.stride, layer.padding, layer.ceil)
+      weights = layer.kernel**2 * inputs * layer.filters
+      macs = weights * math.prod(out)
+      return Row(layer, (*out, layer.filters), weights + layer.filters, macs)
     case MaxPool() | AveragePool():
+      if layer.stride > layer.window:
+        raise _Mismatch(
+          f"its stride of {layer.stride} pixels is wider than its window of"
+          f" {layer.window}, which would leave pixels out"
+        )
       return Row(layer, (*sides(layer.window, layer.stride), channels))
     case LocalResponseNorm():
-      if channels % layer.towers:
-        raise errors.InputError(
-          f"{layer} gets {channels} channels, which its towers do not divide."
-        )
+      divide("channels", channels, layer.towers)
       return Row(layer, shape)
-    case Activation() | Join():
+    case MapNorm():
       return Row(layer, shape)
-    case Dense() | Dropout():
-      raise errors.InputError(f"{layer} belongs in the classifier stack.")
-
-
-def _classifier_row(layer: Layer, shape: tuple[int, ...]) -> Row:
-  match layer:
-    case Dense():
-      macs = shape[0] * layer.features
-      return Row(layer, (layer.features,), macs + layer.features, macs)
-    case Activation() | Dropout() | Join():
-      return Row(layer, shape)
-    case _:
-      raise errors.InputError(f"{layer} belongs in the features stack.")
-
-
-def _name(layer: Layer) -> str:
-  return getattr(layer, "name", type(layer).__name__)
-
-
-def _activation(name: str) -> Activation:
-  if name not in ops.ACTIVATIONS:
-    raise errors.unknown("network.activation", name, ops.ACTIVATIONS)
-  return Activation(name)
-
-
-def _check_names(
-  field: str, names: Collection[str], known: Sequence[str]
-) -> None:
-  for name in names:
-    if name not in known:
-      raise errors.unknown(field, name, known)
-
-
-def _check_length(field: str, values: Sequence[int], length: int) -> None:
-  if len(values) != length or not all(
-    isinstance(value, int) and value > 0 for value in values
-  ):
-    raise errors.InputError(
-      f"{field}={tuple(values)} must be {length} positive whole numbers."
-    )
+    case Flatten():
+      divide("channels", channels, layer.towers)
+      return Row(layer, (math.prod(shape),))

@@ -3,6 +3,7 @@
 Sizes follow the original program's ceil geometry (`layers-145.cfg`):
 `out = 1 + ceil((in + 2 padding - window) / stride)`; what a window reads past
 the right and bottom edge is zero for a convolution and absent for a pooling.
+A convolution can round down instead, as torch does.
 """
 
 import functools
@@ -25,14 +26,27 @@ ACTIVATIONS = {
 }
 
 
-def output_size(size: int, window: int, stride: int, padding: int = 0) -> int:
-  """Returns the side in pixels that a convolution or pooling leaves (ceil)."""
-  return 1 - (window - size - 2 * padding) // stride
+def output_size(
+  size: int, window: int, stride: int, padding: int = 0, ceil: bool = True
+) -> int:
+  """Returns the side in pixels that a convolution or pooling leaves.
+
+  Args:
+    size: side of the input in pixels.
+    window: side of the window in pixels.
+    stride: in pixels.
+    padding: zeros on either side, in pixels.
+    ceil: round up, so that a last window may pass the edge; else down.
+  """
+  room = size + 2 * padding - window
+  return 1 + (-(-room // stride) if ceil else room // stride)
 
 
-def _overhang(size: int, window: int, stride: int, padding: int = 0) -> int:
+def _overhang(
+  size: int, window: int, stride: int, padding: int = 0, ceil: bool = True
+) -> int:
   """Pixels of padding after the last one; negative where pixels go unread."""
-  last = (output_size(size, window, stride, padding) - 1) * stride
+  last = (output_size(size, window, stride, padding, ceil) - 1) * stride
   return last + window - size - padding
 
 
@@ -166,6 +180,7 @@ def conv(
   *,
   stride: int,
   padding: int,
+  ceil: bool,
   towers: int,
 ) -> jax.Array:
   """Convolves each tower's channel block with its own filters.
@@ -179,6 +194,7 @@ def conv(
     bias: [filters].
     stride: in pixels, both axes.
     padding: in pixels, before the first row and column.
+    ceil: whether a last window may pass the right and bottom edge.
     towers: number of channel blocks; 1 where every filter sees every channel.
 
   Returns:
@@ -186,7 +202,7 @@ def conv(
   """
   window = kernel.shape[0]
   pads = tuple(
-    (padding, _overhang(size, window, stride, padding))
+    (padding, _overhang(size, window, stride, padding, ceil))
     for size in x_BxHxWxC.shape[1:3]
   )
 
@@ -205,6 +221,37 @@ def conv(
   ]
   y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
   return y + bias[None, None, None, :]
+
+
+def dense(
+  x_BxN: jax.Array, kernel: jax.Array, bias: jax.Array, *, towers: int
+) -> jax.Array:
+  """Multiplies each tower's block of units by its own weights.
+
+  Args:
+    x_BxN: input, towers side by side.
+    kernel: [N / towers, units], units in tower order.
+    bias: [units].
+    towers: number of blocks; 1 where every unit sees every unit below.
+
+  Returns:
+    [B, units].
+  """
+  blocks = [
+    x @ w
+    for x, w in zip(
+      jnp.split(x_BxN, towers, axis=-1),
+      jnp.split(kernel, towers, axis=-1),
+      strict=True,
+    )
+  ]
+  return jnp.concatenate(blocks, axis=-1) + bias[None]
+
+
+def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
+  """Lays out maps as units [B, N], those of a tower together."""
+  blocks = jnp.split(x_BxHxWxC, towers, axis=-1)
+  return jnp.concatenate([b.reshape(len(b), -1) for b in blocks], axis=-1)
 
 
 def _pool_pads(x: jax.Array, window: int, stride: int) -> Pads:
@@ -349,17 +396,22 @@ def _average_pool_backward(window, stride, residuals, dy):
 average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
-def _window_sum(x: jax.Array, towers: int, window: int) -> jax.Array:
-  """Sums `window` neighbouring channels, clipped at the ends of each tower."""
+Span = tuple[int, int, int]
+"""Rows, columns and channels that a response norm sums over, all odd."""
+
+
+def _window_sum(x: jax.Array, towers: int, span: Span) -> jax.Array:
+  """Sums a window around each activity, clipped at the edges of its tower."""
   grouped = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers)
-  before = (window - 1) // 2
+  rows, cols, channels = span
+  window = (1, rows, cols, 1, channels)
   return lax.reduce_window(
     grouped,
     jnp.zeros((), x.dtype),
     lax.add,
-    window_dimensions=(1, 1, 1, 1, window),
+    window_dimensions=window,
     window_strides=(1, 1, 1, 1, 1),
-    padding=[(0, 0)] * 4 + [(before, window - 1 - before)],
+    padding=[(size // 2, size // 2) for size in window],
   ).reshape(x.shape)
 
 
@@ -370,12 +422,36 @@ def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
   return s**-beta
 
 
-def _lrn_scale(x, towers, k, alpha, window):
+def _energy(x, towers, span, k, alpha):
   x = x.astype(jnp.float32)
-  return k + alpha * _window_sum(x * x, towers, window)
+  return k + alpha * _window_sum(x * x, towers, span)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _response_norm(x, towers, span, k, alpha, beta):
+  """Returns x / (k + alpha * sum of x^2 over the span) ** beta."""
+  s = _energy(x, towers, span, k, alpha)
+  y = x.astype(jnp.float32) * _inverse_power(s, beta)
+  return y.astype(x.dtype)
+
+
+def _response_norm_forward(x, towers, span, k, alpha, beta):
+  return _response_norm(x, towers, span, k, alpha, beta), x
+
+
+def _response_norm_backward(towers, span, k, alpha, beta, x, dy):
+  # s is computed anew: cheaper than the memory to keep it.
+  s = _energy(x, towers, span, k, alpha)
+  direct = dy.astype(jnp.float32) * _inverse_power(s, beta)
+  x32 = x.astype(jnp.float32)
+  spread = _window_sum(direct * x32 / s, towers, span)
+  dx = direct - (2 * alpha * beta) * x32 * spread
+  return (dx.astype(x.dtype),)
+
+
+_response_norm.defvjp(_response_norm_forward, _response_norm_backward)
+
+
 def local_response_norm(
   x_BxHxWxC: jax.Array,
   towers: int,
@@ -392,34 +468,39 @@ def local_response_norm(
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
     towers: number of channel blocks that do not see each other.
-    k: additive constant (paper: 2).
-    alpha: weight of the sum itself, not of the mean (paper: 1e-4).
+    k: additive constant (paper: 2; Caffe: 1).
+    alpha: weight of the sum itself, not of the mean (paper: 1e-4; the program
+      and Caffe divide theirs by the window).
     beta: exponent (paper: 0.75).
     window: number of channels in the sum, odd (paper: n = 5).
 
   Returns:
     [B, H, W, C] in the dtype of the input; computed in float32.
   """
-  s = _lrn_scale(x_BxHxWxC, towers, k, alpha, window)
-  y = x_BxHxWxC.astype(jnp.float32) * _inverse_power(s, beta)
-  return y.astype(x_BxHxWxC.dtype)
+  return _response_norm(x_BxHxWxC, towers, (1, 1, window), k, alpha, beta)
 
 
-def _lrn_forward(x, towers, k, alpha, beta, window):
-  return local_response_norm(x, towers, k, alpha, beta, window), x
+def map_norm(
+  x_BxHxWxC: jax.Array, k: float, alpha: float, beta: float, window: int
+) -> jax.Array:
+  """Divides each activity by the energy around it in its own map.
 
+  `x / (k + alpha * sum of x^2 over window x window pixels) ** beta`, the sum
+  clipped at the edges of the map.
 
-def _lrn_backward(towers, k, alpha, beta, window, x, dy):
-  # s is computed anew: cheaper than the memory to keep it.
-  s = _lrn_scale(x, towers, k, alpha, window)
-  direct = dy.astype(jnp.float32) * _inverse_power(s, beta)
-  x32 = x.astype(jnp.float32)
-  spread = _window_sum(direct * x32 / s, towers, window)
-  dx = direct - (2 * alpha * beta) * x32 * spread
-  return (dx.astype(x.dtype),)
+  Args:
+    x_BxHxWxC: input.
+    k: additive constant.
+    alpha: weight of the sum itself (run 145: 1e-3 / 25).
+    beta: exponent.
+    window: side of the square in pixels, odd.
 
+  Returns:
+    [B, H, W, C] in the dtype of the input; computed in float32.
 
-local_response_norm.defvjp(_lrn_forward, _lrn_backward)
+  Source: `type=rnorm` of `layers-145.cfg`.
+  """
+  return _response_norm(x_BxHxWxC, 1, (window, window, 1), k, alpha, beta)
 
 
 def dropout(x_BxN: jax.Array, keys_B: jax.Array, rate: float) -> jax.Array:

@@ -1,83 +1,341 @@
-"""The paper's update (section 5) and its schedule."""
+"""The paper's update (section 5), its rates and their schedules."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
+import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 
-Schedule = Callable[[Any], Any]
-"""Learning rate by step, a number or an int32 array."""
+from alexnet_jax import errors
+
+Schedule = Callable[[Any, Any], Any]
+"""Factor of the first rate, by step (int32) and drops on a plateau (int32)."""
+
+Rates = Callable[[Any, Any], Any]
+"""Tree of learning rates, one for each array, by step and drops."""
 
 
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
   """Returns the first step that starts at or after `epoch` passes."""
-  return math.ceil(epoch * num_examples / batch_size)
+  step = math.ceil(epoch * num_examples / batch_size)
+  return min(step, 2**31 - 1)  # Steps are counted in 32 bits.
 
 
-def drops_by_epoch(
-  learning_rate: float,
-  drop_epochs: Sequence[float],
-  drop_factor: float,
-  *,
-  num_examples: int,
-  batch_size: int,
-) -> Schedule:
-  """Returns a rate that is multiplied by `drop_factor` at each of the epochs.
+def on_plateau(drop_factor: float) -> Schedule:
+  """Returns the schedule that `Plateau` drops (paper 5)."""
+  return lambda step, drops: _power(drop_factor, drops)
 
-  Args:
-    learning_rate: the first rate.
-    drop_epochs: passes over the training split after which the rate drops.
-    drop_factor: what a drop multiplies the rate by (paper 5: 0.1).
-    num_examples: size of the training split.
-    batch_size: examples per step.
-  """
-  drop_steps = jnp.array(
-    [step_of_epoch(e, num_examples, batch_size) for e in drop_epochs], jnp.int32
+
+def by_steps(drop_steps: Sequence[int], drop_factor: float) -> Schedule:
+  """Returns a schedule that is multiplied by `drop_factor` at each step."""
+  at = jnp.array(drop_steps, jnp.int32)
+  return lambda step, drops: _power(
+    drop_factor, jnp.sum(jnp.asarray(step) >= at)
   )
 
-  def schedule(step):
-    drops = jnp.sum(jnp.asarray(step) >= drop_steps).astype(jnp.float32)
-    return learning_rate * jnp.float32(drop_factor) ** drops
+
+def linear(target_factor: float, total_steps: int) -> Schedule:
+  """Returns a straight line from 1 to 1 / `target_factor` (lr.cu)."""
+
+  def schedule(step, drops):
+    p = _progress(step, total_steps)
+    return 1 - p + p / target_factor
 
   return schedule
 
 
-def paper_sgd(
-  schedule: Schedule, momentum: float, weight_decay: float
-) -> optax.GradientTransformation:
-  """Returns `v <- m v - decay rate w - rate grad; w <- w + v` (paper 5).
-
-  The rate stands inside the velocity, so a drop of the rate does not shrink the
-  velocity gathered before it; `optax.sgd` multiplies after the momentum.
-
-  Args:
-    schedule: learning rate by step.
-    momentum: m (paper: 0.9).
-    weight_decay: decay, of every parameter (paper: 0.0005).
-  """
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay),
-    optax.scale_by_learning_rate(schedule),
-    optax.trace(decay=momentum),
+def exponential(target_factor: float, total_steps: int) -> Schedule:
+  """Returns `target_factor` to the power of minus progress (lr.cu)."""
+  return lambda step, drops: _power(
+    1 / target_factor, _progress(step, total_steps)
   )
 
 
-def from_config(
-  config: Any, num_examples: int
-) -> tuple[optax.GradientTransformation, Schedule]:
-  """Returns the optimizer that a config describes, and its learning rate.
+def discrete_exponential(
+  target_factor: float, count: int, total_steps: int
+) -> Schedule:
+  """Returns `exponential` in `count` levels of equal length (lr.cu: dexp).
+
+  Level i, from 0, is `target_factor ** (-i / (count - 1))` and holds while
+  progress is at most (i + 1) / count.
+  """
+  ends = [(i + 1) * total_steps // count for i in range(count - 1)]
+  falls = jnp.array(ends, jnp.int32)
+
+  def schedule(step, drops):
+    level = jnp.sum(jnp.asarray(step) > falls)
+    return _power(1 / target_factor, level / (count - 1))
+
+  return schedule
+
+
+def _progress(step: Any, total_steps: int) -> jax.Array:
+  return jnp.minimum(jnp.asarray(step) / total_steps, 1.0)
+
+
+def _power(base: float, exponent: Any) -> jax.Array:
+  return jnp.float32(base) ** jnp.asarray(exponent).astype(jnp.float32)
+
+
+@flax.struct.dataclass
+class Plateau:
+  """What the validation errors of a run have come to.
+
+  Attributes:
+    best_error: float32, the lowest so far.
+    stale: int32 evaluations since then, or since the last drop.
+    drops: int32 times that the rate was lowered.
+    stopped: bool, whether the run is to end.
+  """
+
+  best_error: jax.Array
+  stale: jax.Array
+  drops: jax.Array
+  stopped: jax.Array
+
+  @classmethod
+  def start(cls) -> "Plateau":
+    """Returns the state before the first evaluation."""
+    # Each an array of its own: the training step eats them.
+    return cls(
+      jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0), jnp.bool_(False)
+    )
+
+  def after(self, error: float, patience: int, max_drops: int) -> "Plateau":
+    """Returns the state after an evaluation.
+
+    An error that is not below the best is stale; `patience` of them in a row
+    lower the rate, or end the run where it was lowered `max_drops` times.
+
+    Args:
+      error: of the validation split.
+      patience: evaluations.
+      max_drops: paper 5: three.
+    """
+    error = jnp.float32(error)
+    stale = jnp.where(error < self.best_error, 0, self.stale + 1)
+    full = stale >= patience
+    return Plateau(
+      best_error=jnp.fmin(self.best_error, error),
+      stale=jnp.where(full, 0, stale),
+      drops=jnp.where(full, jnp.minimum(self.drops + 1, max_drops), self.drops),
+      stopped=self.stopped | full & (self.drops == max_drops),
+    )
+
+
+class _Velocity(NamedTuple):
+  """Steps done, and the velocity of each array."""
+
+  count: jax.Array
+  velocity: Any
+
+
+def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
+  """Returns `v <- m v - rate u; w <- w + v` for updates u (paper 5).
+
+  The rate stands inside the velocity, so a drop of the rate does not shrink the
+  velocity gathered before it; `optax.sgd` multiplies after the momentum. Where
+  a rate is 0, neither array nor velocity moves (weights.cu).
+
+  Args:
+    rates: learning rate of each array.
+    momentum: m (paper: 0.9).
+  """
+
+  def init(params):
+    return _Velocity(jnp.int32(0), optax.tree.zeros_like(params))
+
+  def update(updates, state, params=None, *, drops=0):
+    now = rates(state.count, drops)
+    moved = jax.tree.map(
+      lambda v, u, rate: jnp.where(rate > 0, momentum * v - rate * u, v),
+      state.velocity,
+      updates,
+      now,
+    )
+    steps = jax.tree.map(
+      lambda v, rate: jnp.where(rate > 0, v, jnp.zeros_like(v)), moved, now
+    )
+    return steps, _Velocity(state.count + 1, moved)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def decay(decays: Any) -> optax.GradientTransformation:
+  """Returns `u + decay w` for updates u.
+
+  Args:
+    decays: tree of numbers, one for each array.
+  """
+
+  def update(updates, params):
+    return jax.tree.map(
+      lambda u, w, d: u + d * w if d else u, updates, params, decays
+    )
+
+  return optax.stateless(update)
+
+
+def _is_kernel(path: Any) -> bool:
+  return path[-1].key == "kernel"
+
+
+def _weight_decays(config: Any, params: Any) -> Any:
+  """Tree of the weight decay of each array."""
+  exceptions = dict(config.weight_decay_of_layers)
+
+  def of(path, _):
+    if _is_kernel(path) or config.weight_decay_of_biases:
+      return exceptions.get(path[-2].key, config.weight_decay)
+    return 0.0
+
+  return jax.tree.map_with_path(of, params)
+
+
+def _rates(
+  config: Any, params: Any, schedule: Schedule, at: Callable[[float], int]
+) -> Rates:
+  """Returns the rate of each array, exceptions included."""
+  first = _first_rate(config)
+  exceptions = sorted(config.learning_rate_of_layers, key=lambda e: e[0])
+
+  def rates(step, drops):
+    factor = schedule(step, drops)
+
+    def newest(rate, *names):
+      for epoch, name, value in exceptions:
+        if name in names:
+          rate = jnp.where(step >= at(epoch), jnp.float32(value), rate)
+      return rate
+
+    def of(path, _):
+      layer = path[-2].key
+      if _is_kernel(path):
+        return newest(first * factor, layer, f"{layer}/kernel")
+      own = first * config.learning_rate_of_biases
+      if config.biases_follow_schedule:
+        own = own * factor
+      # A layer of rate 0 is frozen, its bias with it.
+      awake = newest(jnp.float32(1), layer) > 0
+      return jnp.where(awake, newest(own, f"{layer}/bias"), 0.0)
+
+    return jax.tree.map_with_path(of, params)
+
+  return rates
+
+
+def _first_rate(config: Any) -> float:
+  """The rate of the weights at first, scaled to the batch."""
+  ratio = config.batch_size / config.batch_scaling_base
+  scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}
+  return config.learning_rate * scale[config.batch_scaling]
+
+
+def _schedule(
+  config: Any, total_steps: int, at: Callable[[float], int]
+) -> Schedule:
+  factor = config.learning_rate_drop_factor
+  drop_steps = [at(epoch) for epoch in config.learning_rate_drop_epochs]
+  match config.schedule:
+    case "plateau":
+      schedule = on_plateau(factor)
+    case "epochs":
+      schedule = by_steps(drop_steps, factor)
+    case "linear":
+      schedule = linear(config.target_factor, total_steps)
+    case "exp":
+      schedule = exponential(config.target_factor, total_steps)
+    case "dexp":
+      schedule = discrete_exponential(
+        config.target_factor, config.dexp_rates, total_steps
+      )
+    case _:
+      raise errors.unknown("schedule", config.schedule, SCHEDULES)
+  warmup_steps = at(config.warmup_epochs)
+  if not warmup_steps:
+    return schedule
+
+  def warmed_up(step, drops):
+    rise = jnp.minimum((jnp.asarray(step) + 1) / warmup_steps, 1.0)
+    return rise * schedule(step, drops)
+
+  return warmed_up
+
+
+SCHEDULES = ("plateau", "epochs", "linear", "exp", "dexp")
+OPTIMIZERS = ("sgd", "lars")
+BATCH_SCALINGS = ("none", "linear", "sqrt")
+
+
+def check(config: Any, layers: Iterable[str]) -> None:
+  """Raises InputError for a name or a number that no optimizer can have.
 
   Args:
     config: a whole config.
-    num_examples: size of the training split.
+    layers: names of the net's layers.
   """
-  schedule = drops_by_epoch(
-    config.learning_rate,
-    config.learning_rate_drop_epochs,
-    config.learning_rate_drop_factor,
-    num_examples=num_examples,
-    batch_size=config.batch_size,
+  for field, known in (
+    ("schedule", SCHEDULES),
+    ("optimizer", OPTIMIZERS),
+    ("batch_scaling", BATCH_SCALINGS),
+  ):
+    if config[field] not in known:
+      raise errors.unknown(field, config[field], known)
+  layers = list(layers)
+  arrays = [f"{name}/{part}" for name in layers for part in ("kernel", "bias")]
+  _check_entries(config, "weight_decay_of_layers", "(layer, decay)", layers)
+  _check_entries(
+    config, "learning_rate_of_layers", "(epoch, layer, rate)", layers + arrays
   )
-  return paper_sgd(schedule, config.momentum, config.weight_decay), schedule
+
+
+def _check_entries(
+  config: Any, field: str, form: str, known: Sequence[str]
+) -> None:
+  parts = form.strip("()").split(", ")
+  for entry in config[field]:
+    if not isinstance(entry, list | tuple) or len(entry) != len(parts):
+      raise errors.InputError(f"{field} holds {entry!r}, which is not {form}.")
+    for part, value in zip(parts, entry, strict=True):
+      if part == "layer":
+        if value not in known:
+          raise errors.unknown(field, value, known)
+      elif not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise errors.InputError(
+          f"{field} holds {part} {value!r}; it must be a number of 0 or more."
+        )
+
+
+def from_config(
+  config: Any, params: Any, num_examples: int, total_steps: int
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
+  """Returns the optimizer that a config describes, and the weights' rate.
+
+  Args:
+    config: a whole config, see `check`.
+    params: of the net, or their abstract shapes.
+    num_examples: size of the training split.
+    total_steps: of the whole run.
+
+  Returns:
+    A transformation whose `update` takes `drops` by name, and the learning rate
+    of the weights by step and drops.
+  """
+
+  def at(epoch: float) -> int:
+    return step_of_epoch(epoch, num_examples, config.batch_size)
+
+  schedule = _schedule(config, total_steps, at)
+  chain = [decay(_weight_decays(config, params))]
+  if config.optimizer == "lars":
+    kernels = jax.tree.map_with_path(lambda path, _: _is_kernel(path), params)
+    trust = optax.scale_by_trust_ratio(trust_coefficient=config.lars_trust)
+    chain.append(optax.masked(trust, kernels))
+  rates = _rates(config, params, schedule, at)
+  chain.append(velocity(rates, config.momentum))
+  first = _first_rate(config)
+  tx = optax.with_extra_args_support(optax.chain(*chain))
+  return tx, lambda step, drops: first * schedule(step, drops)

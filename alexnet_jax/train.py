@@ -1,11 +1,14 @@
 """The training loop: build, iterate, log, evaluate, save."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from alexnet_jax import (
   augment,
@@ -15,6 +18,7 @@ from alexnet_jax import (
   logs,
   metrics,
   model,
+  networks,
   optimizer,
   parallel,
   steps,
@@ -35,6 +39,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
   """
   _check_config(config)
   net = model.from_config(config)
+  optimizer.check(config, networks.names(net.network))
   mesh = parallel.make_mesh()
   parallel.check_batch_size(mesh, config.batch_size)
   dataset = _open_dataset(config)
@@ -43,11 +48,20 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
   total_steps = config.total_steps or optimizer.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
   )
-  tx, schedule = optimizer.from_config(config, num_examples)
-  augmentation = augment.from_config(config, dataset.statistics)
+  params, started = steps.init_params(net, config.seed), ""
+  if config.init_from and not checkpoint.exists(workdir):
+    params, taken, left = evaluate.start_from(
+      Path(config.init_from), params, mesh
+    )
+    started = f"{', '.join(taken)} from {config.init_from}"
+    started += f"; {', '.join(left)} drawn anew" if left else ""
+  tx, learning_rate = optimizer.from_config(
+    config, params, num_examples, total_steps
+  )
+  state = parallel.replicate(mesh, steps.init_state(params, tx))
+  augmentation = augment.from_config(config, dataset.statistics, num_examples)
   train_step = steps.make_train_step(net, tx, augmentation, mesh, config.seed)
-  eval_step = steps.make_eval_step(net, augmentation, mesh)
-  state = parallel.replicate(mesh, steps.init_state(net, tx, config.seed))
+  view_step = steps.make_view_step(net, augmentation, mesh)
   batches = source.train_batches(
     splits["train"],
     batch_size=config.batch_size,
@@ -65,10 +79,12 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
       state, position = checkpoint.restore(manager, state, mesh)
       batches.set_state(position)
     start_step = int(state.step)
+    # Kept here too: to ask the state would be to wait for the running step.
+    plateau = jax.device_get(state.plateau)
     log = stack.enter_context(logs.RunLog(workdir, start_step, total_steps))
 
     def record(step: int, split: str, figures: dict[str, float]) -> None:
-      rate = float(schedule(max(step - 1, 0)))
+      rate = float(learning_rate(max(step - 1, 0), plateau.drops))
       if not math.isfinite(figures["loss"]):
         manager.wait_until_finished()
         raise errors.InputError(
@@ -88,21 +104,22 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
       if step % config.log_every_steps == 0 or step == total_steps:
         record(step, "train", meter.take())
 
-    def evaluate_on(split: str, step: int) -> None:
-      examples = splits[split]
-      record(
-        step,
-        split,
-        evaluate.evaluate_split(
-          eval_step, state.params, examples, config, mesh
-        ),
-      )
+    def evaluate_on(split: str, step: int, views: int) -> float:
+      seen = augment.views(views, config.image_size_px, config.crop_size_px)
+      member = evaluate.Member(view_step, state.params, seen)
+      figures = evaluate.evaluate_split([member], splits[split], config, mesh)
+      record(step, split, figures)
+      return figures["top1_error"]
 
     if start_step:
       log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
+    elif started:
+      log.say(f"starting with {started}")
     meter = _Meter()
     running = None
     for step in range(start_step + 1, total_steps + 1):
+      if plateau.stopped:
+        break
       batch = parallel.put_batch(mesh, next(batches))
       state, sums = train_step(state, batch)
       # The step before is read while this one runs.
@@ -121,14 +138,37 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
         settle(*running)
         running = None
         if evaluates:
-          evaluate_on("validation", step)
-        if saves:
+          error = evaluate_on("validation", step, views=1)
+          if config.schedule == "plateau":
+            plateau = _watch(plateau, error, config, log)
+            state = dataclasses.replace(
+              state, plateau=parallel.replicate(mesh, plateau)
+            )
+        if plateau.stopped and meter.pending:
+          record(step, "train", meter.take())
+        if saves or plateau.stopped:
           checkpoint.save(manager, state, batches.get_state())
         meter.restart()
-    if "test" in splits and not log.holds(total_steps, "test"):
-      evaluate_on("test", total_steps)
-    elif start_step == total_steps:
+    step = int(state.step)
+    if "test" in splits and not log.holds(step, "test"):
+      evaluate_on("test", step, config.test_views)
+    elif start_step == step:
       log.say(f"the run in {workdir} is finished; nothing to do")
+
+
+def _watch(
+  before: optimizer.Plateau, error: float, config: Any, log: Any
+) -> optimizer.Plateau:
+  """Tells the plateau's rule of a validation error, and the user of a drop."""
+  after = jax.device_get(
+    before.after(error, config.plateau_patience, config.plateau_drops)
+  )
+  waited = f"no lower validation error in {config.plateau_patience} evaluations"
+  if after.stopped:
+    log.say(f"{waited} after {int(after.drops)} drops of the rate: the end")
+  elif after.drops > before.drops:
+    log.say(f"{waited}: the rate drops")
+  return after
 
 
 class _Meter:
@@ -142,6 +182,11 @@ class _Meter:
   def _clear(self) -> None:
     self._totals: dict[str, float] = {}
     self._seconds = self._timed_images = 0.0
+
+  @property
+  def pending(self) -> bool:
+    """Whether a step was added since the last `take`."""
+    return bool(self._totals)
 
   def restart(self) -> None:
     """Starts the clock of the next step: an evaluation is no training."""
@@ -208,46 +253,62 @@ def _open_splits(config: Any, dataset: source.Dataset) -> dict[str, Any]:
 
 def _check_config(config: Any) -> None:
   """Raises InputError for a number that is out of its range."""
-  rules: list[tuple[str, Any, Callable[[Any], bool], str]] = [
-    (name, config[name], lambda value: value > 0, "positive")
-    for name in (
-      "crop_size_px",
-      "checkpoint_every_steps",
-      "checkpoints_to_keep",
-      "evaluate_every_epochs",
-      "learning_rate",
-      "learning_rate_drop_factor",
-      "log_every_steps",
-      "reader_threads",
-      "total_epochs",
+
+  def check(name: str, holds: Callable[[Any], bool], rule: str) -> None:
+    found = config[name]
+    for value in found if isinstance(found, tuple) else (found,):
+      if not isinstance(value, int | float) or not holds(value):
+        raise errors.InputError(f"{name}={value!r} must be {rule}.")
+
+  for name in (
+    "batch_scaling_base",
+    "checkpoint_every_steps",
+    "checkpoints_to_keep",
+    "colour_noise_divisor",
+    "evaluate_every_epochs",
+    "images_per_crop",
+    "lars_trust",
+    "learning_rate",
+    "learning_rate_drop_factor",
+    "log_every_steps",
+    "plateau_patience",
+    "reader_threads",
+    "target_factor",
+  ):
+    check(name, lambda value: value > 0, "positive")
+  for name in (
+    "colour_noise_epochs",
+    "learning_rate_drop_epochs",
+    "total_epochs",
+    "total_steps",
+  ):
+    if config[name] is not None:
+      check(name, lambda value: 0 < value < math.inf, "positive and finite")
+  for name in (
+    "colour_noise",
+    "learning_rate_of_biases",
+    "plateau_drops",
+    "warmup_epochs",
+    "weight_decay",
+  ):
+    check(name, lambda value: 0 <= value < math.inf, "0 or more, and finite")
+  for name in ("num_classes", "dexp_rates"):
+    check(name, lambda value: value >= 2, "2 or more")
+  check("momentum", lambda value: 0 <= value < 1, "from 0 to under 1")
+  check("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
+  size = config.image_size_px
+  check(
+    "crop_size_px",
+    lambda value: 1 <= value <= size,
+    f"from 1 to image_size_px={size}",
+  )
+  if config.test_views not in evaluate.VIEWS:
+    raise errors.InputError(f"test_views={config.test_views} must be 1 or 10.")
+  if config.schedule == "plateau" and not config.validation_split:
+    raise errors.InputError(
+      "schedule='plateau' watches the validation error, but validation_split is"
+      " ''; name a split, or pass --config.schedule=epochs."
     )
-  ]
-  rules += [
-    (name, config[name], lambda value: 0 <= value < math.inf, "0 or more")
-    for name in ("colour_noise", "weight_decay")
-  ]
-  rules += [
-    ("learning_rate_drop_epochs", epoch, lambda e: e > 0, "positive numbers")
-    for epoch in config.learning_rate_drop_epochs
-  ]
-  rules += [
-    ("num_classes", config.num_classes, lambda n: n >= 2, "2 or more"),
-    ("momentum", config.momentum, lambda m: 0 <= m < 1, "from 0 to under 1"),
-    ("seed", config.seed, lambda s: 0 <= s < 2**32, "from 0 to 2**32 - 1"),
-    (
-      "crop_size_px",
-      config.crop_size_px,
-      lambda size: size <= config.image_size_px,
-      f"at most image_size_px={config.image_size_px}",
-    ),
-  ]
-  if config.total_steps is not None:
-    rules.append(
-      ("total_steps", config.total_steps, lambda n: n > 0, "positive")
-    )
-  for name, value, holds, rule in rules:
-    if not isinstance(value, int | float) or not holds(value):
-      raise errors.InputError(f"{name}={value!r} must be {rule}.")
 
 
 def _crosses(

@@ -2,7 +2,7 @@
 
 Every other config starts from this one, so this is the list of all fields.
 Original run: 40.7 % top-1 and 18.2 % top-5 error on ILSVRC-2012 validation,
-averaged over ten views.
+averaged over ten views. Numbers in comments are sections of the paper.
 
   python -m alexnet_jax.main --config=configs/alexnet.py --workdir=DIR
 """
@@ -12,26 +12,94 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 
+def conv(
+  filters: int,
+  kernel: int,
+  *,
+  stride: int = 1,
+  padding: int = 0,
+  ceil: bool = True,
+  joined: bool = False,
+  sigma: float = 0.01,
+  bias: float = 0.0,
+  after: tuple[str, ...] = ("activation",),
+) -> ConfigDict:
+  """Returns a row of the net: a convolution and what follows it.
+
+  Args:
+    filters: in all towers together.
+    kernel: side of a filter in pixels.
+    stride: in pixels.
+    padding: zeros on each side, in pixels.
+    ceil: whether the last windows may pass the right and bottom edge.
+    joined: whether a filter sees all towers, or its own alone; the first layer
+      sees the whole image.
+    sigma: standard deviation of the initial weights.
+    bias: initial bias.
+    after: of activation, lrn, map_norm, max_pool, average_pool and dropout,
+      in the order in which they are applied.
+  """
+  return ConfigDict(locals())
+
+
+def dense(
+  units: Any,
+  *,
+  joined: bool = True,
+  sigma: float = 0.01,
+  bias: float = 0.0,
+  after: tuple[str, ...] = ("activation", "dropout"),
+) -> ConfigDict:
+  """Returns a row of the net: a fully connected layer and what follows it.
+
+  Args:
+    units: in all towers together.
+    joined: as in `conv`.
+    sigma: as in `conv`.
+    bias: as in `conv`.
+    after: as in `conv`.
+  """
+  return ConfigDict(locals())
+
+
 def get_config() -> ConfigDict:
   """Returns the base config."""
   config: Any = ConfigDict()
 
-  # The net: a function of networks.py and its arguments.
-  config.network = ConfigDict()
-  config.network.table = "alexnet"
-  config.network.activation = "relu"  # 3.1
-  config.network.towers = 2  # 3.2
-  config.network.conv_filters = (96, 256, 384, 384, 256)  # 3.5
-  config.network.fc_features = (4096, 4096)  # 3.5
-  config.network.conv1_kernel = 11  # 3.5
-  config.network.conv1_stride = 4  # 3.5
-  config.network.pool_window = 3  # 3.4, the stride being 2
-  config.network.lrn_layers = ("conv1", "conv2")  # 3.5
-  config.network.dropout_layers = ("fc6", "fc7")  # 4.2
-  config.network.dropout_rate = 0.5  # 4.2
-  config.network.sigma = 0.01  # 5
+  # The net (3.5), row by row; its biases and weights (5).
   config.num_classes = 1000
   config.compute_dtype = "float32"  # or bfloat16
+  net = config.network = ConfigDict()
+  net.layers = (
+    "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8",
+  )  # fmt: skip
+  normed = ("activation", "lrn", "max_pool")
+  pooled = ("activation", "max_pool")
+  net.conv1 = conv(96, 11, stride=4, after=normed)
+  net.conv2 = conv(256, 5, padding=2, bias=1.0, after=normed)
+  net.conv3 = conv(384, 3, padding=1, joined=True)
+  net.conv4 = conv(384, 3, padding=1, bias=1.0)
+  net.conv5 = conv(256, 3, padding=1, bias=1.0, after=pooled)
+  net.fc6 = dense(4096, bias=1.0)
+  net.fc7 = dense(4096, bias=1.0)
+  net.fc8 = dense(config.get_ref("num_classes"), after=())
+  net.towers = 2  # 3.2
+  net.activation = "relu"  # 3.1; a name in ops.ACTIVATIONS
+  net.pool_window = 3  # 3.4: they overlap
+  net.pool_stride = 2
+  net.lrn = ConfigDict()  # 3.3
+  net.lrn.k = 2.0
+  net.lrn.alpha = 1e-4  # weighs the sum of squares, not their mean
+  net.lrn.beta = 0.75
+  net.lrn.window = 5
+  net.lrn.across_towers = False
+  net.map_norm = ConfigDict()  # not in the paper; layers-145.cfg has one
+  net.map_norm.k = 1.0
+  net.map_norm.alpha = 1e-3 / 25
+  net.map_norm.beta = 0.75
+  net.map_norm.window = 5
+  net.dropout_rate = 0.5  # 4.2
+  net.dropout_rescaled = False  # halved at test instead
 
   # The data: a directory that data/prepare.py made, and splits of it in TFDS's
   # words ("" for none). ImageNet's test labels are secret, so there the
@@ -44,22 +112,48 @@ def get_config() -> ConfigDict:
   config.image_size_px = 256  # 2
   config.reader_threads = 2
 
-  # Augmentation (4.1).
+  # Views (4.1).
   config.crop_size_px = config.get_ref("image_size_px") * 7 // 8  # 224 of 256
   config.random_crop = True
   config.mirror = True
+  config.images_per_crop = 1  # neighbours that share a crop and a mirroring
   # In standard deviations along each axis (convdata.py; the paper prints the
-  # eigenvalue).
+  # eigenvalue), for so many epochs; with it an image is divided by the divisor.
   config.colour_noise = 0.1
+  config.colour_noise_epochs = config_dict.placeholder(float)  # or all
+  config.colour_noise_divisor = 1.0
+  config.test_views = 10  # corners, centre and mirrors; or 1, the centre
 
-  # Learning (5). The paper divides the rate by 10, three times, when the
-  # validation error stops to improve; these are run 145's epochs for it.
+  # Learning (5): v <- m v - rate (decay w + gradient), w <- w + v.
+  config.init_from = ""  # workdir of a run to start from, instead of drawing
   config.batch_size = 128
-  config.learning_rate = 0.01
-  config.learning_rate_drop_epochs = (25.0, 51.0, 79.0)
-  config.learning_rate_drop_factor = 0.1
+  config.optimizer = "sgd"  # or lars, for large batches
+  config.lars_trust = 0.001  # lars: length of a step by that of the weights
   config.momentum = 0.9
   config.weight_decay = 0.0005
+  config.weight_decay_of_biases = True
+  config.weight_decay_of_layers = ()  # exceptions: (layer, decay), ...
+  config.learning_rate = 0.01
+  config.learning_rate_of_biases = 1.0  # times that of weights, at first
+  config.biases_follow_schedule = True  # or keep their first rate
+  # Exceptions from an epoch on: (epoch, layer or layer/bias, rate), ...; the
+  # rate as such, neither scaled nor warmed up; a layer of rate 0 is frozen.
+  config.learning_rate_of_layers = ()
+  # plateau: dropped when the validation error stops to improve, at most so
+  # many times, then the run ends; the paper names no patience.
+  # epochs: dropped after each of the epochs. linear, exp, dexp: from the first
+  # rate to the first by target_factor over the whole run; dexp in steps.
+  config.schedule = "plateau"
+  config.learning_rate_drop_factor = 0.1  # plateau, epochs
+  config.plateau_drops = 3
+  config.plateau_patience = 5  # evaluations without a lower error
+  config.learning_rate_drop_epochs = ()
+  config.target_factor = 250.0
+  config.dexp_rates = 4
+  # For large batches: the rate grows with the batch, and from 0 at first.
+  config.batch_scaling = "none"  # linear or sqrt of batch_size by
+  config.batch_scaling_base = 128
+  config.warmup_epochs = 0.0
   config.total_epochs = 90.0
   config.total_steps = config_dict.placeholder(int)  # instead, where given
   config.seed = 0

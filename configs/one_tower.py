@@ -1,6 +1,8 @@
 """The one-tower AlexNet of the textbooks: 62.3 M parameters, 1.1 G MACs.
 
-What changes: network.towers = 1. No original run.
+No original run. --config.crop_size_px=227 spells the same net.
+
+Changes from configs/alexnet.py: network.towers.
 
   python -m alexnet_jax.main --config=configs/one_tower.py
 """

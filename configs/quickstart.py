@@ -1,7 +1,12 @@
 """A narrow two-tower AlexNet on generated shapes, in minutes on a laptop.
 
-What changes: widths, conv1's filters and the first weights fit 64 px images;
-the batch, the rate's drops and the length fit a short run. No original.
+Widths, conv1's filters and the first weights fit 64 px images; the batch, the
+rates and the length fit a short run. No original.
+
+Changes from configs/alexnet.py: num_classes, network.*, data_dir,
+generate_shapes, image_size_px, crop_size_px, test_views, batch_size, schedule,
+learning_rate_drop_epochs, total_epochs, log_every_steps,
+checkpoint_every_steps.
 
   python -m alexnet_jax.main
 """
@@ -16,19 +21,25 @@ from configs import alexnet
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = alexnet.get_config().unlock()
-  config.network.conv_filters = (32, 64, 96, 96, 96)
-  config.network.fc_features = (256, 256)
-  config.network.conv1_kernel = 7
-  config.network.conv1_stride = 3
-  config.network.sigma = 0.05
+  net = config.network
+  for name, width in (
+    ("conv1", 32), ("conv2", 64), ("conv3", 96), ("conv4", 96), ("conv5", 96),
+  ):  # fmt: skip
+    net[name].filters = width
+  net.conv1.kernel = 7
+  net.conv1.stride = 3
+  net.fc6.units = net.fc7.units = 256
+  for name in net.layers:
+    net[name].sigma = 0.05
   config.num_classes = 10
   config.data_dir = "data/shapes"
   config.generate_shapes = True
   config.image_size_px = 64
+  config.test_views = 1
   config.batch_size = 64
+  config.schedule = "epochs"
   config.learning_rate_drop_epochs = (7.0, 8.5)
   config.total_epochs = 9.0
   config.log_every_steps = 50
-  config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 500
   return config.lock()

@@ -1,8 +1,9 @@
 """Literal NumPy float64 oracle of AlexNet (Krizhevsky et al., NIPS 2012).
 
-Written from the paper alone and sharing nothing with the package under test.
-Images are NHWC, convolution kernels HWIO, dense weights (in, out). Conv and
-pool use ceil geometry: out = 1 + ceil((in + 2 pad - window) / stride).
+Written from the paper and facts about the original program alone, sharing
+nothing with the package under test. Images are NHWC, convolution kernels HWIO,
+dense weights (in, out). Conv (unless told not to) and pool use ceil geometry:
+out = 1 + ceil((in + 2 pad - window) / stride).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,9 @@ def conv(
   stride: int,
   padding: int,
   towers: int,
+  ceil: bool = True,
 ) -> Floats:
-  """Convolution with ceil geometry, zeros outside the image (paper 3.5).
+  """Convolution with zeros outside the image (paper 3.5).
 
   Args:
     x: (B, H, W, C) images.
@@ -33,9 +35,11 @@ def conv(
     stride: step of the window.
     padding: zero pixels on each side.
     towers: number of channel blocks that do not see each other.
+    ceil: whether the number of steps is rounded up (the original program), so
+      that the last window may read past the edge, or down.
 
   Returns:
-    (B, H', W', O) with H' = 1 + ceil((H + 2 padding - k) / stride).
+    (B, H', W', O) with H' = 1 + ceil((H + 2 padding - k) / stride), or floor.
   """
   x = np.asarray(x, np.float64)
   kernel = np.asarray(kernel, np.float64)
@@ -46,8 +50,9 @@ def conv(
     raise ValueError(f"{kernel.shape=} does not fit {x.shape=}, {towers=}")
   if made * towers != filters:
     raise ValueError(f"{filters=} are not divisible by {towers=}")
-  rows = 1 + int(np.ceil((height + 2 * padding - size) / stride))
-  cols = 1 + int(np.ceil((width + 2 * padding - size) / stride))
+  whole = np.ceil if ceil else np.floor
+  rows = 1 + int(whole((height + 2 * padding - size) / stride))
+  cols = 1 + int(whole((width + 2 * padding - size) / stride))
   out = np.zeros((batch, rows, cols, filters))
   for t in range(towers):
     inputs = x[:, :, :, t * seen : (t + 1) * seen]
@@ -156,6 +161,43 @@ def local_response_norm(
   return out
 
 
+def map_norm(
+  x_BxHxWxC: ArrayLike, window: int, k: float, alpha: float, beta: float
+) -> Floats:
+  """Response normalization over the pixels of one map (layers-145.cfg).
+
+  b = a / (k + alpha * sum of a^2 over window x window pixels centred on the
+  pixel, in the same channel)^beta, the window clipped at the edges of the map.
+  alpha is not divided by the size of the window.
+
+  Args:
+    x_BxHxWxC: (B, H, W, C).
+    window: side of a whole window, odd.
+    k: constant of the denominator.
+    alpha: factor of the sum of squares.
+    beta: power of the denominator.
+
+  Returns:
+    (B, H, W, C).
+  """
+  x_BxHxWxC = np.asarray(x_BxHxWxC, np.float64)
+  batch, height, width, channels = x_BxHxWxC.shape
+  if window % 2 != 1:
+    raise ValueError(f"{window=} has no central pixel")
+  reach = window // 2
+  out = np.zeros((batch, height, width, channels))
+  for row in range(height):
+    for col in range(width):
+      squares_BxC = np.zeros((batch, channels))
+      for y in range(row - reach, row + reach + 1):
+        for z in range(col - reach, col + reach + 1):
+          if 0 <= y < height and 0 <= z < width:
+            squares_BxC += x_BxHxWxC[:, y, z, :] ** 2
+      denominator_BxC = (k + alpha * squares_BxC) ** beta
+      out[:, row, col, :] = x_BxHxWxC[:, row, col, :] / denominator_BxC
+  return out
+
+
 def _relu(x: Floats) -> Floats:
   return np.maximum(x, 0.0)
 
@@ -200,6 +242,125 @@ def alexnet_logits(
   x = _relu(_dense(x, dense["fc6"])) * fc_scale
   x = _relu(_dense(x, dense["fc7"])) * fc_scale
   return _dense(x, dense["fc8"])
+
+
+def run145_logits(params: Params, images: ArrayLike) -> Floats:
+  """The two-tower net of run 145 at test time (layers-145.cfg).
+
+  Args:
+    params: as for alexnet_logits.
+    images: (B, H, W, 3), the mean already subtracted.
+
+  Returns:
+    (B, classes).
+  """
+  convs, dense = params["features"], params["classifier"]
+
+  x = conv(images, **convs["conv1"], stride=4, padding=0, towers=1)
+  x = local_response_norm(x, towers=2, k=2.0, alpha=1e-4 / 5, beta=0.75, n=5)
+  x = max_pool(x, window=3, stride=2)
+  x = _relu(x)
+
+  x = conv(x, **convs["conv2"], stride=1, padding=2, towers=2)
+  x = _relu(x)
+  x = local_response_norm(x, towers=2, k=2.0, alpha=1e-4 / 5, beta=0.75, n=5)
+  x = map_norm(x, window=5, k=1.0, alpha=1e-3 / 25, beta=0.75)
+  x = max_pool(x, window=3, stride=2)
+
+  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
+  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = conv(x, **convs["conv5"], stride=1, padding=1, towers=2)
+  x = max_pool(x, window=3, stride=2)
+  x = _relu(x)
+
+  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
+  x = _relu(_dense(x, dense["fc6"])) * 0.5
+  x = _relu(_dense(x, dense["fc7"])) * 0.5
+  return _dense(x, dense["fc8"])
+
+
+def caffenet_logits(params: Params, images: ArrayLike) -> Floats:
+  """Caffe's CaffeNet at test time: pool before LRN, LRN across both groups.
+
+  Caffe rounds the steps of a convolution down and those of a pool up, divides
+  the LRN's alpha by its window, and rescales dropout in training, so that
+  nothing is halved here.
+
+  Args:
+    params: as for alexnet_logits.
+    images: (B, H, W, 3), the mean already subtracted.
+
+  Returns:
+    (B, classes).
+  """
+  convs, dense = params["features"], params["classifier"]
+
+  x = conv(images, **convs["conv1"], stride=4, padding=0, towers=1, ceil=False)
+  x = _relu(x)
+  x = max_pool(x, window=3, stride=2)
+  x = local_response_norm(x, towers=1, k=1.0, alpha=1e-4 / 5, beta=0.75, n=5)
+
+  x = conv(x, **convs["conv2"], stride=1, padding=2, towers=2)
+  x = _relu(x)
+  x = max_pool(x, window=3, stride=2)
+  x = local_response_norm(x, towers=1, k=1.0, alpha=1e-4 / 5, beta=0.75, n=5)
+
+  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
+  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = _relu(conv(x, **convs["conv5"], stride=1, padding=1, towers=2))
+  x = max_pool(x, window=3, stride=2)
+
+  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
+  x = _relu(_dense(x, dense["fc6"]))
+  x = _relu(_dense(x, dense["fc7"]))
+  return _dense(x, dense["fc8"])
+
+
+def ten_views(image_SxSx3: ArrayLike, crop: int) -> list[Floats]:
+  """The corner and central crops and their mirrors (paper 4.1).
+
+  Args:
+    image_SxSx3: (S, S, 3).
+    crop: side of a crop.
+
+  Returns:
+    Ten (crop, crop, 3): top left, top right, bottom left, bottom right and
+    centre, then the left-right mirrors of those five in the same order.
+  """
+  image_SxSx3 = np.asarray(image_SxSx3, np.float64)
+  last = image_SxSx3.shape[0] - crop
+  middle = last // 2
+  corners = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
+  views = []
+  for top, left in corners:
+    views.append(image_SxSx3[top : top + crop, left : left + crop, :])
+  for view in views[:5]:
+    mirror = np.zeros((crop, crop, 3))
+    for col in range(crop):
+      mirror[:, col, :] = view[:, crop - 1 - col, :]
+    views.append(mirror)
+  return views
+
+
+def average_softmax(
+  logits_list: Sequence[ArrayLike], weights: Sequence[float]
+) -> Floats:
+  """Weighted mean of the softmaxes of several views or nets (paper 4.1).
+
+  Args:
+    logits_list: each (B, K).
+    weights: one per entry of logits_list; only their ratios count.
+
+  Returns:
+    (B, K) probabilities.
+  """
+  total = sum(float(weight) for weight in weights)
+  mean_BxK = np.zeros(np.shape(logits_list[0]))
+  for logits, weight in zip(logits_list, weights, strict=True):
+    for b, row in enumerate(np.asarray(logits, np.float64)):
+      powers = np.exp(row - row.max())
+      mean_BxK[b] += weight / total * powers / powers.sum()
+  return mean_BxK
 
 
 def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Floats:
@@ -270,12 +431,161 @@ def paper_update(
   return w + new_v, new_v
 
 
+def run_update(
+  w: ArrayLike,
+  v: ArrayLike,
+  grad: ArrayLike,
+  rate: float,
+  momentum: float,
+  decay: float,
+) -> tuple[Floats, Floats]:
+  """One step of the original program (weights.cu).
+
+  That of the paper, but a rate of 0 leaves everything as it is: no momentum
+  and no decay either.
+
+  Args:
+    w: weights, any shape.
+    v: velocity, same shape.
+    grad: gradient of the mean loss of the batch, same shape.
+    rate: learning rate.
+    momentum: factor of the old velocity.
+    decay: weight decay.
+
+  Returns:
+    The new (w, v).
+  """
+  if rate == 0:
+    return np.array(w, np.float64), np.array(v, np.float64)
+  return paper_update(w, v, grad, rate, momentum, decay)
+
+
+def lars_update(
+  w: ArrayLike,
+  v: ArrayLike,
+  grad: ArrayLike,
+  rate: float,
+  momentum: float,
+  decay: float,
+  trust: float,
+) -> tuple[Floats, Floats]:
+  """One step of layer-wise adaptive rate scaling for one array.
+
+  Args:
+    w: weights, any shape.
+    v: velocity, same shape.
+    grad: gradient of the mean loss of the batch, same shape.
+    rate: learning rate.
+    momentum: factor of the old velocity.
+    decay: weight decay, added to the gradient before its norm is taken.
+    trust: factor of ||w|| / ||g||; the whole ratio is 1 if either norm is 0.
+
+  Returns:
+    The new (w, v).
+  """
+  w = np.asarray(w, np.float64)
+  v = np.asarray(v, np.float64)
+  g = np.asarray(grad, np.float64) + decay * w
+  w_norm = np.sqrt((w**2).sum())
+  g_norm = np.sqrt((g**2).sum())
+  ratio = 1.0
+  if w_norm != 0 and g_norm != 0:
+    ratio = trust * w_norm / g_norm
+  new_v = momentum * v - rate * ratio * g
+  return w + new_v, new_v
+
+
+def rate_linear(base: float, factor: float, p: float) -> float:
+  """Learning rate falling linearly from base to base / factor (lr.cu).
+
+  Args:
+    base: rate at p = 0.
+    factor: base over the rate at p = 1.
+    p: progress of the run in [0, 1].
+
+  Returns:
+    The rate.
+  """
+  return base * (1 - p) + (base / factor) * p
+
+
+def rate_exp(base: float, factor: float, p: float) -> float:
+  """Learning rate falling exponentially from base to base / factor (lr.cu).
+
+  Args:
+    base: rate at p = 0.
+    factor: base over the rate at p = 1.
+    p: progress of the run in [0, 1].
+
+  Returns:
+    The rate.
+  """
+  return base * factor ** (-p)
+
+
+def rate_dexp(base: float, factor: float, count: int, p: float) -> float:
+  """Learning rate falling from base to base / factor in even steps (lr.cu).
+
+  Args:
+    base: the first rate.
+    factor: base over the last rate.
+    count: number of rates, at least 2; rate i holds for p in
+      (i / count, (i + 1) / count], the first also at p = 0.
+    p: progress of the run in [0, 1].
+
+  Returns:
+    The rate.
+  """
+  if count < 2:
+    raise ValueError(f"{count=} makes no steps")
+  for i in range(count):
+    if p <= (i + 1) / count:
+      return base * factor ** (-i / (count - 1))
+  raise ValueError(f"{p=} is past the end of the run")
+
+
+def plateau(
+  errors: Sequence[float], patience: int, max_drops: int
+) -> list[tuple[int, bool]]:
+  """When the rate drops because validation stopped improving (paper 5).
+
+  Args:
+    errors: validation errors, one per evaluation; one is an improvement if it
+      is strictly below all before it, in the whole run.
+    patience: evaluations in a row without improvement that make a drop.
+    max_drops: the run stops where the drop after this many would be.
+
+  Returns:
+    After each evaluation, the number of drops so far and whether the run has
+    stopped.
+  """
+  best = np.inf
+  stale, drops, stopped = 0, 0, False
+  states = []
+  for error in errors:
+    if not stopped:
+      if error < best:
+        best = error
+        stale = 0
+      else:
+        stale += 1
+      if stale == patience:
+        stale = 0
+        if drops == max_drops:
+          stopped = True
+        else:
+          drops += 1
+    states.append((drops, stopped))
+  return states
+
+
 def colour_noise(
   image_HxWx3: ArrayLike,
   axes_3x3: ArrayLike,
   sds_3: ArrayLike,
   draws_3: ArrayLike,
   scale: float,
+  divisor: float = 1.0,
 ) -> Floats:
   """Adds one RGB shift along the principal axes (paper 4.1, convdata.py).
 
@@ -285,6 +595,7 @@ def colour_noise(
     sds_3: (3,) standard deviation along each axis.
     draws_3: (3,) standard normal draws, one per axis.
     scale: factor of the whole shift.
+    divisor: what the shifted image is divided by (convdata.py: 1.1).
 
   Returns:
     (H, W, 3).
@@ -295,7 +606,7 @@ def colour_noise(
   shift_3 = np.zeros(3)
   for i in range(3):
     shift_3 += axes_3x3[:, i] * sds_3[i] * draws_3[i] * scale
-  return np.asarray(image_HxWx3, np.float64) + shift_3
+  return (np.asarray(image_HxWx3, np.float64) + shift_3) / divisor
 
 
 def mean_and_pca(

@@ -1,144 +1,230 @@
 """Views against literal slices, their draws against their distributions."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
 
-from alexnet_jax import augment
+from alexnet_jax import augment, ops
+from alexnet_jax.data import shards
+from configs import alexnet
 
 SIZE, CROP = 40, 35
 
 
+def images(count, size=SIZE):
+  """Noise whose colours go together."""
+  rng = np.random.default_rng(1)
+  mix = np.array([[0.5, 0.3, 0.1], [0.2, 0.4, 0.2], [0.0, 0.2, 0.3]])
+  pixels = 40 + rng.integers(0, 200, (count, size, size, 3)) @ mix
+  return pixels.astype(np.uint8)
+
+
+def keys(seed, count):
+  return jax.random.split(jax.random.key(seed), count)
+
+
+MEAN, SDS, AXES = oracles.mean_and_pca(images(20))
+BATCH, VIEW_KEYS, COLOUR_KEYS = images(16), keys(0, 16), keys(1, 16)
+STILL = {"random_crop": False, "mirror": False}
+# The noise of the first five steps alone, and its division.
+NOISY = {
+  "colour_noise": 0.1,
+  "colour_noise_steps": 5,
+  "colour_noise_divisor": 1.1,
+}
+
+
 def augmentation(**changes):
-  rng = np.random.default_rng(0)
-  axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
   fields = {
     "crop_size_px": CROP,
     "random_crop": True,
     "mirror": True,
+    "images_per_crop": 1,
     "colour_noise": 0.0,
-    "mean_image": rng.uniform(0, 255, (SIZE, SIZE, 3)).astype(np.float32),
-    "colour_axes": axes.astype(np.float32),
-    "colour_sds": np.array([10, 30, 90], np.float32),
+    "colour_noise_steps": 2**31 - 1,
+    "colour_noise_divisor": 1.0,
+    "mean_image": MEAN.astype(np.float32),
+    "colour_axes": AXES.astype(np.float32),
+    "colour_sds": SDS.astype(np.float32),
   }
-  return augment.Augmentation(**{**fields, **changes})
+  return augment.Augmentation(**(fields | changes))
 
 
-def images(count):
-  rng = np.random.default_rng(1)
-  return rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+@functools.cache
+def compiled(**changes):
+  a = augmentation(**changes)
+  return jax.jit(lambda *args: augment.augment(*args, a))
 
 
-def views(batch, a, seed=0):
-  keys = jax.random.split(jax.random.key(seed), len(batch))
-  run = jax.jit(lambda batch, keys: augment.augment(batch, keys, a))
-  return np.asarray(run(batch, keys))
+def views(
+  batch=BATCH, view_keys=VIEW_KEYS, colour_keys=COLOUR_KEYS, step=0, **changes
+):
+  run = compiled(**changes)
+  return np.asarray(run(batch, view_keys, colour_keys, step))
 
 
-def found_view(view, image, a):
-  """Searches the (row, column, mirrored) that a noiseless view came from."""
-  whole = image.astype(np.float32) - a.mean_image
-  hits = []
-  for row in range(SIZE - CROP + 1):
-    for col in range(SIZE - CROP + 1):
-      crop = whole[row : row + CROP, col : col + CROP]
-      for mirrored, candidate in ((0, crop), (1, crop[:, ::-1])):
-        if np.allclose(view, candidate, atol=1e-3):
-          hits.append((row, col, mirrored))
-  assert len(hits) == 1
-  return hits[0]
+def central(batch, a):
+  (view,) = augment.views(1, batch.shape[1], a.crop_size_px)
+  return np.asarray(augment.look(batch, view, a))
+
+
+def places(views):
+  """Searches the (row, column, mirrored) that noiseless views came from."""
+  cuts = np.lib.stride_tricks.sliding_window_view(
+    BATCH - MEAN, (CROP, CROP), (1, 2)
+  )
+  cuts = np.moveaxis(cuts, 3, -1)
+  cuts = np.stack([cuts, cuts[..., ::-1, :]], 3)
+  found = np.isclose(cuts, views[:, None, None, None], atol=1e-3)
+  hits = np.argwhere(found.all((4, 5, 6)))
+  np.testing.assert_array_equal(hits[:, 0], range(16))  # once each
+  return {tuple(hit) for hit in hits[:, 1:].tolist()}
 
 
 def test_views_are_crops_less_the_mean_image_at_the_same_place():
-  a = augmentation()
-  batch = images(40)
-  hits = [
-    found_view(v, i, a) for v, i in zip(views(batch, a), batch, strict=True)
-  ]
-  assert len(set(hits)) > 20
+  assert len(places(views())) > 8
+
+
+def chi2(counts):
+  expected = counts.sum() / counts.size
+  return ((counts - expected) ** 2 / expected).sum()
 
 
 def test_crops_and_mirrors_are_uniform():
-  a = augmentation(mean_image=np.zeros((SIZE, SIZE, 3), np.float32))
-  count = 14_400
-  # A picture that holds its own coordinates tells where a crop came from.
-  rows, cols = np.mgrid[:SIZE, :SIZE]
-  image = np.stack([rows, cols, 0 * rows], -1).astype(np.uint8)
-  corners = views(np.broadcast_to(image, (count, SIZE, SIZE, 3)), a)
-  row = corners[:, 0, 0, 0].astype(int)
-  mirrored = corners[:, 0, 0, 1] > corners[:, 0, -1, 1]
-  col = np.minimum(corners[:, 0, 0, 1], corners[:, 0, -1, 1]).astype(int)
-  side = SIZE - CROP + 1
-  cells = np.bincount((row * side + col) * 2 + mirrored, minlength=72)
-  assert cells.shape == (72,)
-  chi2 = ((cells - count / 72) ** 2 / (count / 72)).sum()
-  # 71 degrees of freedom: above 146 once in a million.
-  assert chi2 < 146
-
-
-def test_colour_noise_has_the_covariance_of_the_data():
-  count = 20_000
-  batch = np.zeros((count, SIZE, SIZE, 3), np.uint8)
+  """Catches 32 places in a margin of 32 pixels, where there are 33."""
   a = augmentation(
-    crop_size_px=1,
-    random_crop=False,
-    mirror=False,
-    colour_noise=0.1,
-    mean_image=np.zeros((SIZE, SIZE, 3), np.float32),
+    crop_size_px=224, mean_image=np.zeros((256, 256, 3), np.float32)
   )
-  shifts = views(batch, a)[:, 0, 0]
-  along = shifts @ a.colour_axes / (0.1 * a.colour_sds)
-  # Independent unit normals: 5.5 standard errors, false alarm under 4e-8 each.
-  covariance = along.T @ along / count
-  assert np.all(abs(covariance - np.eye(3)) < 5.5 * np.sqrt(2 / count))
-  assert np.all(abs(along.mean(0)) < 5.5 / np.sqrt(count))
+  # A picture that holds its own coordinates tells where a crop came from.
+  rows, cols = np.mgrid[:256, :256]
+  image = jnp.array(np.stack([rows, cols, cols], -1), jnp.uint8)
+
+  def ends(key):
+    """The first row, and the columns of its first and last pixel."""
+    crop = augment.augment(image[None], key[None], key[None], 0, a)[0]
+    return jnp.stack([crop[0, 0, 0], crop[0, 0, 1], crop[0, -1, 1]])
+
+  found = jax.jit(lambda keys: jax.lax.map(ends, keys))(keys(0, 21_780))
+  row, left, right = np.asarray(found, int).T
+  assert set(abs(left - right)) == {223}
+  cells = np.zeros((33, 33, 2))
+  np.add.at(cells, (row, np.minimum(left, right), (left > right) * 1), 1)
+  # Of 2177, 32, 32 and 1 degrees of freedom; a false alarm is 1e-7 each.
+  assert chi2(cells) < 2537.6
+  assert chi2(cells.sum((1, 2))) < 92.1
+  assert chi2(cells.sum((0, 2))) < 92.1
+  assert chi2(cells.sum((0, 1))) < 28.4
 
 
-def test_colour_noise_is_one_shift_of_a_whole_image():
-  quiet = augmentation()
-  noisy = augmentation(colour_noise=0.1)
-  batch = images(8)
-  change = views(batch, noisy) - views(batch, quiet)
+def test_colour_noise_has_a_hundredth_of_the_covariance_of_the_data():
+  """Catches axes in rows, and variances in the place of deviations."""
+  count = 20_000
+  a = augmentation(
+    crop_size_px=1, colour_noise=0.1, mean_image=np.zeros((1, 1, 3), np.float32)
+  )
+  pixels = np.zeros((count, 1, 1, 3), np.uint8)
+  run = jax.jit(lambda *args: augment.augment(*args, 0, a))
+  shifts = np.asarray(run(pixels, keys(0, count), keys(1, count)))[:, 0, 0]
+  covariance = np.cov(images(20).reshape(-1, 3).T) / 100
+  draws = np.linalg.solve(np.linalg.cholesky(covariance), shifts.T)
+  # Independent unit normals: 5.5 standard errors, false alarm 4e-8 each of 9.
+  error = abs(draws @ draws.T / count - np.eye(3))
+  assert np.all(error < 5.5 * np.sqrt((1 + np.eye(3)) / count))
+  assert np.all(abs(draws.mean(1)) < 5.5 / np.sqrt(count))
+
+
+@pytest.mark.parametrize("divisor", [1.0, 1.1])
+def test_colour_noise_equals_the_formula_for_its_draws(divisor, monkeypatch):
+  draws = np.array([0.5, -1.2, 2.0], np.float32)
+  monkeypatch.setattr(jax.random, "normal", lambda *_: jnp.array(draws))
+  a = augmentation(**STILL, colour_noise=0.1, colour_noise_divisor=divisor)
+  found = augment.augment(BATCH, VIEW_KEYS, COLOUR_KEYS, 0, a)
+  expected = oracles.colour_noise(
+    central(BATCH, a), AXES, SDS, draws, 0.1, divisor
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_after_its_steps_there_is_neither_noise_nor_division():
+  quiet = views()
+  np.testing.assert_array_equal(views(**NOISY, step=5), quiet)
+  change = views(**NOISY, step=4) * 1.1 - quiet
+  # One shift of all pixels, another for each image.
   assert np.ptp(change, axis=(1, 2)).max() < 1e-3
   assert np.ptp(change[:, 0, 0], axis=0).min() > 0.1
 
 
-def test_colour_noise_equals_the_formula_for_its_draws():
-  a = augmentation(colour_noise=0.1, random_crop=False, mirror=False)
-  batch = images(1)
-  view = views(batch, a)[0]
-  plain = augment.centre(batch, a)[0]
-  draws = (view - plain)[0, 0] @ a.colour_axes / (0.1 * a.colour_sds)
-  expected = oracles.colour_noise(
-    np.asarray(plain), a.colour_axes, a.colour_sds, draws, 0.1
-  )
-  np.testing.assert_allclose(view, expected, atol=1e-3)
+@pytest.mark.parametrize(
+  ("epochs", "num_examples", "steps"),
+  [
+    (1.5, 100, 3),  # 150 images in batches of 64
+    (67.0, 128, 134),
+    (None, 100, 2**31 - 1),
+    (1.5, None, 2**31 - 1),
+  ],
+)
+def test_colour_noise_ends_with_the_step_that_ends_its_epochs(
+  epochs, num_examples, steps
+):
+  config = alexnet.get_config()
+  config.update(batch_size=64, colour_noise_epochs=epochs)
+  statistics = shards.Statistics(MEAN, AXES, SDS)
+  a = augment.from_config(config, statistics, num_examples)
+  assert a.colour_noise_steps == steps
+  assert (a.crop_size_px, a.colour_noise, a.images_per_crop) == (224, 0.1, 1)
 
 
-@pytest.mark.parametrize(("size", "crop"), [(256, 224), (32, 28), (9, 6)])
-def test_central_view_is_the_central_crop(size, crop):
-  rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-  mean = rng.uniform(0, 255, (size, size, 3)).astype(np.float32)
-  a = augmentation(crop_size_px=crop, mean_image=mean)
-  margin = (size - crop) // 2
-  expected = image.astype(np.float64) - mean
-  expected = expected[:, margin : margin + crop, margin : margin + crop]
-  np.testing.assert_allclose(augment.centre(image, a), expected, atol=1e-4)
+def test_equal_view_keys_give_equal_views_in_other_colours():
+  """Catches colours that hang on the view's key, or views on the colour's."""
+  same = jnp.broadcast_to(VIEW_KEYS[:1], (16,))
+  assert len(places(views(view_keys=same))) == 1
+  quiet = views(view_keys=same, step=5, **NOISY)
+  shifts = (views(view_keys=same, **NOISY) * 1.1 - quiet)[:, 0, 0]
+  assert len(np.unique(shifts.round(3), axis=0)) == 16
+  # And the other way round: one shift of many views.
+  change = views(colour_keys=same, **NOISY) * 1.1 - views()
+  assert np.ptp(change, axis=(0, 1, 2)).max() < 1e-3
 
 
-def test_view_depends_on_its_key_alone():
-  a = augmentation(colour_noise=0.1)
-  batch = images(8)
-  keys = jax.random.split(jax.random.key(0), 8)
-  whole = augment.augment(batch, keys, a)
-  np.testing.assert_allclose(
-    augment.augment(batch[5:], keys[5:], a), whole[5:], atol=1e-4
-  )
+@pytest.mark.parametrize(
+  ("size", "crop"), [(256, 224), (32, 28), (9, 6), (8, 8)]
+)
+def test_test_views_are_the_corners_the_centre_and_their_mirrors(size, crop):
+  batch = images(2, size)
+  mean = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
+  a = augmentation(crop_size_px=crop, mean_image=mean.astype(np.float32))
+  seen = [
+    augment.look(batch, view, a) for view in augment.views(10, size, crop)
+  ]
+  expected = [oracles.ten_views(image - mean, crop) for image in batch]
+  np.testing.assert_allclose(np.swapaxes(seen, 0, 1), expected, atol=1e-4)
+  np.testing.assert_array_equal(central(batch, a), seen[4])
+
+
+def test_view_depends_on_its_image_and_keys_alone():
+  found = views(BATCH[::-1], VIEW_KEYS[::-1], COLOUR_KEYS[::-1], **NOISY)
+  np.testing.assert_array_equal(found, views(**NOISY)[::-1])
 
 
 def test_switches_turn_their_part_off():
-  a = augmentation(random_crop=False, mirror=False)
-  batch = images(16)
-  np.testing.assert_array_equal(views(batch, a), augment.centre(batch, a))
+  np.testing.assert_array_equal(views(**STILL), central(BATCH, augmentation()))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+def test_dropout_drops_each_unit_by_itself_at_its_rate(rate):
+  """Catches one draw for many units or examples, and keeping for dropping."""
+  count, units = 40_000, 64
+  drop = jax.jit(lambda keys: ops.dropout(jnp.ones((count, units)), keys, rate))
+  kept = np.asarray(drop(keys(0, count)))
+  assert set(np.unique(kept)) == {0, 1}  # not rescaled
+  draws = (kept - (1 - rate)) / np.sqrt(rate * (1 - rate))
+  # In standard errors; by Bonferroni false alarms are under 1e-6 together.
+  assert abs(draws.mean(0)).max() * np.sqrt(count) < 6
+  pairs = (draws.T @ draws)[np.triu_indices(units, 1)] / count
+  assert abs(pairs).max() * np.sqrt(count) < 6.8
+  neighbours = (draws[1:] * draws[:-1]).mean(0)
+  assert abs(neighbours).max() * np.sqrt(count) < 6.2

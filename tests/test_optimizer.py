@@ -1,54 +1,422 @@
-"""The update and the rates against the paper's formula."""
+"""The update and the rates, every array and step against the originals'."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import oracles
 import pytest
 
 from alexnet_jax import optimizer
+from alexnet_jax.errors import InputError
+from configs import alexnet, caffenet, cifar_19pct, run145, run145_half
+
+NAMES = ("conv1", "conv2", "fc6")
 
 
-def test_update_is_the_papers_over_a_drop_of_the_rate():
+def changed(module=alexnet, **fields):
+  config = module.get_config()
+  config.update(fields)
+  return config
+
+
+def draw(seed, names, *lead):
+  """Arrays in the form of a net's parameters, of the leading axes."""
+  rng = np.random.default_rng(seed)
+
+  def stack(prefix):
+    return {
+      name: {
+        "kernel": rng.normal(size=(*lead, 3, 4)).astype(np.float32),
+        "bias": rng.normal(size=(*lead, 4)).astype(np.float32),
+      }
+      for name in names
+      if name.startswith(prefix)
+    }
+
+  return {"features": stack("conv"), "classifier": stack("fc")}
+
+
+def trajectory(tx, params, grads):
+  """The moves, weights and velocities of all steps."""
+
+  def step(carry, grads):
+    params, state = carry
+    moves, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, moves)
+    found = moves, params, optax.tree.get(state, "velocity")
+    return (params, state), found
+
+  _, found = jax.lax.scan(step, (params, tx.init(params)), grads)
+  return jax.device_get(found)
+
+
+def assert_follows(config, update, steps, names=NAMES):
+  """Compares each step with `update(w, v, grad, epoch, name, part)`.
+
+  An epoch is one step. Returns what `trajectory` does.
+  """
+  params, grads = draw(0, names), draw(1, names, steps)
+  tx, _ = optimizer.from_config(config, params, config.batch_size, steps)
+  found = moves, _, velocities = trajectory(tx, params, grads)
+  for (path, w), gradient, move, velocity in zip(
+    jax.tree.leaves_with_path(params),
+    *map(jax.tree.leaves, (grads, moves, velocities)),
+    strict=True,
+  ):
+    _, name, part = (key.key for key in path)
+    v = np.zeros(w.shape)
+    for epoch in range(steps):
+      before = w
+      w, v = update(w, v, gradient[epoch], epoch, name, part)
+      for ours, theirs in ((move[epoch], w - before), (velocity[epoch], v)):
+        # Beside the velocity then, to see rates of 1e-5 as well as of 0.01.
+        np.testing.assert_allclose(
+          ours, theirs, rtol=0, atol=1e-5 * abs(v).max(),
+          err_msg=f"{name}/{part} in epoch {epoch}",
+        )  # fmt: skip
+  return found
+
+
+def run_update(rate, decay):
+  """The original's update, of a rate and a decay by epoch, layer and array."""
+
+  def update(w, v, grad, epoch, name, part):
+    return oracles.run_update(
+      w, v, grad, rate(epoch, name, part), 0.9, decay(name, part)
+    )
+
+  return update
+
+
+def weights_only(decay):
+  return lambda name, part: decay if part == "kernel" else 0.0
+
+
+def test_papers_update_decays_biases_and_learns_them_at_the_same_rate():
   """Catches a rate outside the velocity, as in `optax.sgd`."""
-  rng = np.random.default_rng(0)
-  rates = [0.1] * 10 + [0.01] * 10
-  schedule = optimizer.drops_by_epoch(
-    0.1, (5.0,), 0.1, num_examples=20, batch_size=10
+  config = changed(schedule="epochs", learning_rate_drop_epochs=(10.0,))
+  assert_follows(
+    config,
+    run_update(
+      lambda epoch, *_: 0.01 if epoch < 10 else 0.001, lambda *_: 0.0005
+    ),
+    steps=20,
   )
-  tx = optimizer.paper_sgd(schedule, 0.9, 0.0005)
-  w = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
-  v = jax.tree.map(np.zeros_like, w)
-  params = jax.tree.map(lambda a: a.astype(np.float32), w)
-  opt_state = tx.init(params)
-  for rate in rates:
-    grads = {name: rng.normal(size=a.shape) for name, a in w.items()}
-    for name in w:
-      w[name], v[name] = oracles.paper_update(
-        w[name], v[name], grads[name], rate
-      )
-    grads = jax.tree.map(lambda a: a.astype(np.float32), grads)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-  for name in w:
-    np.testing.assert_allclose(params[name], w[name], rtol=1e-5, atol=1e-6)
+
+
+def test_run_145_freezes_conv1_and_keeps_the_rate_of_the_biases():
+  def rate(epoch, name, part):
+    if name == "conv1" and epoch >= 72:
+      return 0.0
+    if part == "bias":
+      return 0.02
+    if name == "conv1" and epoch >= 67:
+      return 1e-5
+    return 10.0 ** -(2 + sum(epoch >= drop for drop in (25, 51, 79)))
+
+  moves, *held = assert_follows(
+    run145.get_config(), run_update(rate, weights_only(0.0005)), steps=91
+  )
+  for array in jax.tree.leaves(moves["features"]["conv1"]):
+    assert not array[72:].any()
+  for array in jax.tree.leaves([tree["features"]["conv1"] for tree in held]):
+    assert (array[72:] == array[71]).all()
+
+
+def test_biases_of_caffenet_learn_twice_as_fast_and_fall_with_the_weights():
+  def rate(epoch, _, part):
+    drops = sum(epoch >= drop for drop in (20, 40, 60, 80))
+    return (0.02 if part == "bias" else 0.01) / 10**drops
+
+  assert_follows(
+    caffenet.get_config(), run_update(rate, weights_only(0.0005)), steps=90
+  )
+
+
+def test_last_layer_of_cifar_19pct_has_a_decay_of_its_own():
+  def rate(epoch, _, part):
+    drops = sum(epoch >= drop for drop in (120, 130))
+    return (0.002 if part == "bias" else 0.001) / 10**drops
+
+  def decay(name, part):
+    return weights_only(3.0 if name == "fc10" else 0.004)(name, part)
+
+  assert_follows(
+    cifar_19pct.get_config(),
+    run_update(rate, decay),
+    steps=140,
+    names=("conv1", "conv3", "fc10"),
+  )
+
+
+def test_biases_of_run_145_half_get_rates_of_their_own():
+  def rate(epoch, name, part):
+    if part == "bias":
+      return 0.002 if epoch >= 72 and name in ("conv1", "conv2") else 0.02
+    if name == "conv1" and epoch >= 66:
+      return 1e-5
+    return 10.0 ** -(2 + sum(epoch >= drop for drop in (20, 48, 72)))
+
+  assert_follows(
+    run145_half.get_config(), run_update(rate, weights_only(0.0005)), steps=96
+  )
+
+
+@pytest.mark.parametrize(
+  ("thaw", "bias_rate"),
+  [
+    (((10.0, "conv1", 1e-3),), 0.01),
+    (((10.0, "conv1/bias", 1e-4), (10.0, "conv1", 1e-3)), 1e-4),
+  ],
+)
+def test_layer_that_thaws_goes_on_with_its_old_velocity(thaw, bias_rate):
+  def rate(epoch, name, part):
+    if name != "conv1" or epoch < 5:
+      return 0.01
+    if epoch < 10:
+      return 0.0
+    return bias_rate if part == "bias" else 1e-3
+
+  config = changed(learning_rate_of_layers=(*thaw, (5.0, "conv1", 0.0)))
+  assert_follows(config, run_update(rate, lambda *_: 0.0005), steps=20)
+
+
+def lars_config():
+  return changed(
+    optimizer="lars", weight_decay_of_biases=False, learning_rate=0.1
+  )
+
+
+def test_lars_scales_kernels_by_their_trust_ratio_and_leaves_biases_plain():
+  def update(w, v, grad, epoch, name, part):
+    if part == "bias":
+      return oracles.run_update(w, v, grad, 0.1, 0.9, 0.0)
+    return oracles.lars_update(w, v, grad, 0.1, 0.9, 0.0005, trust=0.001)
+
+  assert_follows(lars_config(), update, steps=10)
+
+
+def test_lars_is_that_of_optax():
+  params, grads = draw(0, NAMES), draw(1, NAMES, 10)
+  params["features"]["conv2"]["kernel"][:] = 0  # no length to compare with
+  tx, _ = optimizer.from_config(lars_config(), params, 128, 10)
+  kernels = jax.tree.map(lambda w: w.ndim == 2, params)
+  reference = optax.lars(
+    0.1, 0.0005, kernels, trust_coefficient=0.001, trust_ratio_mask=kernels
+  )
+  state = reference.init(params)
+  _, weights, _ = trajectory(tx, params, grads)
+  for step in range(10):
+    grad = jax.tree.map(lambda g, step=step: g[step], grads)
+    moves, state = reference.update(grad, state, params)
+    params = optax.apply_updates(params, moves)
+    jax.tree.map(
+      lambda w, ours, step=step: np.testing.assert_allclose(
+        ours[step], w, rtol=1e-5, atol=1e-6
+      ),
+      params,
+      weights,
+    )
+
+
+def rates(config, *, examples, total_steps, until=None):
+  """The weights' rate in each step of a run."""
+  params = draw(0, ("conv1",))
+  _, rate = optimizer.from_config(config, params, examples, total_steps)
+  steps = jnp.arange(until or total_steps)
+  return np.asarray(jax.vmap(rate, (0, None))(steps, 0))
 
 
 def test_rate_drops_at_the_first_step_of_an_epoch():
   # 1000 images in batches of 128: epoch 2 starts within step 15 (1920 seen).
-  schedule = optimizer.drops_by_epoch(
-    0.01, (2.0, 4.0), 0.1, num_examples=1000, batch_size=128
-  )
-  rates = [float(schedule(step)) for step in range(40)]
+  config = changed(schedule="epochs", learning_rate_drop_epochs=(2.0, 4.0))
   expected = [
     0.01 if step * 128 < 2000 else 0.001 if step * 128 < 4000 else 0.0001
     for step in range(40)
   ]
-  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+  found = rates(config, examples=1000, total_steps=40)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_no_drops_is_a_constant_rate():
-  schedule = optimizer.drops_by_epoch(
-    0.5, (), 0.1, num_examples=10, batch_size=1
+  config = changed(schedule="epochs")
+  assert set(rates(config, examples=10, total_steps=99)) == {np.float32(0.01)}
+
+
+@pytest.mark.parametrize("total_steps", [96, 97])
+@pytest.mark.parametrize(
+  ("schedule", "oracle", "count"),
+  [
+    ("linear", oracles.rate_linear, ()),
+    ("exp", oracles.rate_exp, ()),
+    *(("dexp", oracles.rate_dexp, (count,)) for count in (2, 4, 7)),
+  ],
+)
+def test_rate_falls_from_the_first_to_the_target(
+  schedule, oracle, count, total_steps
+):
+  config = changed(schedule=schedule, target_factor=50.0)
+  if count:
+    (config.dexp_rates,) = count
+  expected = [
+    oracle(0.01, 50.0, *count, step / total_steps)
+    for step in range(total_steps + 1)
+  ]
+  found = rates(
+    config, examples=128, total_steps=total_steps, until=total_steps + 1
   )
-  assert float(schedule(10**6)) == pytest.approx(0.5)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_warm_up_rises_to_the_rate_and_then_follows_the_schedule():
+  config = changed(
+    schedule="epochs", learning_rate_drop_epochs=(8.0,), warmup_epochs=5.0
+  )
+  expected = [0.01 * step / 20 for step in range(1, 21)]
+  expected += [0.01] * 12 + [0.001] * 8
+  found = rates(config, examples=4 * 128, total_steps=40)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def first_move(config, drops=0):
+  """How far a gradient of 1 moves arrays of zeros."""
+  params = jax.tree.map(np.zeros_like, draw(0, ("conv1",)))
+  tx, _ = optimizer.from_config(config, params, 1000, 1000)
+  grads = jax.tree.map(np.ones_like, params)
+  moves, _ = tx.update(grads, tx.init(params), params, drops=jnp.int32(drops))
+  layer = moves["features"]["conv1"]
+  return {part: float(layer[part].mean()) for part in ("kernel", "bias")}
+
+
+@pytest.mark.parametrize(
+  ("scaling", "factor"), [("none", 1), ("linear", 4), ("sqrt", 2)]
+)
+def test_rates_grow_with_the_batch(scaling, factor):
+  config = changed(
+    batch_size=512, batch_scaling=scaling, learning_rate_of_biases=2.0
+  )
+  assert first_move(config) == pytest.approx(
+    {"kernel": -0.01 * factor, "bias": -0.02 * factor}
+  )
+
+
+@pytest.mark.parametrize("drops", [0, 1, 2, 3])
+def test_drops_on_a_plateau_reach_the_update(drops):
+  rate = 0.01 / 10**drops
+  assert first_move(changed(), drops) == pytest.approx(
+    {"kernel": -rate, "bias": -rate}
+  )
+
+
+def test_plateau_is_the_papers_rule():
+  state = optimizer.Plateau.start()
+  states = []
+  # The best error is never reached again, though each is below the one before.
+  for error in [0.5, *np.linspace(0.9, 0.6, 20)]:
+    state = state.after(error, patience=5, max_drops=3)
+    states.append((int(state.drops), bool(state.stopped)))
+  assert states == [
+    *[(0, False)] * 5, *[(1, False)] * 5, *[(2, False)] * 5, *[(3, False)] * 5,
+    (3, True),
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("nan_rate", [0.0, 0.1])
+def test_plateau_equals_the_oracle_on_any_errors(nan_rate):
+  """Catches a NaN that is taken for the best error: none is below it."""
+  rng = np.random.default_rng(0)
+  shape = (200, 40)
+  # Few values, so that many tie; falling, so that some improve. All are exact.
+  errors = rng.integers(0, 16, shape) / 16 - np.arange(40) / 64
+  errors[rng.random(shape) < nan_rate] = np.nan
+  patience = rng.integers(1, 6, 200)
+  max_drops = rng.integers(0, 4, 200)
+
+  @jax.vmap
+  def found(errors, patience, max_drops):
+    def after(state, error):
+      state = state.after(error, patience, max_drops)
+      return state, (state.drops, state.stopped)
+
+    return jax.lax.scan(after, optimizer.Plateau.start(), errors)[1]
+
+  drops, stopped = found(errors.astype(np.float32), patience, max_drops)
+  for row, states in enumerate(np.stack([drops, stopped], -1).tolist()):
+    expected = oracles.plateau(errors[row], patience[row], max_drops[row])
+    assert states == [list(state) for state in expected]
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"schedule": "epoch"}, ["schedule='epoch'", "'epochs'", "plateau"]),
+    ({"optimizer": "adam"}, ["optimizer='adam'", "lars, sgd"]),
+    ({"batch_scaling": "sqr"}, ["batch_scaling='sqr'", "'sqrt'", "linear"]),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv1"),)},
+      ["learning_rate_of_layers", "(67.0, 'conv1')", "(epoch, layer, rate)"],
+    ),
+    (
+      {"learning_rate_of_layers": (67.0, "conv1", 0.0)},
+      ["learning_rate_of_layers", "67.0", "(epoch, layer, rate)"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv9", 0.0),)},
+      ["learning_rate_of_layers='conv9'", "Known: conv1,", "fc6/bias"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv1/bais", 0.0),)},
+      ["learning_rate_of_layers='conv1/bais'", "'conv1/bias'"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, 1, 0.0),)},
+      ["learning_rate_of_layers", "1", "conv1"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv1", -1e-5),)},
+      ["learning_rate_of_layers", "rate -1e-05", "0 or more"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv1", "low"),)},
+      ["learning_rate_of_layers", "rate 'low'", "0 or more"],
+    ),
+    (
+      {"learning_rate_of_layers": ((67.0, "conv1", float("nan")),)},
+      ["learning_rate_of_layers", "rate nan", "0 or more"],
+    ),
+    (
+      {"learning_rate_of_layers": ((-1.0, "conv1", 0.0),)},
+      ["learning_rate_of_layers", "epoch -1.0", "0 or more"],
+    ),
+    (
+      {"learning_rate_of_layers": ((float("inf"), "conv1", 0.0),)},
+      ["learning_rate_of_layers", "epoch inf"],
+    ),
+    (
+      {"weight_decay_of_layers": ("fc6",)},
+      ["weight_decay_of_layers", "'fc6'", "(layer, decay)"],
+    ),
+    (
+      {"weight_decay_of_layers": (("fc6/bias", 3.0),)},
+      ["weight_decay_of_layers='fc6/bias'", "conv1, conv2, fc6."],
+    ),
+    (
+      {"weight_decay_of_layers": (("fc6", -3.0),)},
+      ["weight_decay_of_layers", "decay -3.0", "0 or more"],
+    ),
+  ],
+)
+def test_bad_optimizer_is_refused_by_name(fields, words):
+  with pytest.raises(InputError) as error:
+    optimizer.check(changed(**fields), NAMES)
+  for word in words:
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "module", [alexnet, caffenet, run145, run145_half, cifar_19pct]
+)
+def test_originals_are_accepted(module):
+  config = module.get_config()
+  optimizer.check(config, config.network.layers)

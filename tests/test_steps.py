@@ -1,7 +1,8 @@
 """A step against its parts done by hand, and over several devices."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -14,8 +15,11 @@ from configs import quickstart
 def small_config(**changes):
   config = quickstart.get_config()
   with config.unlocked():
-    config.network.conv_filters = (8, 16, 16, 16, 16)
-    config.network.fc_features = (32, 32)
+    net = config.network
+    net.conv1.filters = 8
+    net.conv2.filters = net.conv3.filters = 16
+    net.conv4.filters = net.conv5.filters = 16
+    net.fc6.units = net.fc7.units = 32
     config.batch_size = 16
     config.update(changes)
   return config
@@ -28,16 +32,20 @@ def build(config, mesh):
     crop_size_px=config.crop_size_px,
     random_crop=config.random_crop,
     mirror=config.mirror,
+    images_per_crop=config.images_per_crop,
     colour_noise=config.colour_noise,
+    colour_noise_steps=2**31 - 1,
+    colour_noise_divisor=1.0,
     mean_image=rng.uniform(100, 150, (size, size, 3)).astype(np.float32),
     colour_axes=np.eye(3, dtype=np.float32),
     colour_sds=np.full(3, 50, np.float32),
   )
   net = model.from_config(config)
-  tx, _ = optimizer.from_config(config, 1000)
-  state = parallel.replicate(mesh, steps.init_state(net, tx, config.seed))
+  params = steps.init_params(net, config.seed)
+  tx, _ = optimizer.from_config(config, params, 1000, 100)
+  state = parallel.replicate(mesh, steps.init_state(params, tx))
   train_step = steps.make_train_step(net, tx, a, mesh, config.seed)
-  return net, a, state, train_step, steps.make_eval_step(net, a, mesh)
+  return net, a, state, train_step
 
 
 def batches(count, size=64, batch_size=16):
@@ -53,7 +61,7 @@ def batches(count, size=64, batch_size=16):
 
 def train(config, devices, count=3):
   mesh = parallel.make_mesh(devices)
-  _, _, state, train_step, _ = build(config, mesh)
+  _, _, state, train_step = build(config, mesh)
   losses = []
   for batch in batches(count):
     state, sums = train_step(state, parallel.put_batch(mesh, batch))
@@ -79,12 +87,13 @@ def test_step_is_the_papers_update_of_the_mean_gradient():
   config = small_config(
     random_crop=False, mirror=False, colour_noise=0.0, learning_rate=1e-2
   )
-  config.network.dropout_layers = ()
+  config.network.dropout_rate = 0.0
   mesh = parallel.make_mesh(1)
-  net, a, state, train_step, _ = build(config, mesh)
+  net, a, state, train_step = build(config, mesh)
   batch = next(batches(1))
   before = jax.device_get(state.params)
-  images = np.asarray(augment.centre(batch["image"], a))
+  (centre,) = augment.views(1, config.image_size_px, config.crop_size_px)
+  images = np.asarray(augment.look(batch["image"], centre, a))
   after, sums = train_step(state, parallel.put_batch(mesh, batch))
   assert int(after.step) == 1
 
@@ -116,7 +125,7 @@ def test_step_is_the_papers_update_of_the_mean_gradient():
 def test_same_batch_again_and_again_is_learned():
   config = small_config(learning_rate=0.003, seed=1)
   mesh = parallel.make_mesh(1)
-  _, _, state, train_step, _ = build(config, mesh)
+  _, _, state, train_step = build(config, mesh)
   batch = parallel.put_batch(mesh, next(batches(1)))
   losses = []
   for _ in range(40):
@@ -130,12 +139,14 @@ def test_randomness_follows_the_step_and_the_seed():
   config = small_config(learning_rate=1e-30)
   mesh = parallel.make_mesh(1)
   batch = parallel.put_batch(mesh, next(batches(1)))
-  net, a, _, train_step, _ = build(config, mesh)
-  tx, _ = optimizer.from_config(config, 1000)
+  net, a, _, train_step = build(config, mesh)
+  params = steps.init_params(net, config.seed)
+  tx, _ = optimizer.from_config(config, params, 1000, 100)
   other_step = steps.make_train_step(net, tx, a, mesh, seed=1)
 
   def losses(train_step):
-    state = parallel.replicate(mesh, steps.init_state(net, tx, config.seed))
+    params = steps.init_params(net, config.seed)
+    state = parallel.replicate(mesh, steps.init_state(params, tx))
     found = []
     for _ in range(2):
       state, sums = train_step(state, batch)
@@ -148,31 +159,41 @@ def test_randomness_follows_the_step_and_the_seed():
   assert [first, second] != losses(other_step)
 
 
-def test_evaluation_counts_each_example_once_on_any_devices():
-  config = small_config()
-  batch = next(batches(1))
-  mask = np.ones(16, np.float32)
-  mask[11:] = 0
-  found = []
-  for devices in (1, 8):
-    mesh = parallel.make_mesh(devices)
-    net, a, state, _, eval_step = build(config, mesh)
-    placed = parallel.put_batch(mesh, batch | {"mask": mask})
-    found.append(
-      {k: float(v) for k, v in eval_step(state.params, placed).items()}
-    )
-  logits = net.apply(
-    {"params": jax.device_get(state.params)},
-    jnp.asarray(augment.centre(batch["image"][:11], a)),
+def test_images_share_a_crop_but_no_noise_where_the_config_says_so():
+  config = small_config(images_per_crop=8, batch_size=16, colour_noise=0.0)
+  a = dataclasses.replace(
+    build(config, parallel.make_mesh(1))[1],
+    mean_image=np.zeros((64, 64, 3), np.float32),
   )
-  losses = oracles.cross_entropy(np.asarray(logits), batch["label"][:11])
-  for sums in found:
-    assert sums["examples"] == 11
-    assert sums["loss"] == pytest.approx(losses.sum(), rel=1e-5)
-    assert (
-      sums["top1_errors"]
-      == oracles.top_k_errors(np.asarray(logits), batch["label"][:11], 1).sum()
+  # Each picture holds its own coordinates, so a view tells where it lies.
+  rows, cols = np.mgrid[:64, :64]
+  image = np.stack([rows, cols, 0 * rows], -1).astype(np.uint8)
+  seen = []
+
+  class Spy(model.AlexNet):
+    def apply(self, variables, images, keys_B=None, **_):
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), images)
+      return super().apply(variables, images, keys_B)
+
+  net = model.from_config(config)
+  spy = Spy(net.network, net.dtype)
+  params = steps.init_params(net, 0)
+  tx, _ = optimizer.from_config(config, params, 1000, 100)
+  mesh = parallel.make_mesh(1)
+  step = steps.make_train_step(spy, tx, a, mesh, 0)
+  batch = {
+    "image": np.broadcast_to(image, (16, 64, 64, 3)).copy(),
+    "label": np.zeros(16, np.int32),
+  }
+  state = parallel.replicate(mesh, steps.init_state(params, tx))
+  step(state, parallel.put_batch(mesh, batch))
+  jax.effects_barrier()
+  (views,) = seen
+  for group in (views[:8], views[8:]):
+    np.testing.assert_array_equal(
+      group, np.broadcast_to(group[:1], (8, *group.shape[1:]))
     )
+  assert not np.array_equal(views[0], views[8])
 
 
 @pytest.mark.parametrize(

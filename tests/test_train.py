@@ -22,10 +22,15 @@ ROOT = Path(__file__).parents[1]
 TINY = {  # the quickstart, smaller still: 32 px pictures and 12 steps
   "image_size_px": 32,
   "batch_size": 16,
-  "network.conv_filters": "(8, 16, 16, 16, 16)",
-  "network.fc_features": "(32, 32)",
-  "network.conv1_kernel": 5,
-  "network.conv1_stride": 1,
+  "network.conv1.filters": 8,
+  "network.conv2.filters": 16,
+  "network.conv3.filters": 16,
+  "network.conv4.filters": 16,
+  "network.conv5.filters": 16,
+  "network.fc6.units": 32,
+  "network.fc7.units": 32,
+  "network.conv1.kernel": 5,
+  "network.conv1.stride": 1,
   "total_steps": 12,
   "log_every_steps": 2,
   "checkpoint_every_steps": 3,
@@ -92,7 +97,12 @@ def test_run_writes_what_it_promises(finished):
   workdir, result = finished
   config = json.loads((workdir / "config.json").read_text())
   assert config["batch_size"] == 16
-  assert config["network"]["conv_filters"] == [8, 16, 16, 16, 16]
+  assert config["network"]["conv1"]["filters"] == 8
+  assert config["network"]["conv1"]["after"] == [
+    "activation",
+    "lrn",
+    "max_pool",
+  ]
   fields = {
     "step",
     "epoch",
@@ -243,8 +253,8 @@ def test_workdir_of_another_config_is_refused(finished, data):
     ({"network.activaton": "tanh"}, ["'activaton'", "'activation'"]),
     ({"network.activation": "rleu"}, ["network.activation='rleu'", "'relu'"]),
     (
-      {"network.lrn_layers": "('conv7',)"},
-      ["network.lrn_layers='conv7'", "conv2"],
+      {"network.conv1.after": "('lnr',)"},
+      ["network.conv1.after='lnr'", "Did you mean 'lrn'"],
     ),
     ({"batch_size": 161}, ["batch_size=161", "160 images", "lower it"]),
     ({"num_classes": 12}, ["num_classes=12", "--config.num_classes=10"]),
@@ -258,9 +268,16 @@ def test_workdir_of_another_config_is_refused(finished, data):
     ),
     ({"seed": 2**32}, ["seed=4294967296", "2**32 - 1"]),
     ({"momentum": 1.0}, ["momentum=1.0", "under 1"]),
+    ({"schedule": "plateu"}, ["schedule='plateu'", "plateau"]),
     (
-      {"network.table": "four_layer"},
-      ["network.table='four_layer'", "network."],
+      {"schedule": "plateau", "validation_split": ""},
+      ["schedule='plateau'", "validation_split", "epochs"],
+    ),
+    ({"test_views": 5}, ["test_views=5", "1 or 10"]),
+    ({"init_from": "/nowhere"}, ["'/nowhere'", "holds no run"]),
+    (
+      {"learning_rate_of_layers": "((1.0, 'conv9', 0.1),)"},
+      ["learning_rate_of_layers='conv9'", "conv1"],
     ),
     ({"compute_dtype": "float8"}, ["compute_dtype='float8'", "bfloat16"]),
   ],
@@ -310,6 +327,59 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
   for leaf in jax.tree.leaves(newest_params(workdir)):
     assert np.isfinite(leaf).all()
   assert all(math.isfinite(record["loss"]) for record in records(workdir))
+
+
+def test_run_lowers_its_rate_on_a_plateau_and_ends_there(data, tmp_path):
+  """At this rate nothing improves: best, then a drop, then the end."""
+  workdir = tmp_path / "run"
+  fields = {
+    "schedule": "plateau",
+    "plateau_patience": 1,
+    "plateau_drops": 1,
+    "learning_rate": 1e-30,
+    "evaluate_every_epochs": 0.1,
+    "checkpoint_every_steps": 2,
+  }
+  result = train(workdir, data, **fields)
+  assert result.returncode == 0, result.stderr
+  found = records(workdir)
+  assert [r["step"] for r in found if r["split"] == "validation"] == [1, 2, 3]
+  assert [r["step"] for r in found if r["split"] == "train"] == [2, 3]
+  (test,) = (r for r in found if r["split"] == "test")
+  assert test["step"] == 3
+  assert test["learning_rate"] == pytest.approx(1e-31)
+  assert "the rate drops" in result.stdout
+  assert "the end" in result.stdout
+  # Only the restored counters can tell the same command that this is the end.
+  again = train(workdir, data, **fields)
+  assert "finished" in again.stdout
+  assert records(workdir) == found
+
+
+WIDER = {f"network.{name}.filters": 32 for name in ("conv1", "conv2", "conv3")}
+WIDER |= {f"network.{name}.filters": 32 for name in ("conv4", "conv5")}
+NARROWER = {"network.fc6.units": 16, "network.fc7.units": 16}
+
+
+def test_run_starts_from_the_layers_of_another(finished, data, tmp_path):
+  source, _ = finished
+  fields = {"init_from": source, "learning_rate": 1e-30, "total_steps": 1}
+  result = train(tmp_path / "run", data, **fields, **NARROWER)
+  assert result.returncode == 0, result.stderr
+  assert "fc6, fc7, fc8 drawn anew" in result.stdout
+  theirs, ours = newest_params(source), newest_params(tmp_path / "run")
+  for a, b in zip(
+    jax.tree.leaves(theirs["features"]),
+    jax.tree.leaves(ours["features"]),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert np.std(ours["classifier"]["fc7"]["kernel"]) == pytest.approx(
+    0.05, rel=0.2
+  )
+  other = train(tmp_path / "other", data, **fields, **WIDER, **NARROWER)
+  assert_refused(other, str(source), "no layer")
+  assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -91,6 +91,7 @@ def main() -> None:
       f"--config.data_dir={data}",
       "--config.num_classes=10",
       "--config.batch_size=128",
+      "--config.schedule=epochs",
       "--config.total_steps=5",
       "--config.log_every_steps=1",
       "--config.validation_split=",

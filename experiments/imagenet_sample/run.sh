@@ -9,6 +9,7 @@ rm -rf data/imagenet_sample runs/imagenet_sample
 .venv/bin/python -m alexnet_jax.main --config=configs/alexnet.py \
   --workdir=runs/imagenet_sample --config.data_dir=data/imagenet_sample \
   --config.num_classes="$2" --config.train_split='train[:64]' \
-  --config.validation_split= --config.test_split= --config.batch_size=64 \
+  --config.validation_split= --config.test_split= --config.schedule=epochs \
+  --config.batch_size=64 \
   --config.total_steps=10 --config.log_every_steps=1
 cp runs/imagenet_sample/metrics.jsonl experiments/imagenet_sample/

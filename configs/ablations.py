@@ -1,0 +1,349 @@
+"""One change at a time, over any base.
+
+  python -m alexnet_jax.main --config=configs/ablations.py:list
+  python -m alexnet_jax.main --config=configs/ablations.py:tanh
+  python -m alexnet_jax.main \
+    --config=configs/ablations.py:tanh,no_mirror@cifar10
+
+The base is `alexnet` unless one is named after the `@`. Several names are
+applied from left to right. What would change nothing is refused.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+  """One change.
+
+  Attributes:
+    change: what it does, in words.
+    effect: what the originals say of it: top-1 / top-5 error in % points, with
+      the source.
+    apply: edits a config.
+  """
+
+  change: str
+  effect: str
+  apply: Callable[[Any], None]
+
+
+def _set(**fields: Any) -> Callable[[Any], None]:
+  """Returns an edit of fields; `__` in a name stands for a dot."""
+
+  def apply(config: Any) -> None:
+    for name, value in fields.items():
+      config.update_from_flattened_dict({name.replace("__", "."): value})
+
+  return apply
+
+
+def _convs(config: Any) -> list[str]:
+  """Names of the layers that are convolutions."""
+  net = config.network
+  return [name for name in net.layers if "filters" in net[name]]
+
+
+def _pools(row: Any) -> tuple[str, ...]:
+  return tuple(word for word in row.after if word.endswith("_pool"))
+
+
+def _strip(config: Any, *words: str) -> None:
+  """Takes words out of what follows every layer."""
+  for name in config.network.layers:
+    row = config.network[name]
+    row.after = tuple(word for word in row.after if word not in words)
+
+
+def _overlap(config: Any) -> None:
+  net = config.network
+  net.pool_window = 3
+  if _paddings(net) == (1, 0):
+    net.conv2.padding, net.conv5.padding = 2, 1
+
+
+def _no_overlap(config: Any) -> None:
+  net = config.network
+  net.pool_window = 2
+  # As in run 147: the pools leave more pixels, two paddings take them back.
+  if _paddings(net) == (2, 1):
+    net.conv2.padding, net.conv5.padding = 1, 0
+
+
+def _paddings(net: Any) -> tuple[int, int] | None:
+  """Those of conv2 and conv5 in a net of the paper's pixel grids."""
+  if not {"conv1", "conv2", "conv5"} <= set(net.layers):
+    return None
+  paper = net.conv1.stride == 4
+  return (net.conv2.padding, net.conv5.padding) if paper else None
+
+
+def _average_pool(config: Any) -> None:
+  for name in _convs(config):
+    row = config.network[name]
+    row.after = tuple(w.replace("max_", "average_") for w in row.after)
+
+
+def _dropout(config: Any) -> None:
+  net = config.network
+  for name in net.layers[:-1]:
+    if "units" in net[name] and "dropout" not in net[name].after:
+      net[name].after = (*net[name].after, "dropout")
+
+
+def _inverted_dropout(config: Any) -> None:
+  net = config.network
+  if not any("dropout" in net[name].after for name in net.layers):
+    raise ValueError("inverted_dropout needs a base with dropout")
+  net.dropout_rescaled = True
+
+
+def _crops(config: Any) -> None:
+  config.random_crop = True
+  if config.crop_size_px == config.image_size_px:
+    config.crop_size_px = config.image_size_px * 7 // 8
+
+
+def _lrn(
+  k: float,
+  alpha: float,
+  across: bool,
+  conv1: tuple[str, ...] = ("activation", "lrn", "pool"),
+  conv2: tuple[str, ...] = ("activation", "lrn", "pool"),
+) -> Callable[[Any], None]:
+  """Returns an edit that normalizes the first two layers and no other."""
+
+  def apply(config: Any) -> None:
+    _strip(config, "lrn", "map_norm")
+    net = config.network
+    net.lrn.update(k=k, alpha=alpha, across_towers=across)
+    if len(_convs(config)) < 2:
+      raise ValueError("the base has no two convolutions to normalize")
+    for name, order in zip(_convs(config)[:2], (conv1, conv2), strict=True):
+      after: list[str] = []
+      for word in order:
+        after += _pools(net[name]) if word == "pool" else [word]
+      net[name].after = tuple(after)
+
+  return apply
+
+
+def _lrn_at(kept: int) -> Callable[[Any], None]:
+  def apply(config: Any) -> None:
+    for index, name in enumerate(_convs(config)):
+      row = config.network[name]
+      if index != kept:
+        norms = ("lrn", "map_norm")
+        row.after = tuple(word for word in row.after if word not in norms)
+
+  return apply
+
+
+def _half_tower(config: Any) -> None:
+  config.network.towers = 1
+  for name in _convs(config)[:-1]:
+    config.network[name].filters //= 2
+
+
+def _no_links(config: Any) -> None:
+  net = config.network
+  if net.towers == 1:
+    raise ValueError("no_links needs a base of two towers")
+  for name in net.layers[1:-1]:
+    net[name].joined = False
+
+
+def _without(name: str) -> Callable[[Any], None]:
+  """Returns an edit that drops a convolution and keeps the pixel grids."""
+
+  def apply(config: Any) -> None:
+    net = config.network
+    index = net.layers.index(name) if name in net.layers else None
+    if index is None:
+      raise ValueError(f"the base has no {name}")
+    kept = _pools(net[name]) + ("dropout",) * ("dropout" in net[name].after)
+    if index == 0:
+      # The next layer looks at the image, through the window of this one.
+      heir = net[net.layers[1]]
+      if "filters" not in heir:
+        raise ValueError(f"{name} is the only convolution")
+      for field in ("kernel", "stride", "padding", "ceil"):
+        heir[field] = net[name][field]
+      heir.after = (*kept, *heir.after)
+    else:
+      heir = net[net.layers[index - 1]]
+      heir.after = (*heir.after, *kept)
+    net.layers = tuple(n for n in net.layers if n != name)
+    del net[name]
+    config.learning_rate_of_layers = tuple(
+      entry
+      for entry in config.learning_rate_of_layers
+      if entry[1].partition("/")[0] != name
+    )
+    config.weight_decay_of_layers = tuple(
+      entry for entry in config.weight_decay_of_layers if entry[0] != name
+    )
+
+  return apply
+
+
+ABLATIONS = {
+  "relu": Ablation(
+    "max(0, x) after every layer", "the paper's (3.1)",
+    _set(network__activation="relu"),
+  ),
+  "tanh": Ablation(
+    "tanh instead of ReLU",
+    "six times slower to 25 % on CIFAR-10 (3.1, Fig. 1); +7.0 at 128 px"
+    " (caffenet-benchmark)",
+    _set(network__activation="tanh"),
+  ),
+  "scaled_tanh": Ablation(
+    "1.7159 tanh(2x / 3) instead of ReLU", "none given",
+    _set(network__activation="scaled_tanh"),
+  ),
+  "sigmoid": Ablation(
+    "1 / (1 + exp(-x)) instead of ReLU", "none given",
+    _set(network__activation="sigmoid"),
+  ),
+  "linear": Ablation(
+    "no nonlinearity at all", "+8.2 at 128 px (caffenet-benchmark)",
+    _set(network__activation="none"),
+  ),
+  "overlap": Ablation(
+    "pooling 3 / 2", "the paper's (3.4)", _overlap
+  ),
+  "no_overlap": Ablation(
+    "pooling 2 / 2; in the paper's grids conv2 and conv5 are padded by one"
+    " pixel less, as in run 147",
+    "+0.4 / +0.3 (3.4, run 147); -1.3 at 128 px (caffenet-benchmark)",
+    _no_overlap,
+  ),
+  "average_pool": Ablation(
+    "average instead of maximum", "none given", _average_pool
+  ),
+  "dropout": Ablation(
+    "dropout after each hidden fully connected layer", "the paper's (4.2)",
+    _dropout,
+  ),
+  "no_dropout": Ablation(
+    "no dropout", "overfits substantially, converges twice as fast (4.2)",
+    lambda config: _strip(config, "dropout"),
+  ),
+  "inverted_dropout": Ablation(
+    "dropout rescaled in training", "none given", _inverted_dropout
+  ),
+  "paper_lrn": Ablation(
+    "conv1, conv2 normalized: k 2, alpha 1e-4, after the ReLU",
+    "the paper's (3.3)", _lrn(2.0, 1e-4, False),
+  ),
+  "run_lrn": Ablation(
+    "k 2, alpha 1e-4 / 5; conv1's before its ReLU, then a norm within maps",
+    "40.7 / 18.2 (run 145)",
+    _lrn(2.0, 1e-4 / 5, False, conv1=("lrn", "pool", "activation"),
+         conv2=("activation", "lrn", "map_norm", "pool")),
+  ),
+  "caffe_lrn": Ablation(
+    "k 1, alpha 1e-4 / 5, across the towers", "42.9 / 19.8 (bvlc_alexnet)",
+    _lrn(1.0, 1e-4 / 5, True),
+  ),
+  "no_lrn": Ablation(
+    "no normalization layer", "+1.4 / +1.2 (3.3, run 148)",
+    lambda config: _strip(config, "lrn", "map_norm"),
+  ),
+  "lrn_conv1": Ablation(
+    "only the first convolution normalized", "none given", _lrn_at(0)
+  ),
+  "lrn_conv2": Ablation(
+    "only the second convolution normalized", "none given", _lrn_at(1)
+  ),
+  "two_towers": Ablation(
+    "two towers", "the paper's (3.2)", _set(network__towers=2)
+  ),
+  "one_tower": Ablation(
+    "one tower of the whole width", "-1.6 at 128 px (caffenet-benchmark)",
+    _set(network__towers=1),
+  ),
+  "half_tower": Ablation(
+    "one tower, half the filters but in the last convolution",
+    "+1.7 / +1.2 (3.2, run 145-half)", _half_tower,
+  ),
+  "no_links": Ablation(
+    "two towers that meet in the last layer alone",
+    "+1.2 / +1.1, with more filters in return (run 150)", _no_links,
+  ),
+  "colour_noise": Ablation(
+    "colour noise of 0.1 standard deviations", "the paper's (4.1)",
+    _set(colour_noise=0.1),
+  ),
+  "no_colour_noise": Ablation(
+    "no colour noise", "more than +1 (4.1)", _set(colour_noise=0.0)
+  ),
+  "crops": Ablation(
+    "random crops, of 7/8 of the side if the base crops nothing",
+    "the paper's (4.1)", _crops,
+  ),
+  "no_crops": Ablation(
+    "central crops alone", "overfits substantially (4.1)",
+    _set(random_crop=False),
+  ),
+  "mirror": Ablation(
+    "mirrored with probability 1/2", "the paper's (4.1)", _set(mirror=True)
+  ),
+  "no_mirror": Ablation(
+    "never mirrored", "overfits substantially (4.1, with the crops)",
+    _set(mirror=False),
+  ),
+  **{
+    f"no_{name}": Ablation(
+      f"without {name}; its pooling and dropout stay",
+      "about +2 for a middle layer (7)", _without(name),
+    )
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
+  },
+  "one_view": Ablation(
+    "tested on the central view", "+1.5 / +1.3 (4.1, run 145-2010)",
+    _set(test_views=1),
+  ),
+  "ten_views": Ablation(
+    "tested on ten views", "the paper's (4.1)", _set(test_views=10)
+  ),
+}  # fmt: skip
+
+
+def get_config(ablations: str) -> ConfigDict:
+  """Returns a base config with changes.
+
+  Args:
+    ablations: `NAME[,NAME...][@BASE]`, or `list` to print them and leave.
+
+  Raises:
+    ValueError: an unknown name or base, or a change that changes nothing.
+  """
+  if ablations == "list":
+    for name, a in ABLATIONS.items():
+      print(f"{name:17} {a.change}\n{'':17} {a.effect}")
+    sys.exit()
+  names, _, base = ablations.partition("@")
+  base = base or "alexnet"
+  try:
+    config = importlib.import_module(f"configs.{base}").get_config()
+  except (ImportError, AttributeError, TypeError) as e:
+    raise ValueError(f"there is no base configs/{base}.py") from e
+  with config.unlocked():
+    for name in names.split(","):
+      if name not in ABLATIONS:
+        raise ValueError(
+          f"there is no ablation {name!r}; configs/ablations.py:list prints all"
+        )
+      before = config.to_dict()
+      ABLATIONS[name].apply(config)
+      if config.to_dict() == before:
+        raise ValueError(f"{name} changes nothing in {base}")
+  return config

@@ -1,0 +1,37 @@
+"""The net of "One weird trick" (arXiv 1404.5997) as torchvision has it.
+
+Original: 43.5 % top-1, 20.9 % top-5 error on ILSVRC-2012 validation, central
+view (torchvision's weights, 61,100,840 parameters). One tower, fewer filters,
+no response normalization, dropout before fc6 and fc7 instead of after, rescaled
+in training. Initial weights and learning are the paper's, not torchvision's.
+
+Changes from configs/alexnet.py: network.towers, network.conv1.filters,
+network.conv1.padding, network.conv1.ceil, network.conv1.after,
+network.conv2.filters, network.conv2.after, network.conv4.filters,
+network.conv5.after, network.fc7.after, network.dropout_rescaled.
+
+  python -m alexnet_jax.main --config=configs/one_weird_trick.py
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import alexnet
+
+
+def get_config() -> ConfigDict:
+  """Returns the config."""
+  config: Any = alexnet.get_config().unlock()
+  net = config.network
+  net.towers = 1
+  net.conv1.filters = 64
+  net.conv1.padding = 2
+  net.conv1.ceil = False
+  net.conv2.filters = 192
+  net.conv4.filters = 256
+  net.conv1.after = net.conv2.after = ("activation", "max_pool")
+  net.conv5.after = ("activation", "max_pool", "dropout")
+  net.fc7.after = ("activation",)
+  net.dropout_rescaled = True
+  return config.lock()

@@ -1,0 +1,32 @@
+"""Run 147: pooling that does not overlap (paper 3.4).
+
+Original: 41.058 % top-1, 18.510 % top-5 error on ILSVRC-2012 validation with
+ten views: overlap is worth 0.4 and 0.3. Padding changes with the windows, so
+that fc6 sees 6 x 6 pixels all the same (sides 55, 28, 26, 13, 11, 6).
+
+Changes from configs/run145.py: network.pool_window, network.conv2.padding,
+network.conv5.padding, learning_rate_drop_epochs, learning_rate_of_layers,
+colour_noise_epochs, total_epochs.
+
+  python -m alexnet_jax.main --config=configs/run147.py \
+    --config.test_split=validation
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import run145
+
+
+def get_config() -> ConfigDict:
+  """Returns the config."""
+  config: Any = run145.get_config().unlock()
+  config.network.pool_window = 2
+  config.network.conv2.padding = 1
+  config.network.conv5.padding = 0
+  config.learning_rate_drop_epochs = (23.0, 51.0, 79.0)
+  config.learning_rate_of_layers = ((79.0, "conv1", 0.0),)
+  config.colour_noise_epochs = None  # no end is on record
+  config.total_epochs = 90.0
+  return config.lock()

@@ -1,0 +1,23 @@
+"""Run 166: the second response normalization below its ReLU, as the first.
+
+Original: 41.096 % top-1, 18.674 % top-5 error on ILSVRC-2012 validation with
+ten views; not in the paper.
+
+Changes from configs/run145.py: network.conv2.after.
+
+  python -m alexnet_jax.main --config=configs/run166.py \
+    --config.test_split=validation
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import run145
+
+
+def get_config() -> ConfigDict:
+  """Returns the config."""
+  config: Any = run145.get_config().unlock()
+  config.network.conv2.after = ("lrn", "activation", "map_norm", "max_pool")
+  return config.lock()

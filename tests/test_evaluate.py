@@ -1,0 +1,263 @@
+"""Views and nets put together, against numpy on the stored images."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+import tensorflow_datasets as tfds
+
+from alexnet_jax import (
+  augment,
+  checkpoint,
+  evaluate,
+  logs,
+  model,
+  parallel,
+  steps,
+)
+from alexnet_jax.data import shapes, shards
+from alexnet_jax.errors import InputError
+from configs import quickstart
+
+ROOT = Path(__file__).parents[1]
+
+
+class Net(NamedTuple):
+  """A net with what it needs to see an image."""
+
+  config: Any
+  module: model.AlexNet
+  params: Any
+  mean: np.ndarray
+
+
+class Part(NamedTuple):
+  """What a net puts into a prediction."""
+
+  weight: float
+  views: int
+
+
+@pytest.fixture(scope="module")
+def nets():
+  """Two of two layers, of other filters, crops and mean images."""
+  made = []
+  for seed, (filters, crop) in enumerate([(8, 28), (6, 23)]):
+    config = quickstart.get_config()
+    config.network.layers = ("conv1", "fc8")
+    config.network.conv1.filters = filters
+    config.update(image_size_px=32, crop_size_px=crop, batch_size=6)
+    module = model.from_config(config)
+    rng = np.random.default_rng(seed)
+    image = jnp.zeros((1, crop, crop, 3))
+    params = jax.tree.map(
+      lambda leaf, rng=rng: rng.normal(0, 0.02, leaf.shape).astype(np.float32),
+      jax.eval_shape(module.init, jax.random.key(0), image)["params"],
+    )
+    mean = rng.uniform(90, 160, (32, 32, 3)).astype(np.float32)
+    made.append(Net(config, module, params, mean))
+  return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("data") / "shapes"
+  # 21 are no whole number of batches, nor of devices.
+  counts = {"train": 2, "validation": 2, "test": 21}
+  shapes.generate(directory, size_px=32, workers=0, **counts)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def examples(data):
+  return tfds.builder_from_directory(data).as_data_source(
+    "test", decoders={"image": tfds.decode.SkipDecoding()}
+  )
+
+
+@pytest.fixture(scope="module")
+def expected(nets, examples):
+  """Makes the figures of an ensemble from the logits of each view."""
+  images = [shards.decode_jpeg(example["image"]) for example in examples]
+  labels = [example["label"] for example in examples]
+  logits = []  # [net][view]
+  for net in nets:
+    crop = net.config.crop_size_px
+    seen = [oracles.ten_views(image - net.mean, crop) for image in images]
+    crops = np.swapaxes(seen, 0, 1).reshape(-1, crop, crop, 3)
+    found = net.module.apply({"params": net.params}, crops.astype(np.float32))
+    logits.append(np.reshape(found, (10, len(images), -1)))
+
+  def figures(parts):
+    chosen, weights = [], []
+    for views, part in zip(logits, parts, strict=False):
+      chosen += list(views[4:5] if part.views == 1 else views)
+      weights += [part.weight / part.views] * part.views
+    p = oracles.average_softmax(chosen, weights)
+    return {
+      "loss": oracles.cross_entropy(np.log(p), labels).mean(),
+      "top1_error": oracles.top_k_errors(p, labels, 1).mean(),
+      "top5_error": oracles.top_k_errors(p, labels, 5).mean(),
+    }
+
+  return figures
+
+
+@pytest.fixture(scope="module", params=[1, 8])
+def evaluated(request, nets, examples):
+  """Evaluates an ensemble, on one device and on eight."""
+  mesh = parallel.make_mesh(request.param)
+  members = []
+  for net in nets:
+    statistics = shards.Statistics(net.mean, np.eye(3), np.ones(3))
+    a = augment.from_config(net.config, statistics)
+    view_step = steps.make_view_step(net.module, a, mesh)
+    members.append((view_step, parallel.replicate(mesh, net.params)))
+
+  def figures(parts):
+    chosen = [
+      evaluate.Member(
+        *member,
+        augment.views(part.views, 32, net.config.crop_size_px),
+        part.weight,
+      )
+      for net, member, part in zip(nets, members, parts, strict=False)
+    ]
+    return evaluate.evaluate_split(chosen, examples, nets[0].config, mesh)
+
+  return figures
+
+
+@pytest.mark.parametrize(
+  "parts",
+  [
+    [Part(1, 1)],
+    [Part(1, 10)],
+    [Part(1, 10), Part(1, 10)],
+    [Part(2, 1), Part(1, 1)],
+    [Part(2, 10), Part(1, 10)],
+    [Part(0.5, 1), Part(3, 10)],
+  ],
+)
+def test_prediction_is_the_weighted_mean_of_the_softmaxes(
+  parts, evaluated, expected
+):
+  """Catches a mean of logits, and padding or devices that count."""
+  found = evaluated(parts)
+  assert found.pop("images_per_second") > 0
+  assert found == pytest.approx(expected(parts), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def workdirs(nets, data, tmp_path_factory):
+  """Runs of the two nets, as training leaves them, each with its own data."""
+  folder = tmp_path_factory.mktemp("runs")
+  made = []
+  for name, net, views in zip("AB", nets, (1, 10), strict=True):
+    own = shutil.copytree(data, folder / f"data{name}")
+    np.save(own / "mean_image.npy", net.mean)
+    net.config.update(data_dir=str(own), test_views=views)
+    logs.claim_workdir(folder / name, net.config)
+    state = steps.init_state(net.params, optax.trace(0.9))
+    with checkpoint.open_manager(folder / name) as manager:
+      checkpoint.save(manager, state, {})
+    made.append(folder / name)
+  return made
+
+
+@pytest.fixture(scope="module")
+def other_classes(workdirs):
+  """The second run again, but its ten classes have other names."""
+  workdir = workdirs[1].with_name("C")
+  shutil.copytree(workdirs[1], workdir)
+  own = shutil.copytree(workdir.with_name("dataB"), workdir.with_name("dataC"))
+  (names,) = own.glob("*labels.txt")
+  names.write_text(names.read_text().swapcase())
+  config = workdir / "config.json"
+  config.write_text(config.read_text().replace("dataB", "dataC"))
+  return workdir
+
+
+def command(*workdirs, **options):
+  options = {"workdir": ",".join(map(str, workdirs)), **options}
+  return subprocess.run(
+    [sys.executable, "-m", "alexnet_jax.evaluate"]
+    + [f"--{name}={value}" for name, value in options.items()],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_command_prints_the_figures_of_an_ensemble(workdirs, expected):
+  result = command(*workdirs, weights="2,1", views=10)
+  assert result.returncode == 0, result.stderr
+  (found,) = re.findall(
+    r"^test, 21 images, 2 nets, ten views, step 0, 0: top-1 error (.*)%,"
+    r" top-5 error (.*)%, loss (.*)$",
+    result.stdout,
+  )
+  figures = expected([Part(2, 10), Part(1, 10)])
+  errors = [100 * figures["top1_error"], 100 * figures["top5_error"]]
+  np.testing.assert_allclose(
+    np.array(found, float), [*errors, figures["loss"]], atol=0.0051
+  )
+
+
+def test_runs_are_seen_as_their_configs_say_and_weigh_the_same(
+  workdirs, expected
+):
+  runs, count, found = evaluate.evaluate_runs(workdirs)
+  assert [run.step for run in runs] == [0, 0]
+  assert count == 21
+  figures = expected([Part(1, 1), Part(1, 10)])
+  assert {name: found[name] for name in figures} == pytest.approx(figures)
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"views": 3}, ["--views=3", "1 or 10"]),
+    ({"views": 0}, ["--views=0", "1 or 10"]),
+    ({"weights": [2]}, ["--weights=2 ", "each of the 2 runs"]),
+    ({"weights": [3, 2, 1]}, ["--weights=3,2,1 ", "each of the 2 runs"]),
+    ({"weights": [2, -1]}, ["--weights=2,-1 ", "positive"]),
+    ({"weights": [0, 1]}, ["--weights=0,1 ", "positive"]),
+    ({"weights": [float("nan"), 1]}, ["--weights=nan,1 ", "positive"]),
+    ({"weights": [1, float("inf")]}, ["--weights=1,inf ", "positive"]),
+  ],
+)
+def test_bad_views_and_weights_are_refused(options, words, workdirs):
+  with pytest.raises(InputError) as error:
+    evaluate.evaluate_runs(workdirs, **options)
+  for word in words:
+    assert word in str(error.value)
+
+
+def assert_one_line(result, *words):
+  assert result.returncode == 1, result.stdout + result.stderr
+  assert "Traceback" not in result.stderr
+  (line,) = (x for x in result.stderr.splitlines() if x.startswith("error:"))
+  for word in words:
+    assert word in line
+
+
+def test_weights_that_are_words_are_refused(workdirs):
+  result = command(*workdirs, weights="two,1")
+  assert_one_line(result, "--weights=two,1", "numbers")
+
+
+def test_runs_of_other_classes_are_refused(workdirs, other_classes):
+  result = command(workdirs[0], other_classes)
+  assert_one_line(result, str(other_classes), "classes")
