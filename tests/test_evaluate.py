@@ -29,6 +29,8 @@ from alexnet_jax.data import shapes, shards
 from alexnet_jax.errors import InputError
 from configs import quickstart
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -11,6 +11,8 @@ from alexnet_jax import augment, model, optimizer, parallel, steps
 from alexnet_jax.errors import InputError
 from configs import quickstart
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def small_config(**changes):
   config = quickstart.get_config()
