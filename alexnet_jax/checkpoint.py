@@ -98,12 +98,12 @@ def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
   Raises:
     InputError: the run has no checkpoint.
   """
+  if not exists(workdir):
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
+    )
   with open_manager(workdir) as manager:
     step = manager.latest_step()
-    if step is None:
-      raise errors.InputError(
-        f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
-      )
     args = ocp.args.StandardRestore(_abstract(params, mesh))
     found: Any = manager.restore(step, args=ocp.args.Composite(params=args))
   return step, found.params

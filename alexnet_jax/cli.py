@@ -61,25 +61,25 @@ def load_config(path: str) -> config_dict.ConfigDict:
   file, colon, argument = path.partition(":")
   if not file.endswith(".py") or not Path(file).is_file():
     raise errors.InputError(
-      f"--config={file!r} is no Python file that exists; give one like"
+      f"{file!r} is no config file that exists; give one like"
       " configs/alexnet.py."
     )
   get_config = runpy.run_path(file).get("get_config")
   if get_config is None:
     raise errors.InputError(
-      f"--config={file!r} has no get_config(); start from configs/alexnet.py."
+      f"{file!r} has no get_config(); start from configs/alexnet.py."
     )
   parameters = inspect.signature(get_config).parameters.values()
   needed = any(p.default is inspect.Parameter.empty for p in parameters)
   if (needed and not argument) or (colon and not parameters):
     raise errors.InputError(
-      f"--config={path!r}: {file} {'needs an' if needed else 'takes no'}"
-      f" argument after a colon{', such as list' if needed else ''}."
+      f"{path!r}: {file} {'needs an' if needed else 'takes no'} argument after"
+      f" a colon{', such as list' if needed else ''}."
     )
   try:
     return get_config(argument) if argument else get_config()
   except ValueError as e:
-    raise errors.InputError(f"--config={path!r}: {e}.") from e
+    raise errors.InputError(f"{path!r}: {e}.") from e
 
 
 def define_config() -> None:
@@ -97,6 +97,8 @@ def define_config() -> None:
     config_flags.DEFINE_config_file(
       "config", str(QUICKSTART), "Config file; --config.FIELD=VALUE overrides."
     )
+  except flags.Error as e:
+    raise errors.InputError(f"bad --config flags: {e}") from e
   except (AttributeError, KeyError) as e:
     guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(e))
     name = guess[2] if guess else str(e).strip("'\"\\")
@@ -112,7 +114,8 @@ def config() -> tuple[config_dict.ConfigDict, str]:
   """Returns the config of the command line and a name for it."""
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, argument = path.partition(":")
-  name = "-".join(filter(None, (Path(file).stem, argument)))
+  # No comma: evaluate's --workdir is a list.
+  name = "-".join(filter(None, (Path(file).stem, argument.replace(",", "+"))))
   return flags.FLAGS.config.copy_and_resolve_references(), name
 
 

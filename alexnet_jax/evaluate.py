@@ -114,10 +114,16 @@ def open_run(workdir: Path, mesh: Mesh) -> Run:
   """Opens the newest checkpoint of a run.
 
   Raises:
-    InputError: no run, or no checkpoint.
+    InputError: no run, no checkpoint, or one of another version.
   """
   config = logs.read_config(workdir)
-  net = model.from_config(config)
+  try:
+    net = model.from_config(config)
+  except (AttributeError, KeyError) as e:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds a run of another version: its config"
+      f" lacks {str(e).splitlines()[0]}; train it anew."
+    ) from e
   size = net.network.input_size_px
   shapes = jax.eval_shape(
     net.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
@@ -187,8 +193,12 @@ def evaluate_runs(
   if views is not None and views not in VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
   weights = list(weights or [1.0] * len(workdirs))
-  if len(weights) != len(workdirs) or not all(
-    0 < weight < math.inf for weight in weights
+  if not workdirs:
+    raise errors.InputError("--workdir names no run; write --workdir=DIR.")
+  if (
+    len(weights) != len(workdirs)
+    or not all(weight > 0 for weight in weights)
+    or not math.isfinite(sum(weights))
   ):
     raise errors.InputError(
       f"--weights={','.join(f'{w:g}' for w in weights)} must be one positive"

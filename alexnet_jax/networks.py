@@ -255,22 +255,22 @@ def _check(config: Any) -> None:
       f" of num_classes={config.num_classes} units."
     )
   rules = [
-    ("towers", net.towers, 1, math.inf),
+    ("towers", net.towers, 1, 2**20),
     ("pool_window", net.pool_window, 2, 11),
-    ("pool_stride", net.pool_stride, 1, math.inf),
+    ("pool_stride", net.pool_stride, 1, 11),
     ("dropout_rate", net.dropout_rate, 0, 0.999),
   ]
   for norm in ("lrn", "map_norm"):
     rules += [
-      (f"{norm}.k", net[norm].k, 1e-6, math.inf),
-      (f"{norm}.alpha", net[norm].alpha, 0, math.inf),
-      (f"{norm}.beta", net[norm].beta, 0, math.inf),
-      (f"{norm}.window", net[norm].window, 1, math.inf),
+      (f"{norm}.k", net[norm].k, 1e-6, 1e6),
+      (f"{norm}.alpha", net[norm].alpha, 0, 1e6),
+      (f"{norm}.beta", net[norm].beta, 0, 100),
+      (f"{norm}.window", net[norm].window, 1, 99),
     ]
   for name in net.layers:
     lowest = {"filters": 1, "units": 1, "kernel": 1, "stride": 1, "padding": 0}
     rules += [
-      (f"{name}.{field}", net[name][field], low, math.inf)
+      (f"{name}.{field}", net[name][field], low, 2**20)
       for field, low in lowest.items()
       if field in net[name]
     ]
@@ -278,9 +278,8 @@ def _check(config: Any) -> None:
     rules.append((f"{name}.bias", net[name].bias, -1e6, 1e6))
   for field, value, low, high in rules:
     if not low <= value <= high:
-      above = "" if high == math.inf else f" and at most {high:g}"
       raise errors.InputError(
-        f"network.{field}={value} must be at least {low:g}{above}."
+        f"network.{field}={value} must be at least {low:g}, at most {high:g}."
       )
   for norm in ("lrn", "map_norm"):
     if net[norm].window % 2 == 0:

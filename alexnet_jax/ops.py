@@ -510,12 +510,12 @@ def dropout(x_BxN: jax.Array, keys_B: jax.Array, rate: float) -> jax.Array:
   around it nor on the device that computes it.
 
   Args:
-    x_BxN: activities.
+    x_BxN: activities, of one axis or, as maps, of three.
     keys_B: one random key per example.
     rate: probability of a zero (paper 4.2: 0.5).
 
   Returns:
-    [B, N].
+    The shape of `x_BxN`.
   """
   keep = jax.vmap(
     lambda key: jax.random.bernoulli(key, 1 - rate, x_BxN.shape[1:])

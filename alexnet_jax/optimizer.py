@@ -20,8 +20,8 @@ Rates = Callable[[Any, Any], Any]
 
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
   """Returns the first step that starts at or after `epoch` passes."""
-  step = math.ceil(epoch * num_examples / batch_size)
-  return min(step, 2**31 - 1)  # Steps are counted in 32 bits.
+  # Steps are counted in 32 bits.
+  return math.ceil(min(epoch * num_examples / batch_size, 2**31 - 1))
 
 
 def on_plateau(drop_factor: float) -> Schedule:

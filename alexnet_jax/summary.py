@@ -68,7 +68,7 @@ def difference(a: Any, b: Any) -> tuple[Table, Table]:
   fields = Table("field", "-", "+", box=box.SIMPLE_HEAD)
   mine, theirs = (logs.flatten(config.to_dict()) for config in (a, b))
   for name in sorted(mine | theirs):
-    held, other = (side.get(name, "none") for side in (mine, theirs))
+    held, other = (side.get(name, "no such field") for side in (mine, theirs))
     if held != other:
       fields.add_row(name, str(held), str(other))
   grid = _grid("", "layer")
@@ -133,6 +133,11 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(
       f"{len(argv) - 1} config files were given; write --config=FILE for one,"
       " or --diff FILE FILE for two."
+    )
+  overrides = [word for word in sys.argv if word.startswith("--config")]
+  if overrides:
+    raise errors.InputError(
+      f"--diff compares files alone, without {overrides[0]}."
     )
   a, b = (cli.load_config(path) for path in argv[1:])
   fields, grid = difference(a, b)

@@ -81,10 +81,11 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     start_step = int(state.step)
     # Kept here too: to ask the state would be to wait for the running step.
     plateau = jax.device_get(state.plateau)
+    drops = plateau.drops
     log = stack.enter_context(logs.RunLog(workdir, start_step, total_steps))
 
     def record(step: int, split: str, figures: dict[str, float]) -> None:
-      rate = float(learning_rate(max(step - 1, 0), plateau.drops))
+      rate = float(learning_rate(max(step - 1, 0), drops))
       if not math.isfinite(figures["loss"]):
         manager.wait_until_finished()
         raise errors.InputError(
@@ -122,6 +123,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
         break
       batch = parallel.put_batch(mesh, next(batches))
       state, sums = train_step(state, batch)
+      drops = plateau.drops
       # The step before is read while this one runs.
       if running:
         settle(*running)
@@ -265,25 +267,21 @@ def _check_config(config: Any) -> None:
     "checkpoint_every_steps",
     "checkpoints_to_keep",
     "colour_noise_divisor",
+    "colour_noise_epochs",
     "evaluate_every_epochs",
     "images_per_crop",
     "lars_trust",
     "learning_rate",
+    "learning_rate_drop_epochs",
     "learning_rate_drop_factor",
     "log_every_steps",
     "plateau_patience",
     "reader_threads",
-    "target_factor",
-  ):
-    check(name, lambda value: value > 0, "positive")
-  for name in (
-    "colour_noise_epochs",
-    "learning_rate_drop_epochs",
     "total_epochs",
     "total_steps",
   ):
     if config[name] is not None:
-      check(name, lambda value: 0 < value < math.inf, "positive and finite")
+      check(name, lambda value: 0 < value < 2**31, "positive, below 2**31")
   for name in (
     "colour_noise",
     "learning_rate_of_biases",
@@ -291,9 +289,10 @@ def _check_config(config: Any) -> None:
     "warmup_epochs",
     "weight_decay",
   ):
-    check(name, lambda value: 0 <= value < math.inf, "0 or more, and finite")
-  for name in ("num_classes", "dexp_rates"):
-    check(name, lambda value: value >= 2, "2 or more")
+    check(name, lambda value: 0 <= value < 2**31, "0 or more, below 2**31")
+  check("num_classes", lambda value: value >= 2, "2 or more")
+  check("dexp_rates", lambda value: 2 <= value <= 1000, "from 2 to 1000")
+  check("target_factor", lambda value: 1 <= value < 2**31, "from 1 to 2**31")
   check("momentum", lambda value: 0 <= value < 1, "from 0 to under 1")
   check("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
   size = config.image_size_px
@@ -316,7 +315,7 @@ def _crosses(
 ) -> bool:
   """Whether a multiple of `every_epochs` passes is reached by this step."""
 
-  def passed(step: int) -> int:
-    return int(step * batch_size / (num_examples * every_epochs))
+  def passed(step: int) -> float:
+    return step * batch_size // (num_examples * every_epochs)
 
   return passed(step) > passed(step - 1)

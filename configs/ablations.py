@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -54,11 +55,15 @@ def _pools(row: Any) -> tuple[str, ...]:
   return tuple(word for word in row.after if word.endswith("_pool"))
 
 
-def _strip(config: Any, *words: str) -> None:
-  """Takes words out of what follows every layer."""
+NORMS = ("lrn", "map_norm")
+
+
+def _strip(config: Any, words: tuple[str, ...], kept: str = "") -> None:
+  """Takes words out of what follows every layer but one."""
   for name in config.network.layers:
-    row = config.network[name]
-    row.after = tuple(word for word in row.after if word not in words)
+    if name != kept:
+      row = config.network[name]
+      row.after = tuple(word for word in row.after if word not in words)
 
 
 def _overlap(config: Any) -> None:
@@ -87,7 +92,9 @@ def _paddings(net: Any) -> tuple[int, int] | None:
 def _average_pool(config: Any) -> None:
   for name in _convs(config):
     row = config.network[name]
-    row.after = tuple(w.replace("max_", "average_") for w in row.after)
+    row.after = tuple(
+      "average_pool" if word == "max_pool" else word for word in row.after
+    )
 
 
 def _dropout(config: Any) -> None:
@@ -120,7 +127,7 @@ def _lrn(
   """Returns an edit that normalizes the first two layers and no other."""
 
   def apply(config: Any) -> None:
-    _strip(config, "lrn", "map_norm")
+    _strip(config, NORMS)
     net = config.network
     net.lrn.update(k=k, alpha=alpha, across_towers=across)
     if len(_convs(config)) < 2:
@@ -130,17 +137,6 @@ def _lrn(
       for word in order:
         after += _pools(net[name]) if word == "pool" else [word]
       net[name].after = tuple(after)
-
-  return apply
-
-
-def _lrn_at(kept: int) -> Callable[[Any], None]:
-  def apply(config: Any) -> None:
-    for index, name in enumerate(_convs(config)):
-      row = config.network[name]
-      if index != kept:
-        norms = ("lrn", "map_norm")
-        row.after = tuple(word for word in row.after if word not in norms)
 
   return apply
 
@@ -179,6 +175,7 @@ def _without(name: str) -> Callable[[Any], None]:
     else:
       heir = net[net.layers[index - 1]]
       heir.after = (*heir.after, *kept)
+      net[net.layers[index + 1]].joined |= net[name].joined
     net.layers = tuple(n for n in net.layers if n != name)
     del net[name]
     config.learning_rate_of_layers = tuple(
@@ -234,7 +231,7 @@ ABLATIONS = {
   ),
   "no_dropout": Ablation(
     "no dropout", "overfits substantially, converges twice as fast (4.2)",
-    lambda config: _strip(config, "dropout"),
+    lambda config: _strip(config, ("dropout",)),
   ),
   "inverted_dropout": Ablation(
     "dropout rescaled in training", "none given", _inverted_dropout
@@ -245,23 +242,26 @@ ABLATIONS = {
   ),
   "run_lrn": Ablation(
     "k 2, alpha 1e-4 / 5; conv1's before its ReLU, then a norm within maps",
-    "40.7 / 18.2 (run 145)",
+    "none given; the whole run: 40.7 / 18.2 (run 145)",
     _lrn(2.0, 1e-4 / 5, False, conv1=("lrn", "pool", "activation"),
          conv2=("activation", "lrn", "map_norm", "pool")),
   ),
   "caffe_lrn": Ablation(
-    "k 1, alpha 1e-4 / 5, across the towers", "42.9 / 19.8 (bvlc_alexnet)",
+    "k 1, alpha 1e-4 / 5, across the towers", "none given",
     _lrn(1.0, 1e-4 / 5, True),
   ),
   "no_lrn": Ablation(
-    "no normalization layer", "+1.4 / +1.2 (3.3, run 148)",
-    lambda config: _strip(config, "lrn", "map_norm"),
+    "no normalization layer",
+    "+1.4 / +1.2 (3.3, run 148); -0.1 at 128 px (caffenet-benchmark)",
+    lambda config: _strip(config, NORMS),
   ),
   "lrn_conv1": Ablation(
-    "only the first convolution normalized", "none given", _lrn_at(0)
+    "only the first convolution normalized", "none given",
+    lambda config: _strip(config, NORMS, kept=_convs(config)[0]),
   ),
   "lrn_conv2": Ablation(
-    "only the second convolution normalized", "none given", _lrn_at(1)
+    "only the second convolution normalized", "none given",
+    lambda config: _strip(config, NORMS, kept=_convs(config)[1]),
   ),
   "two_towers": Ablation(
     "two towers", "the paper's (3.2)", _set(network__towers=2)
@@ -302,10 +302,14 @@ ABLATIONS = {
   ),
   **{
     f"no_{name}": Ablation(
-      f"without {name}; its pooling and dropout stay",
-      "about +2 for a middle layer (7)", _without(name),
+      f"without {name}; its pooling, dropout and link of the towers stay",
+      effect, _without(name),
     )
-    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
+    for name, effect in (
+      ("conv1", "none given"), ("conv2", "about +2 (7)"),
+      ("conv3", "about +2 (7)"), ("conv4", "about +2 (7)"),
+      ("conv5", "none given"), ("conv6", "none given"),
+    )
   },
   "one_view": Ablation(
     "tested on the central view", "+1.5 / +1.3 (4.1, run 145-2010)",
@@ -332,10 +336,10 @@ def get_config(ablations: str) -> ConfigDict:
     sys.exit()
   names, _, base = ablations.partition("@")
   base = base or "alexnet"
-  try:
-    config = importlib.import_module(f"configs.{base}").get_config()
-  except (ImportError, AttributeError, TypeError) as e:
-    raise ValueError(f"there is no base configs/{base}.py") from e
+  bases = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+  if base not in bases - {"ablations"}:
+    raise ValueError(f"there is no base configs/{base}.py")
+  config = importlib.import_module(f"configs.{base}").get_config()
   with config.unlocked():
     for name in names.split(","):
       if name not in ABLATIONS:

@@ -1,14 +1,14 @@
 """CaffeNet (bvlc_reference_caffenet of BVLC/caffe): pooling before norm, k = 1.
 
 Original: 42.6 % top-1, 19.6 % top-5 error on ILSVRC-2012 validation, central
-view, at iteration 310,000. Its norm sums over the channels of both groups.
+view, at iteration 310,000. Its norm sums over the channels of both groups. Its
+images were squeezed to 256 x 256, which `prepare` does not do.
 
-Changes from configs/alexnet.py: network.conv1.after, network.conv1.ceil,
-network.conv2.after, network.lrn.k, network.lrn.alpha,
-network.lrn.across_towers, network.fc6.sigma, network.fc7.sigma,
-network.dropout_rescaled, crop_size_px, colour_noise, test_views, batch_size,
-weight_decay_of_biases, learning_rate_of_biases, schedule,
-learning_rate_drop_epochs.
+Changes from configs/alexnet.py: network.conv1.after, network.conv2.after,
+network.lrn.k, network.lrn.alpha, network.lrn.across_towers, network.fc6.sigma,
+network.fc7.sigma, network.dropout_rescaled, crop_size_px, colour_noise,
+test_views, batch_size, weight_decay_of_biases, learning_rate_of_biases,
+schedule, learning_rate_drop_epochs.
 
   python -m alexnet_jax.main --config=configs/caffenet.py \
     --config.test_split=validation
@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
   config: Any = alexnet.get_config().unlock()
   net = config.network
   net.conv1.after = net.conv2.after = ("activation", "max_pool", "lrn")
-  net.conv1.ceil = False  # conv_layer.cpp; the same for 227 pixels
   net.lrn.k = 1.0  # caffe.proto's default
   net.lrn.alpha = 1e-4 / 5  # lrn_layer.cpp divides by the window
   net.lrn.across_towers = True  # lrn_layer.cpp knows no groups

@@ -1,7 +1,7 @@
 """cifar_19pct with response normalization within maps after two of its pools.
 
 Original: 18 % test error in 20 minutes (cuda-convnet's layers-18pct.cfg and
-layer-params-18pct.cfg).
+layer-params-18pct.cfg, whose `type=rnorm` is the norm within maps).
 
 Changes from configs/cifar_19pct.py: network.conv1.after, network.conv2.after,
 network.map_norm.window, network.map_norm.alpha, weight_decay_of_layers.

@@ -3,8 +3,8 @@
 Original: 39.168 % top-1, 18.229 % top-5 error on its test set with ten views:
 two towers are worth 1.7 and 1.2 (paper 3.2). The log says that the rates
 changed after epochs 20, 48, 66 and 72 and that the biases of conv1 and conv2
-ended at 0.002; that the third change was conv1's and the fourth everyone's is
-our reading, after run 145.
+ended at 0.002; that the third change was conv1's and the noise's, the fourth
+that of all weights, is our reading.
 
 Changes from configs/run145_2010.py: network.towers, network.conv1.filters,
 network.conv2.filters, network.conv3.filters, network.conv4.filters,

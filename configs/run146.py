@@ -3,13 +3,13 @@
 Original (146-2012-2011): pre-trained on the Fall 2011 release of ImageNet, then
 fine-tuned on ILSVRC-2012: 38.990 % top-1, 16.622 % top-5 error on its
 validation set with ten views (paper: "1 CNN*", 39.0 and 16.6). The rates of the
-fine-tuning are not on record: here run 145's last two, half as long each.
+fine-tuning are not on record: here 1e-3, 1e-4 and 1e-5 for 13 epochs each.
 
 Changes from configs/run145.py: network.layers, network.conv6.*, learning_rate,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-Pre-train with run 145's rates on the larger set, then fine-tune from that run;
+Pre-train on the larger set, at run 145's rates for all layers, then fine-tune;
 its last layer is drawn anew, as the classes are others:
 
   python -m alexnet_jax.main --config=configs/run146.py \

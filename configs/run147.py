@@ -2,7 +2,8 @@
 
 Original: 41.058 % top-1, 18.510 % top-5 error on ILSVRC-2012 validation with
 ten views: overlap is worth 0.4 and 0.3. Padding changes with the windows, so
-that fc6 sees 6 x 6 pixels all the same (sides 55, 28, 26, 13, 11, 6).
+that fc6 sees 6 x 6 pixels all the same (sides 55, 28, 26, 13, 11, 6). No end of
+the colour noise is on record.
 
 Changes from configs/run145.py: network.pool_window, network.conv2.padding,
 network.conv5.padding, learning_rate_drop_epochs, learning_rate_of_layers,
@@ -27,6 +28,6 @@ def get_config() -> ConfigDict:
   config.network.conv5.padding = 0
   config.learning_rate_drop_epochs = (23.0, 51.0, 79.0)
   config.learning_rate_of_layers = ((79.0, "conv1", 0.0),)
-  config.colour_noise_epochs = None  # no end is on record
+  config.colour_noise_epochs = None
   config.total_epochs = 90.0
   return config.lock()

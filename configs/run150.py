@@ -2,7 +2,8 @@
 
 Original: 41.828 % top-1, 19.330 % top-5 error on ILSVRC-2012 validation with
 ten views; not in the paper. To make up for the links, conv2 has 160 filters and
-fc6 and fc7 have 4096 units in each tower.
+fc6 and fc7 have 4096 units in each tower. The log gives five epochs of change;
+their meaning is run 145's.
 
 Changes from configs/run145.py: network.conv3.joined, network.fc6.joined,
 network.fc7.joined, network.conv2.filters, network.fc6.units, network.fc7.units,

@@ -1,9 +1,10 @@
 """Run 170: the rate falls in equal ratios at equal times (dexp).
 
 Original: 40.528 % top-1 error on ILSVRC-2012 validation with ten views, 40.250
-and 18.116 % top-5 after a restart; not in the paper. Its factor and its number
-of rates are not on record: here those of cuda-convnet2's ImageNet nets, 250 in
-4 rates (lr.cu names the schedule).
+and 18.116 % top-5 after a restart; not in the paper. On record is the schedule
+alone (lr.cu). Its factor and its number of rates are here those of
+cuda-convnet2's ImageNet nets, 250 in 4 rates; its length and the biases' rate
+are run 145's, no layer is frozen and the noise stays.
 
 Changes from configs/run145.py: schedule, learning_rate_drop_epochs,
 learning_rate_of_layers, colour_noise_epochs.

@@ -130,7 +130,7 @@ TOTALS = {
 ABLATED = {
   "no_conv1": [(11, 3, 256, 55), *TWO_TOWERS[2:]],
   "no_conv2": [TWO_TOWERS[0], (3, 96, 384, 13), *TWO_TOWERS[3:]],
-  "no_conv3": [*TWO_TOWERS[:2], (3, 128, 384, 13), *TWO_TOWERS[4:]],
+  "no_conv3": [*TWO_TOWERS[:2], (3, 256, 384, 13), *TWO_TOWERS[4:]],
   "no_conv4": [*TWO_TOWERS[:3], *TWO_TOWERS[4:]],
   "no_conv5": [*TWO_TOWERS[:4], (1, 13824, 4096, 1), *FC[1:]],
   "no_links": [

@@ -15,10 +15,13 @@ import optax
 import oracles
 import pytest
 import tensorflow_datasets as tfds
+from absl import flags
+from ml_collections import config_flags
 
 from alexnet_jax import (
   augment,
   checkpoint,
+  cli,
   evaluate,
   logs,
   model,
@@ -258,6 +261,26 @@ def assert_one_line(result, *words):
 def test_weights_that_are_words_are_refused(workdirs):
   result = command(*workdirs, weights="two,1")
   assert_one_line(result, "--weights=two,1", "numbers")
+
+
+def test_no_workdir_is_refused():
+  with pytest.raises(InputError, match="names no run"):
+    evaluate.evaluate_runs([])
+
+
+# ml_collections loads a config in a way that Python 3.12 has dropped.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
+  """Catches a comma in it, which parts the folders of an ensemble."""
+  path = "configs/ablations.py:tanh,no_mirror@cifar10"
+  monkeypatch.setattr(sys, "argv", ["main", f"--config={path}"])
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values)
+  values(sys.argv)
+  monkeypatch.setattr(cli.flags, "FLAGS", values)
+  config, name = cli.config()
+  assert config.network.activation == "tanh"
+  assert name == "ablations-tanh+no_mirror@cifar10"
 
 
 def test_runs_of_other_classes_are_refused(workdirs, other_classes):

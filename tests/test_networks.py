@@ -231,7 +231,7 @@ def changed(fields):
     ({"towers": -2}, ["network.towers=-2 must be at least 1"]),
     (
       {"pool_window": 1},
-      ["network.pool_window=1", "at least 2 and at most 11"],
+      ["network.pool_window=1", "at least 2, at most 11"],
     ),
     ({"pool_window": 12}, ["network.pool_window=12", "at most 11"]),
     ({"pool_stride": 0}, ["network.pool_stride=0 must be at least 1"]),

@@ -138,7 +138,7 @@ def test_difference_ends_in_both_totals_where_they_differ():
 
 def test_difference_marks_a_field_that_one_config_lacks():
   fields, _ = difference("configs/run146.py", "configs/run145.py")
-  assert ("network.conv6.filters", "256", "none") in fields
+  assert ("network.conv6.filters", "256", "no such field") in fields
 
 
 def test_difference_of_fields_alone_has_no_layers():
