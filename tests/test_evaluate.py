@@ -268,7 +268,7 @@ def test_no_workdir_is_refused():
     evaluate.evaluate_runs([])
 
 
-# ml_collections loads a config in a way that Python 3.12 has dropped.
+# ml_collections loads a config by a method that is to go.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
   """Catches a comma in it, which parts the folders of an ensemble."""

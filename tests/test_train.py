@@ -343,7 +343,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
   result = train(
     workdir,
     data,
-    learning_rate=0.01,
+    learning_rate=0.0001,
     learning_rate_drop_epochs="(0.45,)",
     learning_rate_drop_factor=2e9,
     evaluate_every_epochs=9.0,
