@@ -130,9 +130,8 @@ def _lrn(
     _strip(config, NORMS)
     net = config.network
     net.lrn.update(k=k, alpha=alpha, across_towers=across)
-    if len(_convs(config)) < 2:
-      raise ValueError("the base has no two convolutions to normalize")
-    for name, order in zip(_convs(config)[:2], (conv1, conv2), strict=True):
+    for index, order in enumerate((conv1, conv2)):
+      name = _convs(config)[index]
       after: list[str] = []
       for word in order:
         after += _pools(net[name]) if word == "pool" else [word]
@@ -347,7 +346,10 @@ def get_config(ablations: str) -> ConfigDict:
           f"there is no ablation {name!r}; configs/ablations.py:list prints all"
         )
       before = config.to_dict()
-      ABLATIONS[name].apply(config)
+      try:
+        ABLATIONS[name].apply(config)
+      except IndexError as e:
+        raise ValueError(f"{name} needs more layers than are left") from e
       if config.to_dict() == before:
         raise ValueError(f"{name} changes nothing in {base}")
   return config
