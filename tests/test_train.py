@@ -426,3 +426,4 @@ def test_evaluate_without_a_trained_run_is_refused(made, tmp_path, finished):
     (tmp_path / "config.json").write_text(text)
   result = run("evaluate", f"--workdir={tmp_path}")
   assert_refused(result, str(tmp_path), "train")
+  assert not (tmp_path / "checkpoints").exists()
