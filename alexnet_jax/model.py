@@ -13,6 +13,16 @@ import jax.numpy as jnp
 from alexnet_jax import errors, networks, ops
 
 
+def _kernel_and_bias(
+  module: Any, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+  """Draws or finds a layer's parameters, in the dtype of the computation."""
+  layer = module.layer
+  kernel = module.param("kernel", nn.initializers.normal(layer.sigma), shape)
+  bias = module.param("bias", nn.initializers.constant(layer.bias), shape[-1:])
+  return kernel.astype(module.dtype), bias.astype(module.dtype)
+
+
 class ConvLayer(nn.Module):
   """A `networks.Conv` with its parameters, held in float32."""
 
@@ -23,20 +33,11 @@ class ConvLayer(nn.Module):
   def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
     """Returns [B, H', W', filters]."""
     layer = self.layer
-    shape = (
-      layer.kernel,
-      layer.kernel,
-      x_BxHxWxC.shape[-1] // layer.towers,
-      layer.filters,
-    )
-    kernel = self.param("kernel", nn.initializers.normal(layer.sigma), shape)
-    bias = self.param(
-      "bias", nn.initializers.constant(layer.bias), (layer.filters,)
-    )
+    inputs = x_BxHxWxC.shape[-1] // layer.towers
+    shape = (layer.kernel, layer.kernel, inputs, layer.filters)
     return ops.conv(
       x_BxHxWxC,
-      kernel.astype(self.dtype),
-      bias.astype(self.dtype),
+      *_kernel_and_bias(self, shape),
       stride=layer.stride,
       padding=layer.padding,
       ceil=layer.ceil,
@@ -53,21 +54,9 @@ class DenseLayer(nn.Module):
   @nn.compact
   def __call__(self, x_BxN: jax.Array) -> jax.Array:
     """Returns [B, units]."""
-    layer = self.layer
-    kernel = self.param(
-      "kernel",
-      nn.initializers.normal(layer.sigma),
-      (x_BxN.shape[-1] // layer.towers, layer.units),
-    )
-    bias = self.param(
-      "bias", nn.initializers.constant(layer.bias), (layer.units,)
-    )
-    return ops.dense(
-      x_BxN,
-      kernel.astype(self.dtype),
-      bias.astype(self.dtype),
-      towers=layer.towers,
-    )
+    towers = self.layer.towers
+    shape = (x_BxN.shape[-1] // towers, self.layer.units)
+    return ops.dense(x_BxN, *_kernel_and_bias(self, shape), towers=towers)
 
 
 class Stack(nn.Module):

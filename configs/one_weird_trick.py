@@ -1,9 +1,9 @@
 """The net of "One weird trick" (arXiv 1404.5997) as torchvision has it.
 
-Original: 43.5 % top-1, 20.9 % top-5 error on ILSVRC-2012 validation, central
-view (torchvision's weights, 61,100,840 parameters). One tower, fewer filters,
-no response normalization, dropout before fc6 and fc7 instead of after, rescaled
-in training. Initial weights and learning are the paper's, not torchvision's.
+Original: 43.478 % top-1, 20.934 % top-5 error on ILSVRC-2012 validation,
+central view (torchvision's weights, 61,100,840 parameters). One tower, fewer
+filters, no response normalization, dropout before fc6 and fc7 instead of after,
+rescaled in training. Initial weights and learning are the paper's.
 
 Changes from configs/alexnet.py: network.towers, network.conv1.filters,
 network.conv1.padding, network.conv1.ceil, network.conv1.after,

@@ -207,6 +207,20 @@ def _dense(x: Floats, layer: Layer) -> Floats:
   return x @ weights + np.asarray(layer["bias"], np.float64)
 
 
+def _conv3_to_pool5(x: Floats, convs: Mapping[str, Layer]) -> Floats:
+  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
+  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = _relu(conv(x, **convs["conv5"], stride=1, padding=1, towers=2))
+  return max_pool(x, window=3, stride=2)
+
+
+def _classifier(x: Floats, dense: Mapping[str, Layer], scale: float) -> Floats:
+  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
+  x = _relu(_dense(x, dense["fc6"])) * scale
+  x = _relu(_dense(x, dense["fc7"])) * scale
+  return _dense(x, dense["fc8"])
+
+
 def alexnet_logits(
   params: Params, images_BxHxWx3: ArrayLike, fc_scale: float = 0.5
 ) -> Floats:
@@ -233,15 +247,9 @@ def alexnet_logits(
   x = local_response_norm(x, towers=2)
   x = max_pool(x, window=3, stride=2)
 
-  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
-  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
-  x = _relu(conv(x, **convs["conv5"], stride=1, padding=1, towers=2))
-  x = max_pool(x, window=3, stride=2)
+  x = _conv3_to_pool5(x, convs)
 
-  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
-  x = _relu(_dense(x, dense["fc6"])) * fc_scale
-  x = _relu(_dense(x, dense["fc7"])) * fc_scale
-  return _dense(x, dense["fc8"])
+  return _classifier(x, dense, fc_scale)
 
 
 def run145_logits(params: Params, images: ArrayLike) -> Floats:
@@ -273,10 +281,7 @@ def run145_logits(params: Params, images: ArrayLike) -> Floats:
   x = max_pool(x, window=3, stride=2)
   x = _relu(x)
 
-  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
-  x = _relu(_dense(x, dense["fc6"])) * 0.5
-  x = _relu(_dense(x, dense["fc7"])) * 0.5
-  return _dense(x, dense["fc8"])
+  return _classifier(x, dense, 0.5)
 
 
 def caffenet_logits(params: Params, images: ArrayLike) -> Floats:
@@ -305,15 +310,9 @@ def caffenet_logits(params: Params, images: ArrayLike) -> Floats:
   x = max_pool(x, window=3, stride=2)
   x = local_response_norm(x, towers=1, k=1.0, alpha=1e-4 / 5, beta=0.75, n=5)
 
-  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
-  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
-  x = _relu(conv(x, **convs["conv5"], stride=1, padding=1, towers=2))
-  x = max_pool(x, window=3, stride=2)
+  x = _conv3_to_pool5(x, convs)
 
-  x = x.reshape(x.shape[0], -1)  # (B, H W C), channels fastest.
-  x = _relu(_dense(x, dense["fc6"]))
-  x = _relu(_dense(x, dense["fc7"]))
-  return _dense(x, dense["fc8"])
+  return _classifier(x, dense, 1.0)
 
 
 def ten_views(image_SxSx3: ArrayLike, crop: int) -> list[Floats]:

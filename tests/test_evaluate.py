@@ -16,6 +16,7 @@ import oracles
 import pytest
 import tensorflow_datasets as tfds
 from absl import flags
+from commands import assert_refused
 from ml_collections import config_flags
 
 from alexnet_jax import (
@@ -250,17 +251,9 @@ def test_bad_views_and_weights_are_refused(options, words, workdirs):
     assert word in str(error.value)
 
 
-def assert_one_line(result, *words):
-  assert result.returncode == 1, result.stdout + result.stderr
-  assert "Traceback" not in result.stderr
-  (line,) = (x for x in result.stderr.splitlines() if x.startswith("error:"))
-  for word in words:
-    assert word in line
-
-
 def test_weights_that_are_words_are_refused(workdirs):
   result = command(*workdirs, weights="two,1")
-  assert_one_line(result, "--weights=two,1", "numbers")
+  assert_refused(result, "--weights=two,1", "numbers")
 
 
 def test_no_workdir_is_refused():
@@ -285,4 +278,4 @@ def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
 
 def test_runs_of_other_classes_are_refused(workdirs, other_classes):
   result = command(workdirs[0], other_classes)
-  assert_one_line(result, str(other_classes), "classes")
+  assert_refused(result, str(other_classes), "classes")

@@ -17,6 +17,7 @@ import oracles
 import orbax.checkpoint as ocp
 import pytest
 import tensorflow_datasets as tfds
+from commands import assert_refused
 
 from alexnet_jax.data import shapes, shards
 from alexnet_jax.errors import InputError
@@ -237,14 +238,6 @@ def test_killed_run_goes_on_bit_for_bit(finished, data, tmp_path):
     strict=True,
   ):
     np.testing.assert_array_equal(ours, theirs)
-
-
-def assert_refused(result, *words):
-  assert result.returncode == 1, result.stdout + result.stderr
-  assert "Traceback" not in result.stderr
-  (line,) = (x for x in result.stderr.splitlines() if x.startswith("error:"))
-  for word in words:
-    assert word in line
 
 
 def test_workdir_of_another_config_is_refused(finished, data):
