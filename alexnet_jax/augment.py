@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import optimizer
+from alexnet_jax import errors, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,20 @@ def from_config(
     config: a whole config.
     statistics: has `mean_image`, `colour_axes` and `colour_sds`, as above.
     num_examples: size of the training split; needed to train, not to test.
+
+  Raises:
+    InputError: the crop is larger than the image, or no size.
   """
+  crop, size = config.crop_size_px, config.image_size_px
+  if not isinstance(crop, int) or not 1 <= crop <= size:
+    raise errors.InputError(
+      f"crop_size_px={crop!r} must be from 1 to image_size_px={size}."
+    )
   epochs, steps = config.colour_noise_epochs, 2**31 - 1
   if num_examples is not None and epochs is not None:
     steps = optimizer.step_of_epoch(epochs, num_examples, config.batch_size)
   return Augmentation(
-    crop_size_px=config.crop_size_px,
+    crop_size_px=crop,
     random_crop=config.random_crop,
     mirror=config.mirror,
     images_per_crop=config.images_per_crop,

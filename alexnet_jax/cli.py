@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alexnet_jax import errors
 
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def run(
@@ -82,8 +82,11 @@ def load_config(path: str) -> config_dict.ConfigDict:
     raise errors.InputError(f"{path!r}: {e}.") from e
 
 
-def define_config() -> None:
-  """Defines `--config=FILE[:ARGUMENT]`, by default the quickstart's.
+def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
+  """Defines `--config=FILE[:ARGUMENT]`.
+
+  Args:
+    default: the config where none is named.
 
   Raises:
     InputError: see `load_config`; or no such field in the config.
@@ -95,7 +98,7 @@ def define_config() -> None:
   # Overrides on the command line are looked up here, before flags are parsed.
   try:
     config_flags.DEFINE_config_file(
-      "config", str(QUICKSTART), "Config file; --config.FIELD=VALUE overrides."
+      "config", str(default), "Config file; --config.FIELD=VALUE overrides."
     )
   except flags.Error as e:
     raise errors.InputError(f"bad --config flags: {e}") from e
@@ -135,9 +138,16 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     rich_progress.TextColumn(what),
     rich_progress.BarColumn(),
     rich_progress.MofNCompleteColumn(),
+    rich_progress.TextColumn("{task.fields[rate]}"),
     rich_progress.TimeRemainingColumn(),
     console=console,
     disable=not console.is_terminal,
   ) as bar:
-    task = bar.add_task(what, total=total)
-    yield lambda count: bar.advance(task, count)
+    task = bar.add_task(what, total=total, rate="")
+
+    def advance(count: int) -> None:
+      bar.update(task, advance=count)
+      speed = bar.tasks[task].speed
+      bar.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    yield advance

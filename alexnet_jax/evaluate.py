@@ -27,7 +27,7 @@ from alexnet_jax import (
   parallel,
   steps,
 )
-from alexnet_jax.data import source
+from alexnet_jax.data import records, source
 
 VIEWS = (1, 10)
 
@@ -67,7 +67,7 @@ def evaluate_split(
 
   Args:
     members: the nets.
-    examples: from `source.open_split`.
+    examples: from `records.open_split`.
     config: a whole config.
     mesh: where to compute.
   """
@@ -77,7 +77,11 @@ def evaluate_split(
   # Any number of devices will do: rows that are too many are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
   batches = source.eval_batches(
-    examples, batch_size=batch_size, threads=config.reader_threads
+    examples,
+    size_px=config.image_size_px,
+    batch_size=batch_size,
+    threads=config.reader_threads,
+    rows=parallel.local_rows(mesh, batch_size),
   )
   for rows in batches:
     batch = parallel.put_batch(mesh, rows)
@@ -206,31 +210,26 @@ def evaluate_runs(
     )
   mesh = parallel.make_mesh()
   runs = [open_run(workdir, mesh) for workdir in workdirs]
-  datasets = [source.open_dataset(Path(run.config.data_dir)) for run in runs]
-  examples = source.open_split(
-    datasets[0], "test_split", runs[0].config.test_split
-  )
+  config = runs[0].config
+  dataset = records.open_directory(Path(config.data_dir))
+  examples = records.open_split(dataset, config.test_split, "test_split")
   members = []
-  for workdir, run, dataset, weight in zip(
-    workdirs, runs, datasets, weights, strict=True
-  ):
-    if (dataset.image_size_px, dataset.class_names) != (
-      datasets[0].image_size_px,
-      datasets[0].class_names,
-    ):
+  for workdir, run, weight in zip(workdirs, runs, weights, strict=True):
+    class_names, statistics = source.kept(workdir)
+    size = run.config.image_size_px
+    if (size, class_names) != (config.image_size_px, dataset.class_names):
       raise errors.InputError(
-        f"workdir={str(workdir)!r} was trained on images of other sizes or"
-        f" classes than {str(workdirs[0])!r}; evaluate it alone."
+        f"workdir={str(workdir)!r} was trained on images of another size or on"
+        f" other classes than {str(dataset.directory)!r} has; evaluate it on"
+        " its own data."
       )
-    augmentation = augment.from_config(run.config, dataset.statistics)
+    augmentation = augment.from_config(run.config, statistics)
     seen = augment.views(
-      views or run.config.test_views,
-      dataset.image_size_px,
-      run.config.crop_size_px,
+      views or run.config.test_views, size, run.config.crop_size_px
     )
     view_step = steps.make_view_step(run.net, augmentation, mesh)
     members.append(Member(view_step, run.params, seen, weight))
-  figures = evaluate_split(members, examples, runs[0].config, mesh)
+  figures = evaluate_split(members, examples, config, mesh)
   return runs, len(examples), figures
 
 

@@ -41,6 +41,20 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
     )
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Returns the rows of a batch that this process's devices need, ascending.
+
+  Args:
+    mesh: from `make_mesh`.
+    batch_size: rows of all processes.
+  """
+  split = NamedSharding(mesh, BATCH).addressable_devices_indices_map(
+    (batch_size,)
+  )
+  rows = [np.arange(batch_size)[index] for index in split.values()]
+  return np.unique(np.concatenate(rows))
+
+
 def put_batch(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from alexnet_jax import (
   parallel,
   steps,
 )
-from alexnet_jax.data import shapes, source
+from alexnet_jax.data import feed, records, shapes, source
 
 
 def train_and_evaluate(config: Any, workdir: Path) -> None:
@@ -44,6 +44,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
   parallel.check_batch_size(mesh, config.batch_size)
   dataset = _open_dataset(config)
   splits = _open_splits(config, dataset)
+  statistics = source.check(splits["train"], config)
   num_examples = len(splits["train"])
   total_steps = config.total_steps or optimizer.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
@@ -59,17 +60,13 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     config, params, num_examples, total_steps
   )
   state = parallel.replicate(mesh, steps.init_state(params, tx))
-  augmentation = augment.from_config(config, dataset.statistics, num_examples)
+  augmentation = augment.from_config(config, statistics, num_examples)
   train_step = steps.make_train_step(net, tx, augmentation, mesh, config.seed)
   view_step = steps.make_view_step(net, augmentation, mesh)
-  batches = source.train_batches(
-    splits["train"],
-    batch_size=config.batch_size,
-    seed=config.seed,
-    threads=config.reader_threads,
-  )
+  batches = feed.open_feed(splits["train"], config, mesh)
   # Last, so that nothing is written for a config that cannot run.
   logs.claim_workdir(workdir, config)
+  source.keep(workdir, dataset, statistics)
 
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
@@ -121,7 +118,8 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     for step in range(start_step + 1, total_steps + 1):
       if plateau.stopped:
         break
-      batch = parallel.put_batch(mesh, next(batches))
+      with meter.waiting():
+        batch = next(batches)
       state, sums = train_step(state, batch)
       drops = plateau.drops
       # The step before is read while this one runs.
@@ -183,7 +181,7 @@ class _Meter:
 
   def _clear(self) -> None:
     self._totals: dict[str, float] = {}
-    self._seconds = self._timed_images = 0.0
+    self._seconds = self._timed_images = self._waited = 0.0
 
   @property
   def pending(self) -> bool:
@@ -194,6 +192,13 @@ class _Meter:
     """Starts the clock of the next step: an evaluation is no training."""
     self._mark = time.perf_counter()
 
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Times the wait for a batch."""
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
   def add(self, sums: metrics.Sums) -> float:
     """Waits for a step's sums, counts them and returns its mean loss."""
     before = self._totals.get("loss", 0.0)
@@ -202,41 +207,35 @@ class _Meter:
     start, self._mark = self._mark, time.perf_counter()
     self._steps += 1
     if self._steps == 2:  # The first step compiled: it is no measure of speed.
-      self._seconds = self._timed_images = 0.0
+      self._seconds = self._timed_images = self._waited = 0.0
     self._seconds += self._mark - start
     self._timed_images += examples
     return (self._totals["loss"] - before) / examples
 
   def take(self) -> dict[str, float]:
     """Returns the figures since the last call and starts anew."""
-    speed = self._timed_images / self._seconds
-    figures = metrics.means(self._totals) | {"images_per_second": speed}
+    figures = metrics.means(self._totals) | {
+      "images_per_second": self._timed_images / self._seconds,
+      "input_wait": self._waited / self._seconds,
+    }
     self._clear()
     return figures
 
 
-def _open_dataset(config: Any) -> source.Dataset:
+def _open_dataset(config: Any) -> records.Dataset:
   data_dir = Path(config.data_dir)
   if config.generate_shapes and not data_dir.exists():
     print(f"drawing the shapes data set into {data_dir}", flush=True)
     shapes.generate(data_dir, size_px=config.image_size_px)
-  dataset = source.open_dataset(data_dir)
-  for field, asked, held in (
-    ("image_size_px", config.image_size_px, dataset.image_size_px),
-    ("num_classes", config.num_classes, len(dataset.class_names)),
-  ):
-    if asked != held:
-      raise errors.InputError(
-        f"{field}={asked} but {config.data_dir!r} has {held}; pass"
-        f" --config.{field}={held}."
-      )
-  return dataset
+  return records.open_directory(data_dir)
 
 
-def _open_splits(config: Any, dataset: source.Dataset) -> dict[str, Any]:
+def _open_splits(
+  config: Any, dataset: records.Dataset
+) -> dict[str, records.Examples]:
   """Returns the examples of the splits that the config names."""
   splits = {
-    split: source.open_split(dataset, f"{split}_split", name)
+    split: records.open_split(dataset, name, f"{split}_split")
     for split, name in (
       ("train", config.train_split),
       ("validation", config.validation_split),
@@ -290,17 +289,12 @@ def _check_config(config: Any) -> None:
     "weight_decay",
   ):
     check(name, lambda value: 0 <= value < 2**31, "0 or more, below 2**31")
+  check("device_data_share", lambda value: 0 <= value <= 1, "from 0 to 1")
   check("num_classes", lambda value: value >= 2, "2 or more")
   check("dexp_rates", lambda value: 2 <= value <= 1000, "from 2 to 1000")
   check("target_factor", lambda value: 1 <= value < 2**31, "from 1 to 2**31")
   check("momentum", lambda value: 0 <= value < 1, "from 0 to under 1")
   check("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
-  size = config.image_size_px
-  check(
-    "crop_size_px",
-    lambda value: 1 <= value <= size,
-    f"from 1 to image_size_px={size}",
-  )
   if config.test_views not in evaluate.VIEWS:
     raise errors.InputError(f"test_views={config.test_views} must be 1 or 10.")
   if config.schedule == "plateau" and not config.validation_split:

@@ -111,6 +111,8 @@ def get_config() -> ConfigDict:
   config.test_split = "test"
   config.image_size_px = 256  # 2
   config.reader_threads = 2
+  # A train split that fits this share of each device's memory is kept there.
+  config.device_data_share = 0.2
 
   # Views (4.1).
   config.crop_size_px = config.get_ref("image_size_px") * 7 // 8  # 224 of 256

@@ -1,4 +1,19 @@
-"""What every command does with bad input."""
+"""Commands as users run them, and what each does with bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_command(module, *arguments):
+  """Runs `python -m alexnet_jax.MODULE` to its end."""
+  return subprocess.run(
+    [sys.executable, "-m", f"alexnet_jax.{module}", *arguments],
+    cwd=Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 def assert_refused(result, *words):

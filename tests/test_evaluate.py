@@ -1,5 +1,6 @@
 """Views and nets put together, against numpy on the stored images."""
 
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from commands import assert_refused
 from ml_collections import config_flags
+from PIL import Image
 
 from alexnet_jax import (
   augment,
@@ -29,7 +31,7 @@ from alexnet_jax import (
   parallel,
   steps,
 )
-from alexnet_jax.data import shapes, shards
+from alexnet_jax.data import records, shapes, shards, source
 from alexnet_jax.errors import InputError
 from configs import quickstart
 
@@ -85,17 +87,16 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def examples(data):
-  return tfds.builder_from_directory(data).as_data_source(
-    "test", decoders={"image": tfds.decode.SkipDecoding()}
-  )
-
-
-@pytest.fixture(scope="module")
-def expected(nets, examples):
+def expected(nets, data):
   """Makes the figures of an ensemble from the logits of each view."""
-  images = [shards.decode_jpeg(example["image"]) for example in examples]
-  labels = [example["label"] for example in examples]
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  found = tfds.builder_from_directory(data).as_data_source(
+    "test", decoders=decoders
+  )
+  images = [
+    np.asarray(Image.open(io.BytesIO(example["image"]))) for example in found
+  ]
+  labels = [example["label"] for example in found]
   logits = []  # [net][view]
   for net in nets:
     crop = net.config.crop_size_px
@@ -120,8 +121,9 @@ def expected(nets, examples):
 
 
 @pytest.fixture(scope="module", params=[1, 8])
-def evaluated(request, nets, examples):
+def evaluated(request, nets, data):
   """Evaluates an ensemble, on one device and on eight."""
+  examples = records.open_split(records.open_directory(data), "test", "split")
   mesh = parallel.make_mesh(request.param)
   members = []
   for net in nets:
@@ -166,14 +168,15 @@ def test_prediction_is_the_weighted_mean_of_the_softmaxes(
 
 @pytest.fixture(scope="module")
 def workdirs(nets, data, tmp_path_factory):
-  """Runs of the two nets, as training leaves them, each with its own data."""
+  """Runs of the two nets, as training leaves them, each with its own mean."""
   folder = tmp_path_factory.mktemp("runs")
+  dataset = records.open_directory(data)
   made = []
   for name, net, views in zip("AB", nets, (1, 10), strict=True):
-    own = shutil.copytree(data, folder / f"data{name}")
-    np.save(own / "mean_image.npy", net.mean)
-    net.config.update(data_dir=str(own), test_views=views)
+    net.config.update(data_dir=str(data), test_views=views)
     logs.claim_workdir(folder / name, net.config)
+    held = shards.Statistics(net.mean, np.eye(3), np.ones(3))
+    source.keep(folder / name, dataset, held)
     state = steps.init_state(net.params, optax.trace(0.9))
     with checkpoint.open_manager(folder / name) as manager:
       checkpoint.save(manager, state, {})
@@ -186,11 +189,8 @@ def other_classes(workdirs):
   """The second run again, but its ten classes have other names."""
   workdir = workdirs[1].with_name("C")
   shutil.copytree(workdirs[1], workdir)
-  own = shutil.copytree(workdir.with_name("dataB"), workdir.with_name("dataC"))
-  (names,) = own.glob("*labels.txt")
+  names = workdir / "class_names.json"
   names.write_text(names.read_text().swapcase())
-  config = workdir / "config.json"
-  config.write_text(config.read_text().replace("dataB", "dataC"))
   return workdir
 
 
@@ -279,3 +279,14 @@ def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
 def test_runs_of_other_classes_are_refused(workdirs, other_classes):
   result = command(workdirs[0], other_classes)
   assert_refused(result, str(other_classes), "classes")
+
+
+@pytest.mark.parametrize("name", ["class_names.json", "mean_image.npy"])
+def test_run_without_what_it_knew_of_its_data_is_refused(
+  name, workdirs, tmp_path
+):
+  """The data set's own mean may be another by now."""
+  shutil.copytree(workdirs[0], tmp_path / "run")
+  (tmp_path / "run" / name).unlink()
+  with pytest.raises(InputError, match=name):
+    evaluate.evaluate_runs([tmp_path / "run"])

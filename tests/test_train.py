@@ -1,5 +1,6 @@
 """The whole path as its users run it: real files, real processes."""
 
+import io
 import json
 import math
 import os
@@ -18,8 +19,9 @@ import orbax.checkpoint as ocp
 import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused
+from PIL import Image
 
-from alexnet_jax.data import shapes, shards
+from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
 from alexnet_jax.train import train_and_evaluate
 from configs import quickstart
@@ -124,7 +126,10 @@ def test_run_writes_what_it_promises(finished):
     "learning_rate",
   }
   found = records(workdir)
-  assert all(set(record) == fields for record in found)
+  for record in found:
+    training = {"input_wait"} if record["split"] == "train" else set()
+    assert set(record) == fields | training
+    assert 0 <= record.get("input_wait", 0) < 1
   assert [r["step"] for r in found if r["split"] == "train"] == [
     2, 4, 6, 8, 10, 12,
   ]  # fmt: skip
@@ -167,7 +172,9 @@ def test_evaluate_counts_the_whole_test_split(finished, data):
     "test", decoders={"image": tfds.decode.SkipDecoding()}
   )
   labels = np.array([example["label"] for example in examples])
-  images = np.stack([shards.decode_jpeg(e["image"]) for e in examples])
+  images = np.stack(
+    [np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples]
+  )
   images = images - np.load(data / "mean_image.npy")
   # The tiny net has another conv1 than the oracle's: 5x5 with stride 1.
   params = newest_params(workdir)
@@ -224,7 +231,7 @@ def test_killed_run_goes_on_bit_for_bit(finished, data, tmp_path):
   result = train(killed, data)
   assert result.returncode == 0, result.stderr
   timeless = [
-    [{**r, "images_per_second": 0} for r in records(w)]
+    [{**r, "images_per_second": 0, "input_wait": 0} for r in records(w)]
     for w in (workdir, killed)
   ]
   # A record may average over fewer steps after a kill; none is lost.
@@ -238,6 +245,40 @@ def test_killed_run_goes_on_bit_for_bit(finished, data, tmp_path):
     strict=True,
   ):
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
+  """Catches another order of the examples, or other pixels or labels."""
+  workdir, _ = finished
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["device_data_share"] > 0
+  result = train(tmp_path / "run", data, device_data_share=0.0)
+  assert result.returncode == 0, result.stderr
+  for ours, theirs in zip(
+    jax.tree.leaves(newest_params(tmp_path / "run")),
+    jax.tree.leaves(newest_params(workdir)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_run_goes_on_with_its_own_data_alone(finished, data, tmp_path):
+  """Other pictures, prepared anew in the same place, have another mean."""
+  workdir, other = tmp_path / "run", tmp_path / "data"
+  shutil.copytree(finished[0], workdir)
+  counts = {"train": 160, "validation": 40, "test": 50}
+  shapes.generate(other, size_px=32, seed=1, workers=0, **counts)
+  config = json.loads((workdir / "config.json").read_text())
+  config["data_dir"] = str(other)
+  (workdir / "config.json").write_text(json.dumps(config))
+  assert_refused(train(workdir, other), str(other), "mean image")
+
+
+def test_names_of_the_classes_travel_with_the_run(finished, data):
+  workdir, _ = finished
+  (labels,) = data.glob("*labels.txt")
+  names = json.loads((workdir / "class_names.json").read_text())
+  assert names == labels.read_text().split()
 
 
 def test_workdir_of_another_config_is_refused(finished, data):
@@ -280,6 +321,7 @@ def test_bad_command_is_refused_before_anything_is_written(
       {"learning_rate_drop_epochs": ("a",)},
       ["learning_rate_drop_epochs='a'", "positive"],
     ),
+    ({"device_data_share": 1.5}, ["device_data_share=1.5", "from 0 to 1"]),
     ({"seed": 2**32}, ["seed=4294967296", "2**32 - 1"]),
     ({"momentum": 1.0}, ["momentum=1.0", "under 1"]),
     ({"total_steps": 2**31}, ["total_steps=2147483648", "below 2**31"]),

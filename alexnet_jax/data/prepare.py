@@ -1,275 +1,123 @@
-"""Any folder or tar of images into square shards, once.
+"""Any images into square shards, once.
 
-  python -m alexnet_jax.data.prepare --source=DIR_OR_TAR --output=DIR
+  python -m alexnet_jax.data.prepare --source=IMAGES --output=DIR
 
-The source holds CLASS/IMAGE or SPLIT/CLASS/IMAGE, perhaps inside one more
-folder. Where it has no splits, a seeded tenth of each class goes to
-`validation` and another to `test`.
+IMAGES is a folder, a tar (with any compression) or a zip of CLASS/IMAGE or
+SPLIT/CLASS/IMAGE, perhaps inside one more folder; a list file of PATH and
+LABEL; a folder with the ILSVRC-2012 tars; a TFDS directory; or `tfds:NAME`.
+Where it has no splits, a seeded tenth of each class goes to `validation` and
+another to `test`. Killed, it goes on where it was when it is run again.
 """
 
-import contextlib
-import hashlib
-import lzma
-import os
-import tarfile
-import tempfile
-import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+import functools
+from pathlib import Path
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageOps
 
 from alexnet_jax import cli, errors
-from alexnet_jax.data import shards
-
-SPLITS = {
-  "train": "train",
-  "training": "train",
-  "val": "validation",
-  "valid": "validation",
-  "validation": "validation",
-  "test": "test",
-  "testing": "test",
-}
-SUFFIXES = frozenset(
-  {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-)
-
-Examples = dict[str, list[tuple[Path, int]]]
+from alexnet_jax.data import images, listing, shards
 
 
-def encode(path: Path, size_px: int) -> bytes:
-  """Returns an image file as a square RGB JPEG (paper 2).
+def encode(
+  item: listing.Item, *, size_px: int, quality: int, raw: bool
+) -> tuple[np.ndarray, bytes]:
+  """Returns an image as a square of pixels, and what is stored of it.
 
-  The shorter side is scaled to `size_px` and the central square cut out. A
-  JPEG that is such a square already is kept byte for byte.
+  A JPEG that is such a square already is kept byte for byte.
 
   Args:
-    path: image file in any format that Pillow reads.
+    item: an image file in any format that `images.decode` knows.
     size_px: side of the square.
+    quality: of the JPEG, 1 to 100.
+    raw: store the pixels, not a JPEG.
 
   Raises:
-    OSError: the file is not a whole image; the message names it and says why.
+    OSError: it is not a whole image; the message names it and says why.
   """
   try:
-    data = path.read_bytes()
-    with Image.open(path) as image:
-      turned = ImageOps.exif_transpose(image)
-      if (
-        image.format == "JPEG"
-        and image.mode == "RGB"
-        and image.size == (size_px, size_px)
-        and image.getexif().get(0x0112, 1) == 1
-      ):
-        shards.decode_jpeg(data)
-        return data
-      if image.mode.startswith("I;16"):  # Pillow would clip, not scale.
-        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
-      if image.has_transparency_data:  # Palettes lose it only by way of RGBA.
-        turned = turned.convert("RGBA")
-      rgb = turned.convert("RGB")
-  # Pillow's decoders raise these and more on damaged files of each format.
-  except Exception as e:
-    raise OSError(f"{path}: {type(e).__name__}: {e}") from e
-  square = ImageOps.fit(rgb, (size_px, size_px), Image.Resampling.BICUBIC)
-  return shards.encode_jpeg(np.asarray(square))
-
-
-def find_examples(root: Path, holdout: float) -> tuple[Examples, list[str]]:
-  """Returns the image files and labels of each split, and the class names.
-
-  Args:
-    root: folder of CLASS/IMAGE or SPLIT/CLASS/IMAGE.
-    holdout: share of each class for `validation` and again for `test`, where
-      the source has no splits.
-
-  Raises:
-    InputError: no images, another layout, fewer than two classes, or a class
-      that only another split than `train` has.
-  """
-  files = sorted(
-    path.relative_to(root)
-    for path in _walk(root)
-    if path.suffix.lower() in SUFFIXES
-    and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    and path.is_file()
-  )
-  if not files:
-    raise errors.InputError(
-      f"source={str(root)!r} holds no images ({', '.join(sorted(SUFFIXES))});"
-      " it needs CLASS/IMAGE or SPLIT/CLASS/IMAGE."
-    )
-  by_split = _by_split_and_class(root, files, holdout)
-  names = sorted(by_split["train"]) if "train" in by_split else []
-  if len(names) < 2:
-    raise errors.InputError(
-      f"source={str(root)!r} has {len(names)} classes to train on"
-      f" ({', '.join(names) or 'none'}); a classifier needs at least 2 folders"
-      " of images (in train/, if there are splits)."
-    )
-  for split, classes in by_split.items():
-    for extra in sorted(set(classes) - set(names)):
-      raise errors.InputError(
-        f"class {extra!r} is in {split} but not in train; add it there or"
-        f" remove it from {split}."
-      )
-  examples = {
-    split: [
-      (root / file, label)
-      for label, name in enumerate(names)
-      for file in classes.get(name, [])
-    ]
-    for split, classes in by_split.items()
-  }
-  return {split: found for split, found in examples.items() if found}, names
-
-
-def _walk(root: Path) -> Iterator[Path]:
-  """Yields every file, through links too, but not those to a folder above."""
-  for folder, subfolders, names in os.walk(root, followlinks=True):
-    here = Path(folder).resolve()
-    subfolders[:] = [
-      name
-      for name in subfolders
-      if not here.is_relative_to(Path(folder, name).resolve())
-    ]
-    yield from (Path(folder, name) for name in names)
+    data = item.read()
+    decoded = images.decode(data)
+  except (OSError, images.UnreadableError) as e:
+    reason = getattr(e, "strerror", None) or e
+    name = item.name.encode("utf-8", "backslashreplace").decode()
+    raise OSError(f"{name}: {reason}") from e
+  pixels = images.square(decoded, size_px)
+  if raw:
+    return pixels, pixels.tobytes()
+  if images.is_plain_jpeg(data, size_px):
+    return pixels, data
+  return pixels, shards.encode_jpeg(pixels, quality)
 
 
 def prepare(
-  source: Path,
+  source: str,
   output: Path,
   *,
   size_px: int = 256,
-  holdout: float = 0.1,
+  quality: int = shards.JPEG_QUALITY,
+  raw: bool = False,
+  splits: str = "",
+  seed: int = 0,
+  synsets: str = "",
+  skip_bad: bool = False,
   workers: int | None = None,
-) -> dict[str, int]:
-  """Writes the shards of a folder or tar of images.
+) -> tuple[dict[str, int], list[str]]:
+  """Writes the shards of a source.
 
   Args:
-    source: folder, or tar with any compression.
+    source: see `listing.find`.
     output: directory to make; must not exist.
     size_px: side of the stored images.
-    holdout: as in `find_examples`.
+    quality: of the JPEGs, 1 to 100.
+    raw: store pixels, not JPEGs: eight times the room, and faster to read.
+    splits: see `listing.find`.
+    seed: of what is held out.
+    synsets: see `listing.find`.
+    skip_bad: leave out images that cannot be read.
     workers: processes; the number of cores by default, 0 for none.
 
   Returns:
-    The number of examples of each split.
+    The number of examples of each split, and lines on what was left out.
 
   Raises:
-    InputError: see `find_examples` and `shards.write`; `source` is missing or
-      is no tar.
+    InputError: see `listing.find`, `shards.claim` and `shards.write`; a number
+      out of its range.
   """
-  if not 0 <= holdout < 0.5:
-    raise errors.InputError(
-      f"holdout={holdout} is not a share from 0 to under 0.5."
-    )
-  if not 8 <= size_px <= 4096:
-    raise errors.InputError(f"size={size_px} is not from 8 to 4096 pixels.")
+  shards.check_size(size_px)
+  if not 1 <= quality <= 100:
+    raise errors.InputError(f"quality={quality} is not from 1 to 100.")
   if workers is not None and workers < 0:
     raise errors.InputError(f"workers={workers} must not be negative.")
-  shards.check_output(output)
-  with _as_folder(source, output) as root:
-    examples, names = find_examples(root, holdout)
-    with cli.progress("images", sum(map(len, examples.values()))) as advance:
-      shards.write(
+  with shards.claim(output) as work:
+    found = listing.find(
+      source, splits, work / "spool", seed=seed, synsets=synsets
+    )
+    counts = {split: len(items) for split, items in found.splits.items()}
+    with cli.progress("images", sum(counts.values())) as advance:
+      bad = shards.write(
+        work,
         output,
-        examples,
-        class_names=names,
+        found.splits,
+        class_names=found.class_names,
         size_px=size_px,
-        encoder=encode,
-        description=f"Prepared from {source.name}.",
+        encoder=functools.partial(
+          encode, size_px=size_px, quality=quality, raw=raw
+        ),
+        description=f"Prepared from {Path(source).name}.",
+        raw=raw,
+        skip_bad=skip_bad,
         workers=workers,
         on_progress=advance,
       )
-  return {split: len(found) for split, found in examples.items()}
-
-
-def _by_split_and_class(
-  root: Path, files: list[Path], holdout: float
-) -> Mapping[str, Mapping[str, list[Path]]]:
-  found: dict[str, dict[str, list[Path]]] = defaultdict(
-    lambda: defaultdict(list)
-  )
-  folders = [file.parts[:-1] for file in files]
-  # A folder around everything says nothing, unless it is the only split.
-  while min(map(len, folders)) > 1 and len({f[0] for f in folders}) == 1:
-    if len(folders[0]) == 2 and folders[0][0].lower() in SPLITS:
-      break
-    folders = [folder[1:] for folder in folders]
-  names = {folder[0].lower() for folder in folders if folder}
-  for file, folder in zip(files, folders, strict=True):
-    if len(folder) == 1 and names <= set(SPLITS):
-      raise errors.InputError(
-        f"source={str(root)!r} has splits but no classes in them; it needs"
-        " SPLIT/CLASS/IMAGE."
-      )
-    if len(folder) == 1 and len(folders[0]) == 1:
-      found["train"][folder[0]].append(file)
-    elif len(folder) == 2 and folder[0].lower() in SPLITS:
-      found[SPLITS[folder[0].lower()]][folder[1]].append(file)
-    else:
-      raise errors.InputError(
-        f"{str(file)!r} in source={str(root)!r} does not lie in CLASS/IMAGE or"
-        " SPLIT/CLASS/IMAGE like its neighbours; splits are"
-        f" {', '.join(sorted(SPLITS))}."
-      )
-  if len(folders[0]) == 1:
-    _hold_out(found, holdout)
-  return found
-
-
-def _hold_out(found: dict[str, dict[str, list[Path]]], holdout: float) -> None:
-  """Moves a share of each class, chosen by the hash of its name, in place."""
-  for name, files in list(found["train"].items()):
-    order = sorted(
-      files,
-      key=lambda f: hashlib.sha256(
-        PurePosixPath(f).as_posix().encode()
-      ).digest(),
-    )
-    count = int(len(files) * holdout)
-    found["validation"][name] = sorted(order[:count])
-    found["test"][name] = sorted(order[count : 2 * count])
-    found["train"][name] = sorted(order[2 * count :])
-
-
-@contextlib.contextmanager
-def _as_folder(source: Path, output: Path) -> Iterator[Path]:
-  if source.is_dir():
-    yield source
-    return
-  if not source.exists():
-    raise errors.InputError(
-      f"source={str(source)!r} does not exist; give a folder or a tar."
-    )
-  with tempfile.TemporaryDirectory(
-    prefix=f".{output.name}.unpacked-", dir=output.parent
-  ) as folder:
-    try:
-      with tarfile.open(source, "r:*") as archive:
-        archive.extractall(folder, filter="data")
-        # A tar that is cut off between two members reads like a whole one.
-        file: Any = archive.fileobj
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-          raise tarfile.ReadError("it ends before its end mark")
-    except (
-      tarfile.TarError,
-      EOFError,
-      OSError,
-      lzma.LZMAError,
-      zlib.error,
-    ) as e:
-      raise errors.InputError(
-        f"source={str(source)!r} is not a folder nor a whole tar ({e}); give a"
-        " folder or a tar of images."
-      ) from e
-    yield Path(folder)
+  for split, _ in bad:
+    counts[split] -= 1
+  notes = list(found.notes)
+  if bad:
+    notes.append(f"left out {len(bad)} images, see {output}/skipped.json:")
+    notes += [f"  {reason}" for _, reason in bad[:10]]
+    notes += ["  ..."] if len(bad) > 10 else []
+  return counts, notes
 
 
 def main(_) -> None:
@@ -278,31 +126,56 @@ def main(_) -> None:
   for name in ("source", "output"):
     if not args[name].value:
       raise errors.InputError(f"--{name}= is empty; give a path.")
-  output = Path(args.output)
-  counts = prepare(
-    Path(args.source),
-    output,
+  counts, notes = prepare(
+    args.source,
+    Path(args.output),
     size_px=args.size,
-    holdout=args.holdout,
+    quality=args.quality,
+    raw=args.raw,
+    splits=args.splits,
+    seed=args.seed,
+    synsets=args.synsets,
+    skip_bad=args.skip_bad,
     workers=args.workers,
   )
+  for note in notes:
+    print(note)
   for split, count in counts.items():
     print(f"{split}: {count:,} images")
-  if "test" not in counts:
-    print("no test split: too few images in each class to hold any out")
-  print(f"wrote {output}")
+  for split in ("validation", "test"):
+    if split not in counts:
+      print(f"no {split} split: pass --config.{split}_split= to train")
+  print(f"wrote {args.output}")
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string("source", None, "Folder or tar of images.", required=True)
+  flags.DEFINE_string(
+    "source",
+    None,
+    "Folder, tar, zip, list file, folder of ILSVRC-2012 tars, TFDS directory or"
+    " tfds:NAME.",
+    required=True,
+  )
   flags.DEFINE_string("output", None, "Directory to make.", required=True)
   flags.DEFINE_integer("size", 256, "Side of the stored images in pixels.")
-  flags.DEFINE_float(
-    "holdout",
-    0.1,
-    "Share of each class for validation, and again for test, where the source"
-    " has no splits.",
+  flags.DEFINE_integer(
+    "quality", shards.JPEG_QUALITY, "Of the JPEGs, 1 to 100."
   )
+  flags.DEFINE_bool(
+    "raw", False, "Store pixels, not JPEGs: more room, faster to read."
+  )
+  flags.DEFINE_string(
+    "splits",
+    "",
+    "NAME, NAME=FOLDER or NAME=SHARE (of each class of train, held out), with"
+    " commas. By default the source's own, or, if it has none,"
+    f" {listing.HOLDOUT}.",
+  )
+  flags.DEFINE_integer("seed", 0, "Another seed holds other images out.")
+  flags.DEFINE_string(
+    "synsets", "", "File of WNID WORDS in order of the labels, for ImageNet."
+  )
+  flags.DEFINE_bool("skip_bad", False, "Leave out images that are unreadable.")
   flags.DEFINE_integer("workers", None, "Processes; the number of cores.")
 
 

@@ -9,6 +9,7 @@ unit circle, which gives anti-aliased edges at any picture size.
   python -m alexnet_jax.data.shapes --output=DIR
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -174,10 +175,10 @@ def draw(label: int, seed: Sequence[int], size_px: int = 64) -> np.ndarray:
   return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-def encode(seed: Sequence[int], size_px: int) -> bytes:
-  """Returns the JPEG of the picture numbered (seed, split, index)."""
-  label = seed[-1] % len(CLASSES)
-  return shards.encode_jpeg(draw(label, seed, size_px))
+def encode(seed: Sequence[int], *, size_px: int) -> tuple[np.ndarray, bytes]:
+  """Returns the picture numbered (seed, split, index), and its JPEG."""
+  pixels = draw(seed[-1] % len(CLASSES), seed, size_px)
+  return pixels, shards.encode_jpeg(pixels)
 
 
 def generate(
@@ -204,8 +205,7 @@ def generate(
   Raises:
     InputError: `output` exists or cannot be written; a bad size or seed.
   """
-  if not 8 <= size_px <= 4096:
-    raise errors.InputError(f"size={size_px} is not from 8 to 4096 pixels.")
+  shards.check_size(size_px)
   if seed < 0:
     raise errors.InputError(f"seed={seed} must not be negative.")
   counts = {"train": train, "validation": validation, "test": test}
@@ -215,13 +215,17 @@ def generate(
     ]
     for number, (split, count) in enumerate(counts.items())
   }
-  with cli.progress("pictures", sum(counts.values())) as advance:
+  with (
+    shards.claim(output) as work,
+    cli.progress("pictures", sum(counts.values())) as advance,
+  ):
     shards.write(
+      work,
       output,
       examples,
       class_names=CLASSES,
       size_px=size_px,
-      encoder=encode,
+      encoder=functools.partial(encode, size_px=size_px),
       description="Generated pictures of one shape on a cluttered ground.",
       workers=workers,
       on_progress=advance,

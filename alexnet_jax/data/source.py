@@ -1,165 +1,296 @@
-"""Prepared shards into batches: TFDS opens them, Grain feeds them."""
+"""Shards into batches: TFDS opens them, Grain feeds them."""
 
-import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
+import simplejpeg
 
-from alexnet_jax import errors
-from alexnet_jax.data import shards
+from alexnet_jax import cli, errors
+from alexnet_jax.data import images, records, shards
 
 # Batches that Grain keeps ready; each of 128 256 px images is 25 MB.
 _PREFETCHED_BATCHES = 4
+# Images that the check at the start looks at, and the least for a verdict.
+_SAMPLE, _SMALLEST_SAMPLE = 256, 16
+
+Batch = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """A prepared directory, opened.
-
-  Attributes:
-    directory: where it is.
-    builder: the TFDS builder that reads it.
-    class_names: name of each label.
-    image_size_px: side of the stored images.
-    statistics: mean image and colour axes of the training split.
-  """
-
-  directory: Path
-  builder: tfds.core.DatasetBuilder
-  class_names: tuple[str, ...]
-  image_size_px: int
-  statistics: shards.Statistics
-
-
-def open_dataset(directory: Path) -> Dataset:
-  """Opens a directory that `prepare` made.
-
-  Raises:
-    InputError: no such directory, or not one of ours.
-  """
-  if not directory.is_dir():
-    raise errors.InputError(
-      f"data_dir={str(directory)!r} does not exist; make it with python -m"
-      f" alexnet_jax.data.prepare --source=DIR_OR_TAR --output={directory}."
-    )
-  statistics = shards.read_statistics(directory)
-  try:
-    builder = tfds.builder_from_directory(directory)
-  # TFDS raises errors of many kinds for metadata that is missing or damaged.
-  except Exception as e:
-    raise errors.InputError(
-      f"data_dir={str(directory)!r} cannot be opened ({e}); make it again with"
-      " python -m alexnet_jax.data.prepare."
-    ) from e
-  features: Any = builder.info.features
-  return Dataset(
-    directory,
-    builder,
-    tuple(features["label"].names),
-    statistics.mean_image.shape[0],
-    statistics,
-  )
-
-
-def open_split(dataset: Dataset, field: str, split: str) -> Any:
-  """Returns the random-access examples of a split, images still encoded.
+def load(
+  examples: records.Examples, indices: np.ndarray, size_px: int
+) -> Batch:
+  """Reads and decodes examples.
 
   Args:
-    dataset: from `open_dataset`.
-    field: the config field that names the split, for the error.
-    split: a split or a slice of one in TFDS's words: `train[:90%]`.
+    examples: from `records.open_split`.
+    indices: int [B], which.
+    size_px: side of the images; stored ones of another size or shape are
+      scaled and their central square cut out.
+
+  Returns:
+    {"image": uint8 [B, S, S, 3], "label": int32 [B]}.
 
   Raises:
-    InputError: no such split, or an empty one.
+    InputError: an example is damaged, or has no label.
   """
-  builder: Any = dataset.builder
-  known = ", ".join(sorted(builder.info.splits))
-  try:
-    count = builder.info.splits[split].num_examples
-  except (ValueError, KeyError) as e:
-    raise errors.InputError(
-      f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
-      f" {known}, nor a slice of one; --config.{field}=SPLIT names another"
-      " (validation and test may be empty)."
-    ) from e
-  if not count:
-    raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
-  return builder.as_data_source(
-    split, decoders={"image": tfds.decode.SkipDecoding()}
+  pixels = np.empty((len(indices), size_px, size_px, 3), np.uint8)
+  labels = np.empty(len(indices), np.int32)
+  classes = len(examples.dataset.class_names)
+  for slot, index in enumerate(indices):
+    try:
+      stored, label = examples[int(index)]
+      _decode(examples.dataset, stored, pixels[slot])
+      if not 0 <= label < classes:
+        raise ValueError(f"label {label} of {classes} classes")
+    # ArrayRecord and Protobuf have errors of their own for damaged files.
+    except Exception as e:
+      raise errors.InputError(
+        f"example {index} of {examples.split!r} in"
+        f" {str(examples.dataset.directory)!r} cannot be used"
+        f" ({' '.join(str(e).split())}); prepare the data set again."
+      ) from e
+    labels[slot] = label
+  return {"image": pixels, "label": labels}
+
+
+def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
+  """Decodes a stored image into `out`, uint8 [S, S, 3]."""
+  if dataset.shape == out.shape and dataset.raw:
+    out[:] = np.frombuffer(stored, np.uint8).reshape(out.shape)
+  elif dataset.shape == out.shape and images.is_jpeg(stored):
+    decoded = simplejpeg.decode_jpeg(stored, "RGB", buffer=out)
+    if decoded.shape != out.shape:
+      raise ValueError(f"{decoded.shape} pixels, not {out.shape}")
+  else:
+    image = images.decode(dataset.image_file(stored))
+    out[:] = images.square(image, out.shape[0])
+
+
+def _train_indices(
+  num_examples: int, batch_size: int, seed: int, rows: np.ndarray | None
+) -> grain.MapDataset:
+  """Returns endless batches of shuffled numbers of examples."""
+  # Grain adds the number of the pass to its seed: neighbouring seeds of ours
+  # would share their orders.
+  order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+  batches = (
+    grain.MapDataset.source(range(num_examples))
+    .shuffle(seed=order_seed)
+    .repeat()
+    .batch(batch_size, drop_remainder=True)
   )
+  return batches if rows is None else batches.map(lambda batch: batch[rows])
 
 
-def _decode(example: dict[str, Any]) -> dict[str, np.ndarray]:
-  return {
-    "image": shards.decode_jpeg(example["image"]),
-    "label": np.array(example["label"], np.int32),
-  }
-
-
-def _iterate(batches: grain.MapDataset, threads: int):
+def _iterate(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator:
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES
   )
   return iter(batches.to_iter_dataset(options))
 
 
+def train_indices(
+  num_examples: int,
+  *,
+  batch_size: int,
+  seed: int,
+  rows: np.ndarray | None = None,
+) -> grain.DatasetIterator:
+  """Returns the examples of the batches of `train_batches`, by number.
+
+  Args:
+    num_examples: of the split.
+    batch_size: as there.
+    seed: as there.
+    rows: as there.
+
+  Returns:
+    An iterator over int [B]; its states and those of `train_batches` are alike.
+  """
+  return _iterate(_train_indices(num_examples, batch_size, seed, rows), 1)
+
+
 def train_batches(
-  examples: Any, *, batch_size: int, seed: int, threads: int
+  examples: records.Examples,
+  *,
+  size_px: int,
+  batch_size: int,
+  seed: int,
+  threads: int,
+  rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
   """Returns endless shuffled batches; each pass takes every example once.
 
+  A batch is decoded by one thread, into its place: to hand over single images
+  would cost a quarter of the speed.
+
   Args:
-    examples: from `open_split`.
-    batch_size: examples per batch; a batch may span two passes.
-    seed: of the order.
-    threads: that decode.
+    examples: from `records.open_split`.
+    size_px: side of the images.
+    batch_size: examples per batch of all hosts; a batch may span two passes.
+    seed: of the order, which all hosts share.
+    threads: that decode, each a batch.
+    rows: int [R], the rows of each batch that this host needs; all by default.
 
   Returns:
-    An iterator over {"image": uint8 [B, S, S, 3], "label": int32 [B]} whose
-    `get_state` and `set_state` resume it exactly.
+    An iterator over `load`ed batches of R rows, whose `get_state` and
+    `set_state` resume it exactly.
   """
-  # Grain adds the number of the pass to its seed: neighbouring seeds of ours
-  # would share their orders.
-  order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-  return _iterate(
-    grain.MapDataset.source(examples)
-    .shuffle(seed=order_seed)
-    .repeat()
-    .map(_decode)
-    .batch(batch_size, drop_remainder=True),
-    threads,
-  )
+  indices = _train_indices(len(examples), batch_size, seed, rows)
+  batches = indices.map(lambda batch: load(examples, batch, size_px))
+  return _iterate(batches, threads)
 
 
 def eval_batches(
-  examples: Any, *, batch_size: int, threads: int
-) -> Iterator[dict[str, np.ndarray]]:
+  examples: records.Examples,
+  *,
+  size_px: int,
+  batch_size: int,
+  threads: int,
+  rows: np.ndarray | None = None,
+) -> Iterator[Batch]:
   """Yields every example once, in order; the last batch is padded.
 
   Args:
-    examples: from `open_split`.
-    batch_size: examples per batch.
-    threads: that decode.
+    examples: from `records.open_split`.
+    size_px: side of the images.
+    batch_size: examples per batch of all hosts.
+    threads: that decode, each a batch.
+    rows: int [R], the rows of each batch that this host needs; all by default.
 
   Yields:
-    {"image": uint8 [B, S, S, 3], "label": int32 [B], "mask": float32 [B]}, the
+    {"image": uint8 [R, S, S, 3], "label": int32 [R], "mask": float32 [R]}, the
     mask being 0 where a row is padding.
   """
-  batches = (
-    grain.MapDataset.source(examples)
-    .map(_decode)
-    .batch(batch_size, drop_remainder=False)
+  count = len(examples)
+  mine = np.arange(batch_size) if rows is None else rows
+
+  def padded(batch: int) -> Batch:
+    indices = batch * batch_size + mine
+    held = indices < count
+    found = load(examples, indices[held], size_px)
+    whole = {
+      name: np.zeros((len(mine), *values.shape[1:]), values.dtype)
+      for name, values in found.items()
+    }
+    for name, values in found.items():
+      whole[name][held] = values
+    return whole | {"mask": held.astype(np.float32)}
+
+  numbers = grain.MapDataset.source(range(-(-count // batch_size)))
+  yield from _iterate(numbers.map(padded), threads)
+
+
+def check(examples: records.Examples, config: Any) -> shards.Statistics:
+  """Compares a training split with a config, before the first step.
+
+  Args:
+    examples: the training split.
+    config: a whole config.
+
+  Returns:
+    Mean image and colour axes: those beside the shards, or, where there are
+    none, those of the split.
+
+  Raises:
+    InputError: images or a mean image of another size, another number of
+      classes, a mean that is not that of the images, or a damaged example.
+  """
+  dataset, size = examples.dataset, config.image_size_px
+  height, width, _ = dataset.shape
+  _compare(dataset, "num_classes", config.num_classes, len(dataset.class_names))
+  if height and height == width:
+    _compare(dataset, "image_size_px", size, height)
+  held = _statistics(examples, size, config.reader_threads)
+  _compare(dataset, "image_size_px", size, len(held.mean_image))
+  count = min(len(examples), _SAMPLE)
+  sample = np.linspace(0, len(examples) - 1, count).astype(int)
+  colours = load(examples, sample, size)["image"].mean((1, 2))
+  seen, told = colours.mean(0), held.mean_image.mean((0, 1))
+  # Six standard errors, as if a black and a white image had been seen too, and
+  # two levels for what JPEG does to a colour.
+  spread = np.concatenate([colours, [[0] * 3, [255] * 3]]).std(0)
+  bound = 6 * spread / np.sqrt(count) + 2
+  if count >= _SMALLEST_SAMPLE and not (np.abs(seen - told) <= bound).all():
+    raise errors.InputError(
+      f"mean_image.npy in {str(dataset.directory)!r} is not of these images:"
+      f" its mean colour is {told.round(1).tolist()}, that of {count} training"
+      f" images {seen.round(1).tolist()}; prepare the data set again."
+    )
+  return held
+
+
+def _compare(
+  dataset: records.Dataset, field: str, asked: int, found: int
+) -> None:
+  if asked != found:
+    raise errors.InputError(
+      f"{field}={asked} but {str(dataset.directory)!r} has {found}; pass"
+      f" --config.{field}={found}."
+    )
+
+
+def _statistics(
+  examples: records.Examples, size_px: int, threads: int
+) -> shards.Statistics:
+  directory = examples.dataset.directory
+  if any((directory / name).exists() for name in shards.STATISTICS):
+    return shards.read_statistics(directory)
+  sums = shards.Sums.zero(size_px)
+  batches = eval_batches(
+    examples, size_px=size_px, batch_size=64, threads=threads
   )
-  for batch in _iterate(batches, threads):
-    count = len(batch["label"])
-    mask = np.zeros(batch_size, np.float32)
-    mask[:count] = 1
-    tail = batch_size - count
-    yield {
-      name: np.pad(rows, [(0, tail)] + [(0, 0)] * (rows.ndim - 1))
-      for name, rows in batch.items()
-    } | {"mask": mask}
+  with cli.progress("images measured", len(examples)) as advance:
+    for batch in batches:
+      held = batch["image"][batch["mask"] > 0]
+      for image in held:
+        sums.add_image(image)
+      advance(len(held))
+  return sums.statistics()
+
+
+def keep(
+  workdir: Path, dataset: records.Dataset, held: shards.Statistics
+) -> None:
+  """Puts class names and statistics into a run's workdir, or compares them.
+
+  Raises:
+    InputError: the run was trained on other data.
+  """
+  if not (workdir / "class_names.json").exists():
+    shards.write_statistics(workdir, held)
+    names = json.dumps(dataset.class_names, indent=2, ensure_ascii=False)
+    (workdir / "class_names.json").write_text(names + "\n", encoding="utf-8")
+    return
+  class_names, known = kept(workdir)
+  for what, same in (
+    ("classes", class_names == dataset.class_names),
+    ("a mean image", np.array_equal(known.mean_image, held.mean_image)),
+  ):
+    if not same:
+      raise errors.InputError(
+        f"data_dir={str(dataset.directory)!r} has {what} other than the run in"
+        f" {str(workdir)!r} was trained with; restore the data, or choose"
+        " another --workdir."
+      )
+
+
+def kept(workdir: Path) -> tuple[tuple[str, ...], shards.Statistics]:
+  """Returns the class names and statistics that a run was trained with.
+
+  Raises:
+    InputError: they are missing or damaged.
+  """
+  file = workdir / "class_names.json"
+  try:
+    class_names = tuple(json.loads(file.read_text(encoding="utf-8")))
+  except (OSError, ValueError, TypeError) as e:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); it is no run"
+      " of this version: train it anew."
+    ) from e
+  return class_names, shards.read_statistics(workdir)

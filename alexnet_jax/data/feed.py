@@ -1,0 +1,109 @@
+"""Training batches on the devices: streamed, or drawn from what lives there."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import cli, parallel
+from alexnet_jax.data import records, source
+
+
+class Feed:
+  """Endless batches on the devices, that resume exactly.
+
+  Either kind gives the same batches for the same state.
+  """
+
+  def __init__(
+    self,
+    batches: grain.DatasetIterator,
+    put: Callable[[Any], dict[str, jax.Array]],
+  ):
+    """Takes what comes on the host, and how it gets to the devices."""
+    self._batches = batches
+    self._put = put
+
+  def __next__(self) -> dict[str, jax.Array]:
+    """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded."""
+    return self._put(next(self._batches))
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns where it stands, for JSON."""
+    return self._batches.get_state()
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to where `get_state` stood."""
+    self._batches.set_state(state)
+
+
+def open_feed(examples: records.Examples, config: Any, mesh: Mesh) -> Feed:
+  """Returns the training batches of a config.
+
+  A split that fits `config.device_data_share` of the memory of each device is
+  decoded once and lives there.
+
+  Args:
+    examples: the training split.
+    config: a whole config.
+    mesh: from `parallel.make_mesh`.
+  """
+  size = config.image_size_px
+  rows = parallel.local_rows(mesh, config.batch_size)
+  order = {"batch_size": config.batch_size, "seed": config.seed, "rows": rows}
+  room = config.device_data_share * _device_memory(mesh)
+  if len(examples) * size * size * 3 > room:
+    batches = source.train_batches(
+      examples, size_px=size, threads=config.reader_threads, **order
+    )
+    return Feed(batches, lambda batch: parallel.put_batch(mesh, batch))
+  pool = parallel.replicate(mesh, _load_all(examples, config))
+  take = jax.jit(
+    jax.shard_map(
+      lambda pool, index: jax.tree.map(lambda values: values[index], pool),
+      mesh=mesh,
+      in_specs=(parallel.REPLICATED, parallel.BATCH),
+      out_specs=parallel.BATCH,
+    )
+  )
+
+  def draw(index: np.ndarray) -> dict[str, jax.Array]:
+    sent = parallel.put_batch(mesh, {"index": index.astype(np.int32)})
+    return take(pool, sent["index"])
+
+  return Feed(source.train_indices(len(examples), **order), draw)
+
+
+def _device_memory(mesh: Mesh) -> float:
+  """Returns the bytes of the smallest device's memory.
+
+  Devices that report none, as CPUs, share that of the host.
+  """
+  stats = [device.memory_stats() for device in mesh.local_devices]
+  host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  return min(
+    found["bytes_limit"] if found else host / len(stats) for found in stats
+  )
+
+
+def _load_all(examples: records.Examples, config: Any) -> source.Batch:
+  size = config.image_size_px
+  count = len(examples)
+  pool = {
+    "image": np.empty((count, size, size, 3), np.uint8),
+    "label": np.empty(count, np.int32),
+  }
+  batches = source.eval_batches(
+    examples, size_px=size, batch_size=64, threads=config.reader_threads
+  )
+  with cli.progress("images into memory", count) as advance:
+    for start, batch in zip(range(0, count, 64), batches, strict=True):
+      held = min(64, count - start)
+      for name, values in pool.items():
+        values[start : start + held] = batch[name][:held]
+      advance(held)
+  return pool

@@ -1,0 +1,274 @@
+"""A TFDS directory of images and labels, at random, without TensorFlow.
+
+Ours or another's: ArrayRecord or TFRecord files, images of any size and
+encoding. Only what TFDS itself serializes is read; no pixel is decoded here.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from alexnet_jax import errors
+
+_ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A TFDS directory, opened.
+
+  Attributes:
+    directory: where it is.
+    builder: the TFDS builder that reads it.
+    image: name of the feature that is the image.
+    label: name of the feature that is the class.
+    class_names: name of each label.
+    shape: height, width and channels of the images; None where they vary.
+    raw: whether images are stored as pixels, not as files.
+  """
+
+  directory: Path
+  builder: Any
+  image: str
+  label: str
+  class_names: tuple[str, ...]
+  shape: tuple[int | None, ...]
+  raw: bool
+
+  @property
+  def splits(self) -> list[str]:
+    """The names of its splits."""
+    return sorted(self.builder.info.splits)
+
+  def image_file(self, image: bytes) -> bytes:
+    """Returns a stored image as a file, lossless, whatever it is stored as."""
+    if not self.raw:
+      return image
+    height, width, channels = self.shape
+    kind = {1: 5, 3: 6}[channels or 0]
+    return b"P%d %d %d 255\n" % (kind, width, height) + image
+
+
+class Example(NamedTuple):
+  """One image as it is stored, and its class."""
+
+  image: bytes
+  label: int
+
+
+def serialize(image: bytes, label: int) -> bytes:
+  """Returns an example as TFDS serializes it, its fields in one order.
+
+  Protobuf would order them anew in every process.
+  """
+  example = _ExampleProto()
+  example.features.feature["image"].bytes_list.value.append(image)
+  example.features.feature["label"].int64_list.value.append(label)
+  return example.SerializeToString(deterministic=True)
+
+
+class Examples:
+  """The examples of a split or of a slice of one, in the order of its files."""
+
+  def __init__(self, dataset: Dataset, split: str, serialized: Any):
+    """Wraps the serialized examples of `dataset`."""
+    self.dataset = dataset
+    self.split = split
+    self._serialized = serialized
+
+  def __len__(self) -> int:
+    """Their number."""
+    return len(self._serialized)
+
+  def __getitem__(self, index: int) -> Example:
+    """Reads one."""
+    example = _ExampleProto.FromString(self._serialized[index])
+    features = example.features.feature
+    return Example(
+      features[self.dataset.image].bytes_list.value[0],
+      features[self.dataset.label].int64_list.value[0],
+    )
+
+
+def open_directory(directory: Path) -> Dataset:
+  """Opens a directory that `prepare` or TFDS made.
+
+  Raises:
+    InputError: no such directory, none of TFDS, or one without images and
+      labels.
+  """
+  if not directory.is_dir():
+    raise errors.InputError(
+      f"data_dir={str(directory)!r} does not exist; make it with python -m"
+      f" alexnet_jax.data.prepare --source=IMAGES --output={directory}."
+    )
+  try:
+    builder = tfds.builder_from_directory(directory)
+  # TFDS raises errors of many kinds for metadata that is missing or damaged.
+  except Exception as e:
+    raise errors.InputError(
+      f"data_dir={str(directory)!r} cannot be opened"
+      f" ({_first_line(e)}); make it with python -m alexnet_jax.data.prepare."
+    ) from e
+  return _opened(directory, builder)
+
+
+def open_catalogue(name: str) -> Dataset:
+  """Opens a data set of TFDS's catalogue, downloading it where it is missing.
+
+  Args:
+    name: in TFDS's words: NAME, NAME/CONFIG, NAME:VERSION.
+
+  Raises:
+    InputError: no such data set, it cannot be had, or TensorFlow, which TFDS
+      needs to download, is missing.
+  """
+  try:
+    builder = tfds.builder(name)
+    if not builder.info.splits:
+      builder = tfds.builder(name, file_format="array_record")
+      builder.download_and_prepare()
+  except ImportError as e:
+    raise errors.InputError(
+      f"source='tfds:{name}' is not on this machine, and to download it"
+      f" {e.name} is missing; pip install -e '.[catalogue]'."
+    ) from e
+  # Whatever the code of a data set may raise.
+  except Exception as e:
+    raise errors.InputError(
+      f"source='tfds:{name}' cannot be had ({_first_line(e)}); see"
+      " tensorflow.org/datasets/catalog."
+    ) from e
+  return _opened(Path(builder.data_dir), builder)
+
+
+def open_split(dataset: Dataset, split: str, field: str) -> Examples:
+  """Returns the examples of a split.
+
+  Args:
+    dataset: from `open_directory`.
+    split: a split or a slice of one in TFDS's words: `train[:90%]`.
+    field: the config field or flag that names the split, for the error.
+
+  Raises:
+    InputError: no such split, an empty one, or files of an unknown format.
+  """
+  try:
+    info = dataset.builder.info.splits[split]
+    # A slice that ends before it starts counts less than nothing.
+    count = min([info.num_examples] + [i.take for i in info.file_instructions])
+  except (ValueError, KeyError) as e:
+    raise errors.InputError(
+      f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
+      f" {', '.join(dataset.splits)}, nor a slice of one; name another"
+      " (validation and test may be empty)."
+    ) from e
+  if count <= 0:
+    raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
+  kind = dataset.builder.info.file_format.value
+  try:
+    if kind == "tfrecord":
+      serialized = _TFRecords(info.file_instructions)
+    else:
+      serialized = dataset.builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+      )
+  except (NotImplementedError, OSError, ValueError) as e:
+    raise errors.InputError(
+      f"{field}={split!r} of {str(dataset.directory)!r}, kept as {kind}, cannot"
+      f" be read ({' '.join(str(e).split())}); it must be whole files of"
+      " array_record or tfrecord."
+    ) from e
+  return Examples(dataset, split, serialized)
+
+
+def _first_line(e: Exception) -> str:
+  return f"{type(e).__name__}: {e}".splitlines()[0]
+
+
+def _opened(directory: Path, builder: Any) -> Dataset:
+  features = builder.info.features
+  image = _one_of(directory, features, "image", tfds.features.Image)
+  label = _one_of(directory, features, "label", tfds.features.ClassLabel)
+  held = features[image]
+  return Dataset(
+    directory,
+    builder,
+    image,
+    label,
+    tuple(features[label].names),
+    tuple(held.shape),
+    not isinstance(held, tfds.features.Image),
+  )
+
+
+def _one_of(directory: Path, features: Any, name: str, kind: type) -> str:
+  """Returns the feature of a kind: the one so called, or the only one."""
+  found = [key for key in sorted(features) if type(features[key]) is kind]
+  if kind is tfds.features.Image:  # Ours of `prepare --raw`.
+    found += [
+      key
+      for key in features
+      if type(features[key]) is tfds.features.Tensor
+      and features[key].np_dtype == np.uint8
+      and len(features[key].shape) == 3
+      and None not in features[key].shape
+    ]
+  if name in found:
+    return name
+  if len(found) != 1:
+    raise errors.InputError(
+      f"data_dir={str(directory)!r} has {len(found)} features that could be"
+      f" the {name} ({', '.join(found) or 'none'}) and none called {name!r}; it"
+      " needs one image and one class label."
+    )
+  return found[0]
+
+
+class _TFRecords:
+  """Random access to TFRecord files, by one pass over their lengths.
+
+  A record is its length (uint64, little endian), a checksum of 4 bytes, the
+  data and a checksum of 4 bytes (tensorflow.org/tutorials/load_data/tfrecord).
+  The checksums are not looked at: it is the images that tell of damage.
+  """
+
+  def __init__(self, instructions: Any):
+    self._files = [os.fspath(i.filename) for i in instructions]
+    self._offsets = [_offsets(i) for i in instructions]
+    self._ends = list(itertools.accumulate(map(len, self._offsets)))
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __getitem__(self, index: int) -> bytes:
+    file = bisect.bisect_right(self._ends, index)
+    first = self._ends[file - 1] if file else 0
+    with open(self._files[file], "rb") as stream:
+      stream.seek(self._offsets[file][index - first])
+      (size,) = struct.unpack("<Q4x", stream.read(12))
+      return stream.read(size)
+
+
+def _offsets(instruction: Any) -> np.ndarray:
+  offsets = np.empty(instruction.skip + instruction.take, np.int64)
+  with open(instruction.filename, "rb") as stream:
+    end = os.fstat(stream.fileno()).st_size
+    start = 0
+    for index in range(len(offsets)):
+      offsets[index] = start
+      stream.seek(start)
+      head = stream.read(12)
+      if len(head) == 12:
+        start += 16 + struct.unpack("<Q4x", head)[0]
+      if len(head) < 12 or start > end:
+        raise ValueError(f"{instruction.filename} ends in example {index}")
+  return offsets[instruction.skip :]
