@@ -82,9 +82,12 @@ class Sums:
     """Adds one image, uint8 [S, S, 3]."""
     self.count += 1
     self.image += image
-    colours = image.reshape(-1, 3).T.astype(np.int64, order="C")
-    # Not by BLAS, whose threads would be in the way of other workers.
-    self.products += np.einsum("ci,di->cd", colours, colours)
+    colours = image.reshape(-1, 3).T.astype(np.uint32, order="C")
+    for start in range(0, colours.shape[1], 2**16):
+      # So many products of bytes add up below 2**32. Not by BLAS, whose threads
+      # would be in the way of other workers.
+      part = colours[:, start : start + 2**16]
+      self.products += np.einsum("ci,di->cd", part, part)
 
   def add(self, other: "Sums") -> None:
     """Adds the sums of other images."""
@@ -446,8 +449,9 @@ class _Shard:
   def write(self, on_image: Callable[[], None]) -> None:
     """Writes the file and what there is to know of it, each in one move."""
     partial = self.work / f"{self.file}.{os.getpid()}.partial"
+    # JPEGs cannot be compressed again; raw pixels are to be read fast.
     writer = array_record_module.ArrayRecordWriter(
-      os.fspath(partial), "group_size:1"
+      os.fspath(partial), "group_size:1,uncompressed"
     )
     result = _Result.zero(self.size_px)
     for item, label in self.items:

@@ -165,7 +165,7 @@ def pillow_loop(folder: Path, with_sums: bool) -> float:
   from PIL import Image
 
   total, products = np.zeros((SIZE_PX, SIZE_PX, 3)), np.zeros((3, 3))
-  files = photos(folder) * 3
+  files = photos(folder) * 6
   start = time.perf_counter()
   for file in files:
     image = Image.open(file).convert("RGB")
@@ -188,16 +188,17 @@ def our_loop(folder: Path) -> float:
 
   from alexnet_jax.data import listing, prepare, shards
 
-  found = listing.find(str(folder / "photos"), "", folder / "spool", synsets="")
-  items = found.splits["train"] * 3
+  found = listing.find(str(folder / "photos"), "train", folder / "spool")
+  items = found.splits["train"] * 6
   encoder = functools.partial(
     prepare.encode, size_px=SIZE_PX, quality=90, raw=False
   )
-  with shards.claim(folder / "loop") as work:
+  output = Path(tempfile.mkdtemp(dir=folder), "loop")
+  with shards.claim(output) as work:
     start = time.perf_counter()
     shards.write(
       work,
-      folder / "loop",
+      output,
       {"train": items},
       class_names=found.class_names,
       size_px=SIZE_PX,
@@ -311,9 +312,9 @@ def main() -> None:
       record(f"prepare, {count:,} images, peak memory", 0, peak_gb, "GB")
     command(
       "main",
+      "--config=configs/alexnet.py",
       f"--workdir={folder}/run",
       f"--config.data_dir={folder}/jpeg",
-      "--config=configs/alexnet.py",
       "--config.num_classes=103",
       "--config.batch_size=64",
       "--config.schedule=epochs",
