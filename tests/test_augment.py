@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 from alexnet_jax import augment, ops
-from alexnet_jax.data import shards
+from alexnet_jax.data import statistics
 from configs import alexnet
 
 SIZE, CROP = 40, 35
@@ -172,8 +172,8 @@ def test_colour_noise_ends_with_the_step_that_ends_its_epochs(
 ):
   config = alexnet.get_config()
   config.update(batch_size=64, colour_noise_epochs=epochs)
-  statistics = shards.Statistics(MEAN, AXES, SDS)
-  a = augment.from_config(config, statistics, num_examples)
+  held = statistics.Statistics(MEAN, AXES, SDS)
+  a = augment.from_config(config, held, num_examples)
   assert a.colour_noise_steps == steps
   assert (a.crop_size_px, a.colour_noise, a.images_per_crop) == (224, 0.1, 1)
 

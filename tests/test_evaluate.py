@@ -31,7 +31,7 @@ from alexnet_jax import (
   parallel,
   steps,
 )
-from alexnet_jax.data import records, shapes, shards, source
+from alexnet_jax.data import records, shapes, source, statistics
 from alexnet_jax.errors import InputError
 from configs import quickstart
 
@@ -127,8 +127,8 @@ def evaluated(request, nets, data):
   mesh = parallel.make_mesh(request.param)
   members = []
   for net in nets:
-    statistics = shards.Statistics(net.mean, np.eye(3), np.ones(3))
-    a = augment.from_config(net.config, statistics)
+    held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
+    a = augment.from_config(net.config, held)
     view_step = steps.make_view_step(net.module, a, mesh)
     members.append((view_step, parallel.replicate(mesh, net.params)))
 
@@ -175,7 +175,7 @@ def workdirs(nets, data, tmp_path_factory):
   for name, net, views in zip("AB", nets, (1, 10), strict=True):
     net.config.update(data_dir=str(data), test_views=views)
     logs.claim_workdir(folder / name, net.config)
-    held = shards.Statistics(net.mean, np.eye(3), np.ones(3))
+    held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
     source.keep(folder / name, dataset, held)
     state = steps.init_state(net.params, optax.trace(0.9))
     with checkpoint.open_manager(folder / name) as manager:

@@ -28,7 +28,7 @@ from commands import assert_refused
 from PIL import Image, JpegImagePlugin
 
 from alexnet_jax import errors
-from alexnet_jax.data import prepare, shards
+from alexnet_jax.data import prepare, shards, statistics
 
 SIZE_PX = 16
 
@@ -246,9 +246,9 @@ def test_pixels_of_a_jpeg_run_are_within_jpeg_noise_of_its_statistics(tmp_path):
   build(tmp_path / "in", tmp_path / "out")
   images = [decode(jpeg) for jpeg, _ in stored(tmp_path / "out", "train")]
   mean, sds, _ = oracles.mean_and_pca(images)
-  statistics = shards.read_statistics(tmp_path / "out")
-  np.testing.assert_allclose(statistics.mean_image, mean, rtol=0, atol=4)
-  np.testing.assert_allclose(statistics.colour_sds, sds, rtol=0.02)
+  held = statistics.read(tmp_path / "out")
+  np.testing.assert_allclose(held.mean_image, mean, rtol=0, atol=4)
+  np.testing.assert_allclose(held.colour_sds, sds, rtol=0.02)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -440,7 +440,7 @@ def test_skipped_images_do_not_count_in_the_statistics(tmp_path):
   for path in bad:
     path.unlink()
   build(tmp_path / "in", tmp_path / "2" / "out", skip_bad=True)
-  for name in shards.STATISTICS:
+  for name in statistics.FILES:
     one, two = (tmp_path / n / "out" / name for n in "12")
     assert one.read_bytes() == two.read_bytes()
 
@@ -740,7 +740,7 @@ def test_missing_or_damaged_statistics_are_an_error(tmp_path, name, data):
   if data is not None:
     (tmp_path / "out" / name).write_bytes(data)
   with pytest.raises(errors.InputError, match=r"mean_image.*data\.prepare"):
-    shards.read_statistics(tmp_path / "out")
+    statistics.read(tmp_path / "out")
 
 
 # The command.

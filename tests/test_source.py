@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import errors
-from alexnet_jax.data import records, shards, source
+from alexnet_jax.data import records, shards, source, statistics
 
 SIZE_PX = 16
 COUNTS = {"train": 23, "validation": 10, "test": 3}  # 23 is prime.
@@ -436,7 +436,7 @@ def test_a_mean_image_of_another_shape_is_refused(tmp_path, shape):
   refused(data)
 
 
-@pytest.mark.parametrize("missing", shards.STATISTICS)
+@pytest.mark.parametrize("missing", statistics.FILES)
 @pytest.mark.parametrize("data", [None, b"", b"{}"])
 def test_half_of_the_statistics_is_refused(tmp_path, missing, data):
   """As a copy that was broken off leaves them; not measured anew."""
@@ -538,7 +538,7 @@ def test_statistics_that_are_missing_are_measured(tmp_path, threads):
   images = pictures(0, 75) // np.array([1, 2, 4], np.uint8)
   images[..., 1] = images[..., 0] // 2 + images[..., 1] // 3
   data = write_pictures(tmp_path / "data", train=images)
-  for name in shards.STATISTICS:
+  for name in statistics.FILES:
     (data / name).unlink()
   held = source.check(open_split(data), config(reader_threads=threads))
   np.testing.assert_array_equal(
@@ -552,7 +552,7 @@ def test_statistics_that_are_missing_are_measured(tmp_path, threads):
     axes * np.square(sds) @ axes.T, covariance, rtol=1e-4, atol=1e-2
   )
   assert sorted(sds) == list(sds)
-  for name in shards.STATISTICS:
+  for name in statistics.FILES:
     assert not (data / name).exists()
 
 
@@ -560,7 +560,7 @@ def test_measured_statistics_are_of_the_slice_that_is_trained_on(tmp_path):
   """Of the held-out rest they must know nothing."""
   images = np.concatenate([pictures(0, 40, 0, 50), pictures(1, 10, 200, 256)])
   data = write_pictures(tmp_path / "data", train=images)
-  for name in shards.STATISTICS:
+  for name in statistics.FILES:
     (data / name).unlink()
   examples = open_split(data, "train[:30]")
   slice_images = source.load(examples, np.arange(30), SIZE_PX)["image"]
@@ -575,7 +575,7 @@ def test_measured_statistics_are_of_the_slice_that_is_trained_on(tmp_path):
 
 def test_a_run_keeps_its_classes_and_statistics(tmp_path, directory):
   dataset = records.open_directory(directory)
-  held = shards.read_statistics(directory)
+  held = statistics.read(directory)
   source.keep(tmp_path, dataset, held)
   class_names, known = source.kept(tmp_path)
   assert class_names == tuple(CLASSES)
@@ -601,7 +601,7 @@ def test_names_of_any_script_are_kept(tmp_path):
       workers=0,
     )
   dataset = records.open_directory(tmp_path / "data")
-  source.keep(tmp_path, dataset, shards.read_statistics(tmp_path / "data"))
+  source.keep(tmp_path, dataset, statistics.read(tmp_path / "data"))
   assert source.kept(tmp_path)[0] == tuple(names)
 
 
@@ -610,7 +610,7 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
   """Labels would mean other classes, or the input lie elsewhere."""
   (tmp_path / "run").mkdir()
   first = write_pictures(tmp_path / "first", train=pictures(0, 20))
-  held = shards.read_statistics(first)
+  held = statistics.read(first)
   source.keep(tmp_path / "run", records.open_directory(first), held)
   before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
   images = pictures(1 if what == "mean image" else 0, 20)
@@ -625,7 +625,7 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
     source.keep(
       tmp_path / "run",
       records.open_directory(other),
-      shards.read_statistics(other),
+      statistics.read(other),
     )
   line = str(error.value)
   assert "\n" not in line
@@ -643,7 +643,7 @@ def test_a_run_that_lost_what_it_kept_is_refused(
   tmp_path, directory, name, data
 ):
   dataset = records.open_directory(directory)
-  source.keep(tmp_path, dataset, shards.read_statistics(directory))
+  source.keep(tmp_path, dataset, statistics.read(directory))
   (tmp_path / name).unlink()
   if data is not None:
     (tmp_path / name).write_bytes(data)

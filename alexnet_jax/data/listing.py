@@ -1,13 +1,11 @@
 """What a source holds: where each image lies, its split and its class.
 
 A source is a folder, an archive, a list file, the ILSVRC-2012 tars or a TFDS
-directory. No pixel is read here; an archive that cannot be read at random is
-unpacked into one spool file.
+directory. No pixel is read here.
 """
 
 import csv
 import dataclasses
-import errno
 import functools
 import hashlib
 import io
@@ -17,16 +15,15 @@ import posixpath
 import stat
 import tarfile
 import unicodedata
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import scipy.io
 
 from alexnet_jax import errors
-from alexnet_jax.data import records
+from alexnet_jax.data import archives, records
 
 SPLITS = {
   "train": "train",
@@ -45,70 +42,9 @@ SUFFIXES = frozenset(
 LISTS = frozenset({".txt", ".tsv", ".csv", ".lst"})
 HOLDOUT = "validation=0.1,test=0.1"
 
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
 _TRAIN_TAR = "ILSVRC2012_img_train.tar"
 _VALIDATION_TAR = "ILSVRC2012_img_val.tar"
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-
-
-class Item(Protocol):
-  """Where one image lies; small, as there is one for each, and picklable.
-
-  Equal items hold equal bytes: an item knows when its file changed (`ctime`,
-  which no program can set).
-  """
-
-  @property
-  def name(self) -> str:
-    """What the user knows it by."""
-    ...
-
-  def read(self) -> bytes:
-    """Returns its bytes; raises OSError where they cannot be had."""
-    ...
-
-
-class File(NamedTuple):
-  """An image in a file of its own."""
-
-  path: str
-  size: int
-  changed_ns: int
-
-  @property
-  def name(self) -> str:
-    """The path."""
-    return self.path
-
-  def read(self) -> bytes:
-    """Returns the whole file."""
-    if self.size < 0:  # See `_file`.
-      os.stat(self.path)
-      raise OSError("no regular file")
-    with open(self.path, "rb") as file:
-      return file.read()
-
-
-class Range(NamedTuple):
-  """An image that is a range of bytes in an archive or a spool file."""
-
-  path: str
-  offset: int
-  size: int
-  name: str
-  changed_ns: int  # Of the archive.
-
-  def read(self) -> bytes:
-    """Returns the range."""
-    if self.size < 0:  # See `_tar_members`.
-      raise OSError("no regular file, or a link to nothing")
-    with open(self.path, "rb") as file:
-      file.seek(self.offset)
-      data = file.read(self.size)
-    if len(data) != self.size:
-      raise OSError("the archive was cut off meanwhile")
-    return data
 
 
 class Record(NamedTuple):
@@ -146,7 +82,7 @@ class Listing:
     notes: lines for the user, on what was left out.
   """
 
-  splits: dict[str, list[tuple[Item, int]]]
+  splits: dict[str, list[tuple[archives.Item, int]]]
   class_names: list[str]
   notes: list[str]
 
@@ -160,7 +96,7 @@ class _Found(NamedTuple):
   split: str
   class_name: str
   key: str
-  item: Item
+  item: archives.Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,11 +200,11 @@ def find(
     found, devkit = _of_ilsvrc(path, splits)
     classes = classes or devkit
   elif path.is_dir():
-    found = _in_layout(source, _folder_members(path), splits, notes)
+    found = _in_layout(source, archives.in_folder(path), splits, notes)
   elif path.suffix.lower() in LISTS:
     found = _of_list(path, splits)
   else:
-    found = _in_layout(source, _archive_members(path, spool), splits, notes)
+    found = _in_layout(source, archives.in_archive(path, spool), splits, notes)
   return _labelled(source, found, splits, classes, notes)
 
 
@@ -310,7 +246,7 @@ def _labelled(
     names = sorted(train, key=(lambda n: (int(n), n)) if numbers else None)
     where = "train"
   labels = {name: label for label, name in enumerate(names)}
-  splits: dict[str, list[tuple[Item, int]]] = {}
+  splits: dict[str, list[tuple[archives.Item, int]]] = {}
   found.sort(key=lambda f: (f.split, plain[f.class_name], f.key, f.item.name))
   for f in found:
     name = plain[f.class_name]
@@ -403,13 +339,15 @@ def _named(source: str, found: list[_Found], wanted: Wanted) -> list[_Found]:
 
 def _in_layout(
   source: str,
-  members: Iterable[tuple[str, Item]],
+  members: Iterable[tuple[str, archives.Item]],
   wanted: Wanted,
   notes: list[str],
 ) -> list[_Found]:
   """Reads split and class out of paths: CLASS/IMAGE or SPLIT/CLASS/IMAGE."""
   others: Counter[str] = Counter()
-  images: dict[str, Item] = {}  # Of two files of one path the last counts.
+  images: dict[
+    str, archives.Item
+  ] = {}  # Of two files of one path the last counts.
   for path, item in members:
     suffix = PurePosixPath(path).suffix
     if path.startswith("../"):
@@ -478,180 +416,6 @@ def _layout(
   return {f: ("", p[0]) if flat else (p[0], p[1]) for f, p in folders.items()}
 
 
-def _folder_members(root: Path) -> Iterator[tuple[str, Item]]:
-  """Yields the path below `root` and the file of everything in it.
-
-  Links are followed, but not to a folder that they lie in.
-  """
-
-  def walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, Item]]:
-    here = os.path.realpath(folder)
-    if here in above:
-      return
-    try:
-      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as e:
-      raise errors.InputError(
-        f"{folder!r} cannot be opened ({e.strerror}); mend or remove it."
-      ) from e
-    for entry in entries:
-      if os.path.isdir(entry.path):
-        yield from walk(entry.path, above | {here})
-      else:
-        path = os.path.relpath(entry.path, root).replace(os.sep, "/")
-        yield path, _file(entry.path)
-
-  yield from walk(str(root), frozenset())
-
-
-def _file(path: str) -> File:
-  try:
-    status = os.stat(path)
-  except OSError:
-    return File(path, -1, 0)
-  # To open a pipe would be to wait for ever.
-  regular = stat.S_ISREG(status.st_mode)
-  return File(path, status.st_size if regular else -1, status.st_ctime_ns)
-
-
-def _archive_members(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
-  """Yields what `_folder_members` does, of a tar or a zip.
-
-  Raises:
-    InputError: it is neither, or is damaged or cut off.
-  """
-  try:
-    try:
-      archive = tarfile.open(path, "r:")
-    except tarfile.ReadError:
-      # A tar that ends in a zip would pass for one.
-      if zipfile.is_zipfile(path):
-        yield from _zip_members(path, spool)
-        return
-      archive = tarfile.open(path, "r:*")
-      with archive, spool.open("wb") as file:
-        yield from _tar_members(archive, path, spool_to=file)
-    else:
-      with archive:
-        yield from _tar_members(archive, path)
-  except errors.InputError:
-    raise
-  # Archives of each kind have errors of their own, and so has each damage.
-  except Exception as e:
-    if isinstance(e, OSError) and e.errno in _NO_ROOM:
-      raise  # The spool's fault.
-    raise errors.InputError(
-      f"source={str(path)!r} is not a whole tar, zip or list file"
-      f" ({' '.join(str(e).split())}); give one, or a folder."
-    ) from e
-
-
-def _zip_members(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
-  changed_ns = path.stat().st_ctime_ns
-  with zipfile.ZipFile(path) as archive, spool.open("wb") as file:
-    for info in archive.infolist():
-      if not info.is_dir():
-        name = _normal(_zip_name(info))
-        yield name, _spooled(archive.read(info), file, name, changed_ns)
-
-
-def _zip_name(info: zipfile.ZipInfo) -> str:
-  """Returns a name in UTF-8, which zip on Linux writes but does not declare."""
-  if info.flag_bits & 0x800:
-    return info.filename
-  try:
-    return info.filename.encode("cp437").decode("utf-8")
-  except ValueError:
-    return info.filename
-
-
-def _normal(name: str) -> str:
-  return posixpath.normpath(name).lstrip("/")
-
-
-def _spooled(data: bytes, file: IO[bytes], name: str, changed_ns: int) -> Range:
-  item = Range(file.name, file.tell(), len(data), name, changed_ns)
-  file.write(data)
-  return item
-
-
-def _tar_members(
-  archive: tarfile.TarFile,
-  path: Path,
-  *,
-  offset: int = 0,
-  folder: str = "",
-  spool_to: IO[bytes] | None = None,
-) -> Iterator[tuple[str, Item]]:
-  """Yields the members of a tar, and those of tars in it as of folders.
-
-  Args:
-    archive: opened.
-    path: of the file that it is in.
-    offset: of the tar in that file.
-    folder: that its members are put under.
-    spool_to: a file for the members' bytes, where the tar is compressed.
-  """
-  changed_ns = path.stat().st_ctime_ns
-  nothing = Range(str(path), 0, -1, "", changed_ns)
-  ranges: dict[str, Range] = {}
-  links: dict[str, str] = {}
-  while member := archive.next():
-    vars(archive)["members"].clear()  # It would keep them all.
-    name = folder + _normal(member.name)
-    if member.issparse():
-      raise tarfile.ReadError(f"{name} is sparse")
-    if member.isreg():
-      stream: Any = archive.extractfile(member)
-      if name.endswith(".tar") and not spool_to:
-        with tarfile.open(fileobj=stream, mode="r:") as inner:
-          yield from _tar_members(
-            inner,
-            path,
-            offset=offset + member.offset_data,
-            folder=name.removesuffix(".tar") + "/",
-          )
-        continue
-      if spool_to:
-        item = _spooled(stream.read(), spool_to, name, changed_ns)
-      else:
-        start = offset + member.offset_data
-        item = Range(str(path), start, member.size, name, changed_ns)
-    elif member.islnk():
-      target = folder + _normal(member.linkname)
-      item = ranges.get(target, nothing)._replace(name=name)
-    elif member.issym():
-      target = posixpath.join(posixpath.dirname(name), member.linkname)
-      links[name] = posixpath.normpath(target)
-      continue
-    elif member.isdir():
-      continue
-    else:
-      item = nothing._replace(name=name)
-    links.pop(name, None)
-    ranges[name] = item
-    yield name, item
-  for name in links:
-    seen, target = set(), name
-    while target in links and target not in seen:
-      seen.add(target)
-      target = links[target]
-    yield name, ranges.get(target, nothing)._replace(name=name)
-  # A tar that is cut off between two members reads like a whole one.
-  file: Any = archive.fileobj
-  file.seek(archive.offset)
-  if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-    raise tarfile.ReadError("it ends before its end mark")
-  if spool_to:
-    _read_on(file)
-
-
-def _read_on(file: IO[bytes]) -> None:
-  """Reads to the end, where the checksum of a .gz is."""
-  while file.read(2**20):
-    pass
-
-
 def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
   """Reads lines of PATH and LABEL, and perhaps SPLIT, in columns.
 
@@ -681,7 +445,7 @@ def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
         " SPLIT, parted by tabs, in a .csv by commas, or by a blank."
       )
     path, class_name, split = [*row, ""][:3]
-    item = _file(str(source.parent / path))
+    item = archives.file_at(str(source.parent / path))
     found.append(_Found(split, class_name, path, item))
   if not found:
     raise errors.InputError(
@@ -746,7 +510,7 @@ def _of_ilsvrc(
   found = []
   try:
     with tarfile.open(path, "r:") as archive:
-      for name, item in _tar_members(archive, path):
+      for name, item in archives.in_tar(archive, path):
         wnid, _, image = name.rpartition("/")
         found.append(_Found("train", wnid, image, item))
     classes: dict[str, str] = {}
@@ -756,7 +520,7 @@ def _of_ilsvrc(
       if (folder / _VALIDATION_TAR).is_file():
         path = folder / _VALIDATION_TAR
         with tarfile.open(path, "r:") as archive:
-          for name, item in _tar_members(archive, path):
+          for name, item in archives.in_tar(archive, path):
             number = int(PurePosixPath(name).stem.rpartition("_")[2])
             wnid = wnids[truth[number - 1]]
             found.append(_Found("validation", wnid, name, item))
@@ -786,8 +550,7 @@ def _read_devkit(
       stream = archive.extractfile(member) if member.isreg() else None
       if stream and member.name.endswith(("meta.mat", "ground_truth.txt")):
         members[posixpath.basename(member.name)] = stream.read()
-    file: Any = archive.fileobj
-    _read_on(file)
+    archives.read_on(vars(archive)["fileobj"])
   meta = scipy.io.loadmat(io.BytesIO(members["meta.mat"]), squeeze_me=True)
   leaves = [row for row in meta["synsets"] if row["num_children"] == 0]
   truth = members["ILSVRC2012_validation_ground_truth.txt"]

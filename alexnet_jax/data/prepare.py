@@ -16,11 +16,11 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, errors
-from alexnet_jax.data import images, listing, shards
+from alexnet_jax.data import archives, images, listing, shards
 
 
 def encode(
-  item: listing.Item, *, size_px: int, quality: int, raw: bool
+  item: archives.Item, *, size_px: int, quality: int, raw: bool
 ) -> tuple[np.ndarray, bytes]:
   """Returns an image as a square of pixels, and what is stored of it.
 

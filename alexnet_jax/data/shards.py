@@ -1,9 +1,8 @@
-"""The format on disk: a TFDS directory of shards and its statistics.
+"""The format on disk: a TFDS directory of shards, written whole or not at all.
 
 A prepared directory holds ArrayRecord shards that `tfds.builder_from_directory`
-opens, and, of the training split, `mean_image.npy` ([S, S, 3] float32) and
-`colour_pca.json` (the principal axes of RGB and the standard deviations along
-them), both on the 0..255 scale; `skipped.json` lists images that were left out.
+opens, the statistics of the training split, and, where images were left out,
+`skipped.json`, which lists them.
 """
 
 import concurrent.futures
@@ -32,10 +31,9 @@ from array_record.python import (
 )
 
 from alexnet_jax import errors
-from alexnet_jax.data import records
+from alexnet_jax.data import records, statistics
 
 JPEG_QUALITY = 90
-STATISTICS = ("mean_image.npy", "colour_pca.json")
 
 # Many shards let many workers share a small split; a killed run loses one each.
 _SHARDS, _SMALLEST_SHARD, _LARGEST_SHARD = 16, 32, 1024
@@ -47,65 +45,6 @@ Encoder = Callable[[Item], tuple[np.ndarray, bytes]]
 A module-level function or a partial of one. It raises OSError, with the item's
 name and the reason, if the item cannot be read.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-  """What the net's input needs to know of the training split.
-
-  Attributes:
-    mean_image: [S, S, 3] float32, 0..255.
-    colour_axes: [3, 3] float32, a principal axis of RGB in each column.
-    colour_sds: [3] float32, standard deviation along each, ascending.
-  """
-
-  mean_image: np.ndarray
-  colour_axes: np.ndarray
-  colour_sds: np.ndarray
-
-
-@dataclasses.dataclass
-class Sums:
-  """Integer sums over pixels: exact, whatever the order of the images."""
-
-  count: int
-  image: np.ndarray  # [S, S, 3] int64
-  products: np.ndarray  # [3, 3] int64
-
-  @classmethod
-  def zero(cls, size_px: int) -> "Sums":
-    """Returns the sums of no image."""
-    image = np.zeros((size_px, size_px, 3), np.int64)
-    return cls(0, image, np.zeros((3, 3), np.int64))
-
-  def add_image(self, image: np.ndarray) -> None:
-    """Adds one image, uint8 [S, S, 3]."""
-    self.count += 1
-    self.image += image
-    colours = image.reshape(-1, 3).T.astype(np.uint32, order="C")
-    for start in range(0, colours.shape[1], 2**16):
-      # So many products of bytes add up below 2**32. Not by BLAS, whose threads
-      # would be in the way of other workers.
-      part = colours[:, start : start + 2**16]
-      self.products += np.einsum("ci,di->cd", part, part)
-
-  def add(self, other: "Sums") -> None:
-    """Adds the sums of other images."""
-    self.count += other.count
-    self.image += other.image
-    self.products += other.products
-
-  def statistics(self) -> Statistics:
-    """Returns mean and principal axes, computed in float64."""
-    pixels = self.count * self.image.shape[0] * self.image.shape[1]
-    mean = self.image.sum((0, 1)) / pixels
-    covariance = self.products / pixels - np.outer(mean, mean)
-    variances, axes = np.linalg.eigh(covariance)
-    return Statistics(
-      mean_image=(self.image / self.count).astype(np.float32),
-      colour_axes=axes.astype(np.float32),
-      colour_sds=np.sqrt(np.maximum(variances, 0)).astype(np.float32),
-    )
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -266,46 +205,8 @@ def _finish(
   _write_metadata(
     directory, name, class_names, size_px, raw, description, lengths, num_bytes
   )
-  write_statistics(directory, results["train"].sums.statistics())
+  statistics.write(directory, results["train"].sums.statistics())
   return bad
-
-
-def read_statistics(directory: Path) -> Statistics:
-  """Returns the statistics beside the shards, or of a run in its workdir.
-
-  Raises:
-    InputError: a file is missing or damaged.
-  """
-  try:
-    pca = json.loads((directory / "colour_pca.json").read_text())
-    held = Statistics(
-      mean_image=np.load(directory / "mean_image.npy", allow_pickle=False),
-      colour_axes=np.array(pca["axes_in_columns"], np.float32),
-      colour_sds=np.array(pca["standard_deviations"], np.float32),
-    )
-    for values, shape in (
-      (held.mean_image, (len(held.mean_image),) * 2 + (3,)),
-      (held.colour_axes, (3, 3)),
-      (held.colour_sds, (3,)),
-    ):
-      if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"{values.shape} numbers where {shape} are due")
-    return held
-  except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
-    raise errors.InputError(
-      f"{str(directory)!r} has no usable mean_image.npy and colour_pca.json"
-      f" ({e}); make the directory with python -m alexnet_jax.data.prepare."
-    ) from e
-
-
-def write_statistics(directory: Path, statistics: Statistics) -> None:
-  """Writes what `read_statistics` reads."""
-  np.save(directory / "mean_image.npy", statistics.mean_image)
-  pca = {
-    "axes_in_columns": statistics.colour_axes.tolist(),
-    "standard_deviations": statistics.colour_sds.tolist(),
-  }
-  (directory / "colour_pca.json").write_text(json.dumps(pca, indent=2) + "\n")
 
 
 def _check_readable(
@@ -393,13 +294,13 @@ def _remove_strays(work: Path, files: set[str]) -> None:
 class _Result:
   """What is known of a shard, or of all shards of a split."""
 
-  sums: Sums
+  sums: statistics.Sums
   num_bytes: int
   unreadable: list[str]
 
   @classmethod
   def zero(cls, size_px: int) -> "_Result":
-    return cls(Sums.zero(size_px), 0, [])
+    return cls(statistics.Sums.zero(size_px), 0, [])
 
   def add(self, other: "_Result") -> None:
     self.sums.add(other.sums)
@@ -442,7 +343,9 @@ class _Shard:
   def result(self) -> _Result:
     """Reads what `write` found."""
     with self._done().open("rb") as file, np.load(file) as held:
-      sums = Sums(int(held["count"]), held["image"], held["products"])
+      sums = statistics.Sums(
+        int(held["count"]), held["image"], held["products"]
+      )
       unreadable = json.loads(str(held["unreadable"]))
       return _Result(sums, int(held["num_bytes"]), unreadable)
 

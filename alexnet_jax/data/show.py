@@ -18,7 +18,7 @@ from absl import flags
 from matplotlib import figure
 
 from alexnet_jax import augment, cli, errors
-from alexnet_jax.data import records, shards, source
+from alexnet_jax.data import records, source, statistics
 
 _ROWS, _VIEWS = 6, 4
 _NAMED_CLASSES = 30  # More bars than these have no room for names.
@@ -52,7 +52,7 @@ def net_input(
 
 def draw(
   examples: records.Examples,
-  statistics: shards.Statistics,
+  held: statistics.Statistics,
   config: Any,
   seed: int,
 ) -> figure.Figure:
@@ -60,7 +60,7 @@ def draw(
 
   Args:
     examples: of the split.
-    statistics: from `source.check`.
+    held: from `source.check`.
     config: a whole config.
     seed: of the choice of images and of views.
   """
@@ -69,7 +69,7 @@ def draw(
   rng = np.random.default_rng(seed)
   chosen = rng.choice(len(examples), count, replace=False)
   batch = source.load(examples, chosen, config.image_size_px)
-  augmentation = augment.from_config(config, statistics)
+  augmentation = augment.from_config(config, held)
   views = net_input(batch["image"], _VIEWS, augmentation, seed)
 
   page = figure.Figure((10, 2 * count + 3.5), layout="constrained")
@@ -89,7 +89,7 @@ def draw(
   rows[0][1].set_title(seen_as, loc="left", fontsize=9)
 
   mean, bars = bottom.subplots(1, 2, width_ratios=[1, 3])
-  mean.imshow(statistics.mean_image.round().astype(np.uint8))
+  mean.imshow(held.mean_image.round().astype(np.uint8))
   mean.set_title("mean image", fontsize=9)
   mean.set_axis_off()
   counts = count_labels(examples)

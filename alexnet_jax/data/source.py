@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from alexnet_jax import cli, errors
-from alexnet_jax.data import images, records, shards
+from alexnet_jax.data import images, records, statistics
 
 # Batches that Grain keeps ready; each of 128 256 px images is 25 MB.
 _PREFETCHED_BATCHES = 4
@@ -98,9 +98,8 @@ class _Order:
     return _ENDLESS // self._batch_size
 
   def __getitem__(self, batch: int) -> np.ndarray:
-    passes, places = np.divmod(
-      batch * self._batch_size + self._rows, self._num_examples
-    )
+    first = batch * self._batch_size
+    passes, places = np.divmod(first + self._rows, self._num_examples)
     indices = np.empty(len(places), np.int64)
     for number in np.unique(passes):
       held = passes == number
@@ -133,8 +132,8 @@ def train_indices(
   Returns:
     An iterator over int [B]; its states and those of `train_batches` are alike.
   """
-  order = _Order(num_examples, batch_size, seed, rows)
-  return _iterate(grain.MapDataset.source(order), 1)
+  order: Any = _Order(num_examples, batch_size, seed, rows)
+  return _iterate(grain.MapDataset.source(order), threads=1)
 
 
 def train_batches(
@@ -163,8 +162,10 @@ def train_batches(
     An iterator over `load`ed batches of R rows, whose `get_state` and
     `set_state` resume it exactly.
   """
-  order = grain.MapDataset.source(_Order(len(examples), batch_size, seed, rows))
-  batches = order.map(lambda indices: load(examples, indices, size_px))
+  order: Any = _Order(len(examples), batch_size, seed, rows)
+  batches = grain.MapDataset.source(order).map(
+    lambda indices: load(examples, indices, size_px)
+  )
   return _iterate(batches, threads)
 
 
@@ -208,7 +209,7 @@ def eval_batches(
   yield from _iterate(numbers.map(padded), threads)
 
 
-def check(examples: records.Examples, config: Any) -> shards.Statistics:
+def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   """Compares a training split with a config, before the first step.
 
   Args:
@@ -259,11 +260,11 @@ def _compare(
 
 def _statistics(
   examples: records.Examples, size_px: int, threads: int
-) -> shards.Statistics:
+) -> statistics.Statistics:
   directory = examples.dataset.directory
-  if any((directory / name).exists() for name in shards.STATISTICS):
-    return shards.read_statistics(directory)
-  sums = shards.Sums.zero(size_px)
+  if any((directory / name).exists() for name in statistics.FILES):
+    return statistics.read(directory)
+  sums = statistics.Sums.zero(size_px)
   batches = eval_batches(
     examples, size_px=size_px, batch_size=64, threads=threads
   )
@@ -277,7 +278,7 @@ def _statistics(
 
 
 def keep(
-  workdir: Path, dataset: records.Dataset, held: shards.Statistics
+  workdir: Path, dataset: records.Dataset, held: statistics.Statistics
 ) -> None:
   """Puts class names and statistics into a run's workdir, or compares them.
 
@@ -285,7 +286,7 @@ def keep(
     InputError: the run was trained on other data.
   """
   if not (workdir / "class_names.json").exists():
-    shards.write_statistics(workdir, held)
+    statistics.write(workdir, held)
     names = json.dumps(dataset.class_names, indent=2, ensure_ascii=False)
     (workdir / "class_names.json").write_text(names + "\n", encoding="utf-8")
     return
@@ -302,7 +303,7 @@ def keep(
       )
 
 
-def kept(workdir: Path) -> tuple[tuple[str, ...], shards.Statistics]:
+def kept(workdir: Path) -> tuple[tuple[str, ...], statistics.Statistics]:
   """Returns the class names and statistics that a run was trained with.
 
   Raises:
@@ -316,4 +317,4 @@ def kept(workdir: Path) -> tuple[tuple[str, ...], shards.Statistics]:
       f"workdir={str(workdir)!r} has no usable {file.name} ({e}); it is no run"
       " of this version: train it anew."
     ) from e
-  return class_names, shards.read_statistics(workdir)
+  return class_names, statistics.read(workdir)
