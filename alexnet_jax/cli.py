@@ -38,12 +38,18 @@ def run(
       raise errors.InputError(f"{argv[1]!r} is no flag; write --FLAG=VALUE.")
     main(argv)
 
+  def parse(argv: Sequence[str]) -> list[str]:
+    try:
+      return flags.FLAGS(argv)
+    except flags.Error as e:
+      raise errors.InputError(f"{e}; --help lists the flags.") from e
+
   logging.set_verbosity(logging.WARNING)
   # Whatever is half-written is cleaned up on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   try:
     define_flags()
-    app.run(checked)
+    app.run(checked, flags_parser=parse)
   except errors.InputError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)

@@ -978,3 +978,11 @@ def test_a_damaged_exif_block_is_passed_over_in_silence(block, is_turned):
   plain = quietly(images.is_plain_jpeg, data, SIZE_PX)
   if is_turned:
     assert plain is False
+
+
+def test_zeros_before_the_end_mark_of_a_jpeg_are_no_damage():
+  """Some cameras pad there, and libjpeg warns of it as of lost bytes."""
+  data = saved(smooth(0, 48, 40), "JPEG")
+  padded = data[:-2] + bytes(30) + data[-2:]
+  found = quietly(images.decode, padded)
+  np.testing.assert_array_equal(found, quietly(images.decode, data))

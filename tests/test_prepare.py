@@ -140,7 +140,7 @@ def test_images_get_their_splits_labels_and_class_names(tmp_path):
   for split, folder in enumerate(["Train", "val", "testing"]):
     counts = (5 - split, 3, 1 + split)
     add(tmp_path / "in" / folder, names, *counts, split=split)
-  counts, notes = build(tmp_path / "in", tmp_path / "out")
+  counts, _, notes = build(tmp_path / "in", tmp_path / "out")
   assert (counts, notes) == ({"train": 9, "validation": 9, "test": 9}, [])
   assert class_names(tmp_path / "out") == names
   for split, name in enumerate(["train", "validation", "test"]):
@@ -153,7 +153,7 @@ def test_images_get_their_splits_labels_and_class_names(tmp_path):
 
 def test_what_is_held_out_is_missing_in_train_alone(tmp_path):
   add(tmp_path / "in", ["a", "b"], 10, 11)
-  counts, _ = build(tmp_path / "in", tmp_path / "out")
+  counts, _, _ = build(tmp_path / "in", tmp_path / "out")
   assert counts == {"train": 17, "validation": 2, "test": 2}
   splits = [found(tmp_path / "out", split) for split in counts]
   assert [len(split) for split in splits] == list(counts.values())
@@ -413,7 +413,7 @@ def test_all_unreadable_images_are_named_at_once(tmp_path):
 def test_skipped_images_are_counted_and_listed(tmp_path):
   bad = add_with_bad(tmp_path / "in")
   output = tmp_path / "out"
-  counts, notes = build(tmp_path / "in", output, skip_bad=True)
+  counts, _, notes = build(tmp_path / "in", output, skip_bad=True)
   assert counts == {"train": 100, "test": 4}
   assert "4 images" in notes[0]
   assert "skipped.json" in notes[0]
@@ -483,7 +483,7 @@ def test_a_rerun_that_skips_is_served_from_finished_shards(tmp_path):
   fail(tmp_path / "in", output)
   before = identities(unfinished(output) / "out")
   assert len(before) == 5
-  counts, notes = build(tmp_path / "in", output, skip_bad=True)
+  counts, _, notes = build(tmp_path / "in", output, skip_bad=True)
   assert identities(output) == before
   assert [path.name for path in output.parent.iterdir()] == ["out"]
   other = tmp_path / "2" / "out"
@@ -776,7 +776,7 @@ def test_the_command_prepares_a_folder(tmp_path):
   assert (done.returncode, done.stderr) == (0, "")
   assert "1 .doc" in done.stdout
   assert "train: 16 images" in done.stdout
-  assert "no test split" not in done.stdout
+  assert "_split=" not in done.stdout
   assert len(found(output, "train")) == 16
   assert len(found(output, "validation")) == 2
 
@@ -803,7 +803,9 @@ def test_every_flag_reaches_its_option(tmp_path):
   assert hashes(output) == hashes(tmp_path / "1" / "out")
   assert class_names(output) == ["b second, letter", "a first"]
   assert "left out 1 images" in done.stdout
-  assert "no test split" in done.stdout
+  line = done.stdout.splitlines()[-1]
+  assert f"--config.data_dir={output} --config.num_classes=2" in line
+  assert line.endswith("--config.batch_size=29 --config.test_split=")
   # Each of them says something.
   for name in set(options) - {"size_px", "skip_bad"}:
     fewer = {key: value for key, value in options.items() if key != name}
@@ -1061,3 +1063,35 @@ def test_a_killed_worker_is_one_line(tmp_path, slow):
   assert len(stderr.splitlines()) == 1
   assert not output.exists()
   assert finished(output)
+
+
+def test_a_class_that_loses_all_its_images_is_refused(tmp_path):
+  """As the head of a .csv, whose class would stay, empty, in silence."""
+  folder = add(tmp_path / "in", ["a", "b"], 3, 3)
+  rows = [f"{n}/{i}.png,{n}" for n in "ab" for i in range(3)]
+  (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
+  with pytest.raises(errors.InputError, match="no image of label in train"):
+    build(folder / "list.csv", tmp_path / "out", splits="train", skip_bad=True)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_source_with_a_name_of_any_bytes_is_prepared(tmp_path):
+  """Its name goes into the metadata, which are text."""
+  source = tmp_path / os.fsdecode(b"sr\xff")
+  add(source, ["a", "b"], 2, 2)
+  counts, _, _ = build(source, tmp_path / "out")
+  assert counts == {"train": 4}
+  assert len(stored(tmp_path / "out", "train")) == 4
+
+
+def test_an_output_with_a_name_that_is_no_text_is_refused(tmp_path):
+  add(tmp_path / "in", ["a", "b"], 2, 2)
+  with pytest.raises(errors.InputError, match="not all text"):
+    build(tmp_path / "in", tmp_path / os.fsdecode(b"out\xff"))
+
+
+@pytest.mark.parametrize("flag", ["--size=abc", "--sorce=x"])
+def test_a_bad_flag_is_one_line(tmp_path, flag):
+  done = command(tmp_path / "in", tmp_path / "out", flag)
+  assert_refused(done, flag.strip("-").split("=")[0])
+  assert len(done.stderr.splitlines()) == 1

@@ -4,6 +4,7 @@ import io
 import itertools
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -458,7 +459,7 @@ def test_no_dataset_is_an_error_with_the_remedy(tmp_path, kind):
   with pytest.raises(errors.InputError) as error:
     records.open_directory(path)
   assert "alexnet_jax.data.prepare" in one_line(error)
-  assert ("does not exist" in str(error.value)) == (kind != "empty")
+  assert ("does not exist" in str(error.value)) == (kind == "missing")
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{", b"{}", b"[]", b"\xff"])
@@ -586,3 +587,16 @@ def test_a_moved_directory_opens(tmp_path):
   write(tmp_path / "data", {"train": numbered(2, 2)}, kind="tfrecord")
   shutil.move(tmp_path / "data", tmp_path / "else")
   assert numbers(open_split(tmp_path / "else")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("shape", "encoding"),
+  [((8, 8, 3), "zlib"), ((8, 8, 3), "none"), ((8, 8, 4), "bytes")],
+)
+def test_pixels_that_are_kept_in_other_ways_are_no_image(shape, encoding):
+  """Compressed bytes that are read as pixels are noise, in silence."""
+  tensor = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding)
+  label = tfds.features.ClassLabel(num_classes=2)
+  features = tfds.features.FeaturesDict({"image": tensor, "label": label})
+  with pytest.raises(errors.InputError, match="0 features"):
+    records._one_of(Path("data"), features, "image", tfds.features.Image)

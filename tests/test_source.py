@@ -671,7 +671,7 @@ def test_a_truncated_shard_is_one_line(tmp_path, share, threads):
       pass
   line = str(error.value)
   assert "\n" not in line
-  for word in ("example ", "'train'", str(data), "prepare"):
+  for word in ("example ", "'train'", str(data), "make the data set again"):
     assert word in line
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from alexnet_jax import errors
 
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class Item(Protocol):
@@ -139,7 +139,7 @@ def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
     raise
   # Archives of each kind have errors of their own, and so has each damage.
   except Exception as e:
-    if isinstance(e, OSError) and e.errno in _NO_ROOM:
+    if isinstance(e, OSError) and e.errno in NO_ROOM:
       raise  # The spool's fault.
     raise errors.InputError(
       f"source={str(path)!r} is not a whole tar, zip or list file"
@@ -184,7 +184,7 @@ def in_tar(
   folder: str = "",
   spool_to: IO[bytes] | None = None,
 ) -> Iterator[tuple[str, Item]]:
-  """Yields the members of a tar, and those of tars in it as of folders.
+  """Yields the members of a tar; of a plain one, also those of tars in it.
 
   Args:
     archive: opened.

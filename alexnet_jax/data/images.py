@@ -122,12 +122,20 @@ def _decode_jpeg(data: bytes) -> Image.Image:
     inks = colours in ("CMYK", "YCCK")
     pixels = simplejpeg.decode_jpeg(data, "CMYK" if inks else "RGB")
   except ValueError as e:
+    if "extraneous" in str(e) and data != (unpadded := _unpadded(data)):
+      return _decode_jpeg(unpadded)
     if any(word in str(e).lower() for word in _DAMAGE):
       raise UnreadableError(str(e)) from e
     return _decode_other(data)  # A kind of JPEG that only Pillow knows.
   if inks:
     return _decode_other(data)  # It turns inks into colours.
   return _turned(Image.fromarray(pixels), _orientation(data))
+
+
+def _unpadded(data: bytes) -> bytes:
+  """Returns a JPEG without zeros before its end mark; some cameras pad."""
+  body, mark, rest = data.rpartition(b"\xff\xd9")
+  return body.rstrip(b"\0") + mark + rest
 
 
 def _decode_other(data: bytes) -> Image.Image:

@@ -522,7 +522,7 @@ def _of_ilsvrc(
         with tarfile.open(path, "r:") as archive:
           for name, item in archives.in_tar(archive, path):
             number = int(PurePosixPath(name).stem.rpartition("_")[2])
-            wnid = wnids[truth[number - 1]]
+            wnid = wnids[truth[number]]
             found.append(_Found("validation", wnid, name, item))
     elif (folder / _VALIDATION_TAR).is_file() and wanted.wants("validation"):
       raise errors.InputError(
@@ -542,7 +542,7 @@ def _of_ilsvrc(
 
 def _read_devkit(
   file: Path,
-) -> tuple[dict[int, str], dict[str, str], list[int]]:
+) -> tuple[dict[int, str], dict[str, str], dict[int, int]]:
   """Returns WNID by the challenge's label, words by WNID, validation labels."""
   members = {}
   with tarfile.open(file, "r:*") as archive:
@@ -557,7 +557,7 @@ def _read_devkit(
   return (
     {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves},
     {str(row["WNID"]): str(row["words"]) for row in leaves},
-    [int(line) for line in truth.split()],
+    {n: int(line) for n, line in enumerate(truth.split(), start=1)},
   )
 
 
@@ -570,6 +570,7 @@ def _of_tfds(source: str, wanted: Wanted) -> Listing:
     split: name
     for name in dataset.splits
     if (split := SPLITS.get(name)) and split not in wanted.shares
+    if dataset.builder.info.splits[name].num_examples
   }
   notes = []
   if unused := set(dataset.splits) - set(named.values()) - {""}:

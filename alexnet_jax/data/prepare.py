@@ -38,16 +38,20 @@ def encode(
   try:
     data = item.read()
     decoded = images.decode(data)
-  except (OSError, images.UnreadableError) as e:
+  except (OSError, errors.InputError, images.UnreadableError) as e:
     reason = getattr(e, "strerror", None) or e
-    name = item.name.encode("utf-8", "backslashreplace").decode()
-    raise OSError(f"{name}: {reason}") from e
+    raise OSError(f"{_readable(item.name)}: {reason}") from e
   pixels = images.square(decoded, size_px)
   if raw:
     return pixels, pixels.tobytes()
   if images.is_plain_jpeg(data, size_px):
     return pixels, data
   return pixels, shards.encode_jpeg(pixels, quality)
+
+
+def _readable(name: str) -> str:
+  """Returns a file's name as text, whatever bytes it has."""
+  return name.encode("utf-8", "backslashreplace").decode()
 
 
 def prepare(
@@ -62,7 +66,7 @@ def prepare(
   synsets: str = "",
   skip_bad: bool = False,
   workers: int | None = None,
-) -> tuple[dict[str, int], list[str]]:
+) -> tuple[dict[str, int], list[str], list[str]]:
   """Writes the shards of a source.
 
   Args:
@@ -78,7 +82,8 @@ def prepare(
     workers: processes; the number of cores by default, 0 for none.
 
   Returns:
-    The number of examples of each split, and lines on what was left out.
+    The number of examples of each split, the class names, and lines on what was
+    left out.
 
   Raises:
     InputError: see `listing.find`, `shards.claim` and `shards.write`; a number
@@ -90,9 +95,16 @@ def prepare(
   if workers is not None and workers < 0:
     raise errors.InputError(f"workers={workers} must not be negative.")
   with shards.claim(output) as work:
-    found = listing.find(
-      source, splits, work / "spool", seed=seed, synsets=synsets
-    )
+    try:
+      found = listing.find(
+        source, splits, work / "spool", seed=seed, synsets=synsets
+      )
+    except (OSError, RecursionError) as e:
+      if getattr(e, "errno", None) in archives.NO_ROOM:
+        raise  # The spool's fault, and so the output's.
+      raise errors.InputError(
+        f"source={source!r} cannot be read ({e}); mend it."
+      ) from e
     counts = {split: len(items) for split, items in found.splits.items()}
     with cli.progress("images", sum(counts.values())) as advance:
       bad = shards.write(
@@ -104,7 +116,7 @@ def prepare(
         encoder=functools.partial(
           encode, size_px=size_px, quality=quality, raw=raw
         ),
-        description=f"Prepared from {Path(source).name}.",
+        description=f"Prepared from {_readable(Path(source).name)}.",
         raw=raw,
         skip_bad=skip_bad,
         workers=workers,
@@ -117,7 +129,25 @@ def prepare(
     notes.append(f"left out {len(bad)} images, see {output}/skipped.json:")
     notes += [f"  {reason}" for _, reason in bad[:10]]
     notes += ["  ..."] if len(bad) > 10 else []
-  return counts, notes
+  return counts, found.class_names, notes
+
+
+def _command(
+  output: str, size_px: int, class_names: list[str], counts: dict[str, int]
+) -> str:
+  """Returns the command that trains on what was written."""
+  fields = {"data_dir": output, "num_classes": len(class_names)}
+  if size_px != 256:
+    fields["image_size_px"] = size_px
+  if counts["train"] < 128:
+    fields["batch_size"] = counts["train"]
+  fields |= {
+    f"{s}_split": "" for s in ("validation", "test") if s not in counts
+  }
+  if "validation" not in counts:
+    fields["schedule"] = "epochs"  # No validation error, no plateau.
+  flags = " ".join(f"--config.{name}={fields[name]}" for name in fields)
+  return f"python -m alexnet_jax.main --config=configs/alexnet.py {flags}"
 
 
 def main(_) -> None:
@@ -126,7 +156,7 @@ def main(_) -> None:
   for name in ("source", "output"):
     if not args[name].value:
       raise errors.InputError(f"--{name}= is empty; give a path.")
-  counts, notes = prepare(
+  counts, class_names, notes = prepare(
     args.source,
     Path(args.output),
     size_px=args.size,
@@ -142,10 +172,8 @@ def main(_) -> None:
     print(note)
   for split, count in counts.items():
     print(f"{split}: {count:,} images")
-  for split in ("validation", "test"):
-    if split not in counts:
-      print(f"no {split} split: pass --config.{split}_split= to train")
-  print(f"wrote {args.output}")
+  print(f"wrote {args.output}; to train:")
+  print(f"  {_command(args.output, args.size, class_names, counts)}")
 
 
 def _define_flags() -> None:

@@ -89,12 +89,24 @@ class Examples:
     return len(self._serialized)
 
   def __getitem__(self, index: int) -> Example:
-    """Reads one."""
-    example = _ExampleProto.FromString(self._serialized[index])
-    features = example.features.feature
-    return Example(
-      features[self.dataset.image].bytes_list.value[0],
-      features[self.dataset.label].int64_list.value[0],
+    """Reads one; raises InputError if it is damaged."""
+    try:
+      example = _ExampleProto.FromString(self._serialized[index])
+      features = example.features.feature
+      return Example(
+        features[self.dataset.image].bytes_list.value[0],
+        features[self.dataset.label].int64_list.value[0],
+      )
+    # ArrayRecord and Protobuf have errors of their own for damaged files.
+    except Exception as e:
+      raise self.unusable(index, e) from e
+
+  def unusable(self, index: int, reason: object) -> errors.InputError:
+    """Returns the error of an example that cannot be used."""
+    return errors.InputError(
+      f"example {index} of {self.split!r} in {str(self.dataset.directory)!r}"
+      f" cannot be used ({' '.join(str(reason).split())}); make the data set"
+      " again."
     )
 
 
@@ -106,8 +118,9 @@ def open_directory(directory: Path) -> Dataset:
       labels.
   """
   if not directory.is_dir():
+    there = "is no directory" if directory.exists() else "does not exist"
     raise errors.InputError(
-      f"data_dir={str(directory)!r} does not exist; make it with python -m"
+      f"data_dir={str(directory)!r} {there}; make one with python -m"
       f" alexnet_jax.data.prepare --source=IMAGES --output={directory}."
     )
   try:
@@ -221,6 +234,8 @@ def _one_of(directory: Path, features: Any, name: str, kind: type) -> str:
       and features[key].np_dtype == np.uint8
       and len(features[key].shape) == 3
       and None not in features[key].shape
+      and features[key].shape[2] in (1, 3)
+      and features[key]._encoding == tfds.features.Encoding.BYTES
     ]
   if name in found:
     return name

@@ -76,6 +76,10 @@ def claim(output: Path) -> Iterator[Path]:
       process; a worker was killed.
   """
   work = output.parent / f".{output.name}.unfinished"
+  if not str(output).isprintable():
+    raise errors.InputError(
+      f"output={str(output)!r} is not all text; choose another name."
+    )
   if os.path.lexists(output):
     if not (work / "out").exists():  # A killed process had finished.
       shutil.rmtree(work, ignore_errors=True)
@@ -99,19 +103,23 @@ def claim(output: Path) -> Iterator[Path]:
         f"output={str(output)!r} is being made by another process; wait for it"
         " or choose another."
       ) from e
-    kept = f"again: what is finished is kept in {work}."
+
+    def kept() -> str:
+      done = any((work / "done").iterdir())
+      return f": what is finished is kept in {work}." if done else "."
+
     try:
       yield work
     except BrokenProcessPool as e:
       raise errors.InputError(
         "a worker was killed, perhaps for want of memory; run it with fewer"
-        f" --workers {kept}"
+        f" --workers{kept()}"
       ) from e
     # ArrayRecord reports a full disk by a RuntimeError.
     except (OSError, RuntimeError) as e:
       raise errors.InputError(
         f"output={str(output)!r} cannot be written ({e}); make room and run it"
-        f" {kept}"
+        f" again{kept()}"
       ) from e
     finally:
       (work / "spool").unlink(missing_ok=True)
@@ -196,7 +204,8 @@ def _finish(
     results[shard.split].add(result)
     lengths[shard.split].append(result.sums.count)
   bad = [(s, r) for s in results for r in sorted(results[s].unreadable)]
-  _check_readable(bad, lengths, skip_bad)
+  _check_readable(bad, lengths, skip_bad, directory.parent)
+  _check_classes(plan, results["train"], class_names)
   if bad:
     images = [{"split": split, "reason": reason} for split, reason in bad]
     listed = {"count": len(bad), "images": images}
@@ -210,17 +219,31 @@ def _finish(
 
 
 def _check_readable(
-  bad: list[tuple[str, str]], lengths: Mapping[str, list[int]], skip_bad: bool
+  bad: list[tuple[str, str]],
+  lengths: Mapping[str, list[int]],
+  skip_bad: bool,
+  work: Path,
 ) -> None:
   listed = "".join(f"\n  {reason} ({split})" for split, reason in bad)
   if bad and not skip_bad:
     raise errors.InputError(
       f"{len(bad)} images cannot be read; mend or remove them, or leave them"
-      f" out by --skip_bad:{listed}"
+      f" out by --skip_bad; finished shards wait in {work}:{listed}"
     )
   for split, counts in lengths.items():
     if bad and not sum(counts):
       raise errors.InputError(f"no image of {split} can be read:{listed}")
+
+
+def _check_classes(
+  plan: "Sequence[_Shard]", train: "_Result", class_names: Sequence[str]
+) -> None:
+  """Raises InputError if no image of a class of train could be read."""
+  asked = {y for s in plan if s.split == "train" for _, y in s.items}
+  if lost := [class_names[label] for label in sorted(asked - train.labels)]:
+    raise errors.InputError(
+      f"no image of {', '.join(lost)} in train can be read; mend or remove it."
+    )
 
 
 def _write_metadata(
@@ -296,15 +319,17 @@ class _Result:
 
   sums: statistics.Sums
   num_bytes: int
+  labels: set[int]
   unreadable: list[str]
 
   @classmethod
   def zero(cls, size_px: int) -> "_Result":
-    return cls(statistics.Sums.zero(size_px), 0, [])
+    return cls(statistics.Sums.zero(size_px), 0, set(), [])
 
   def add(self, other: "_Result") -> None:
     self.sums.add(other.sums)
     self.num_bytes += other.num_bytes
+    self.labels |= other.labels
     self.unreadable += other.unreadable
 
 
@@ -347,7 +372,8 @@ class _Shard:
         int(held["count"]), held["image"], held["products"]
       )
       unreadable = json.loads(str(held["unreadable"]))
-      return _Result(sums, int(held["num_bytes"]), unreadable)
+      labels = set(held["labels"].tolist())
+      return _Result(sums, int(held["num_bytes"]), labels, unreadable)
 
   def write(self, on_image: Callable[[], None]) -> None:
     """Writes the file and what there is to know of it, each in one move."""
@@ -367,6 +393,7 @@ class _Shard:
         record = records.serialize(stored, label)
         writer.write(record)
         result.num_bytes += len(record)
+        result.labels.add(label)
       on_image()
     writer.close()
     size = partial.stat().st_size
@@ -381,6 +408,7 @@ class _Shard:
         image=result.sums.image,
         products=result.sums.products,
         num_bytes=result.num_bytes,
+        labels=np.array(sorted(result.labels), np.int64),
         unreadable=json.dumps(result.unreadable),
       )
     partial.rename(self._done())
@@ -435,8 +463,10 @@ def _run(
   try:
     # Workers start here, and inherit that an interrupt is not theirs.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    running = {pool.submit(_write_shard, shard) for shard in plan}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+      running = {pool.submit(_write_shard, shard) for shard in plan}
+    finally:
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     shown = 0
     while running:
       ended, running = concurrent.futures.wait(

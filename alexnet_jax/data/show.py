@@ -113,7 +113,9 @@ def count_labels(examples: records.Examples) -> np.ndarray:
   labels = np.empty(len(examples), np.int64)
   with cli.progress("labels counted", len(examples)) as advance:
     for index in range(len(examples)):
-      labels[index] = examples[index].label
+      labels[index] = label = examples[index].label
+      if not 0 <= label < len(examples.dataset.class_names):
+        raise examples.unusable(index, f"label {label}")
       advance(1)
   return np.bincount(labels, minlength=len(examples.dataset.class_names))
 

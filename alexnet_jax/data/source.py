@@ -43,19 +43,14 @@ def load(
   labels = np.empty(len(indices), np.int32)
   classes = len(examples.dataset.class_names)
   for slot, index in enumerate(indices):
-    try:
-      stored, label = examples[int(index)]
-      _decode(examples.dataset, stored, pixels[slot])
-      if not 0 <= label < classes:
-        raise ValueError(f"label {label} of {classes} classes")
-    # ArrayRecord and Protobuf have errors of their own for damaged files.
-    except Exception as e:
-      raise errors.InputError(
-        f"example {index} of {examples.split!r} in"
-        f" {str(examples.dataset.directory)!r} cannot be used"
-        f" ({' '.join(str(e).split())}); prepare the data set again."
-      ) from e
+    stored, label = examples[int(index)]
+    if not 0 <= label < classes:
+      raise examples.unusable(index, f"label {label} of {classes} classes")
     labels[slot] = label
+    try:
+      _decode(examples.dataset, stored, pixels[slot])
+    except ValueError as e:
+      raise examples.unusable(index, e) from e
   return {"image": pixels, "label": labels}
 
 
@@ -109,7 +104,8 @@ class _Order:
 
 def _iterate(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator:
   options = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES
+    num_threads=threads,
+    prefetch_buffer_size=max(_PREFETCHED_BATCHES, threads),
   )
   return iter(batches.to_iter_dataset(options))
 
