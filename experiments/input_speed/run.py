@@ -73,7 +73,7 @@ def grain_items(folder: Path) -> Iterator[Any]:
 def torch_loader(folder: Path) -> Iterator[Any]:
   """The usual loader: full-size photographs, views made on the host."""
   import numpy as np
-  import torch
+  import torch  # pyright: ignore[reportMissingImports]
   from PIL import Image
 
   files = photos(folder)
@@ -113,7 +113,7 @@ def torch_loader(folder: Path) -> Iterator[Any]:
 
 def tf_data(folder: Path) -> Iterator[Any]:
   """tf.data on the same examples, which it can only read from TFRecord."""
-  import tensorflow as tf
+  import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
 
   features = {
     "image": tf.io.FixedLenFeature([], tf.string),
@@ -234,7 +234,7 @@ def command(module: str, *flags: str) -> tuple[float, float]:
 
 def make_tfrecords(folder: Path) -> None:
   """Copies the serialized examples of the JPEG shards into TFRecord files."""
-  import tensorflow as tf
+  import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
   from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
   )
