@@ -42,7 +42,8 @@ def run(
     try:
       return flags.FLAGS(argv)
     except flags.Error as e:
-      raise errors.InputError(f"{e}; --help lists the flags.") from e
+      reason = " ".join(str(e).split()).rstrip(".")
+      raise errors.InputError(f"{reason}; --help lists the flags.") from e
 
   logging.set_verbosity(logging.WARNING)
   # Whatever is half-written is cleaned up on the way out.

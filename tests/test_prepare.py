@@ -24,7 +24,7 @@ import oracles
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from commands import assert_refused
+from commands import assert_refused, run_command
 from PIL import Image, JpegImagePlugin
 
 from alexnet_jax import errors
@@ -1094,4 +1094,10 @@ def test_an_output_with_a_name_that_is_no_text_is_refused(tmp_path):
 def test_a_bad_flag_is_one_line(tmp_path, flag):
   done = command(tmp_path / "in", tmp_path / "out", flag)
   assert_refused(done, flag.strip("-").split("=")[0])
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_missing_flags_are_one_line():
+  done = run_command("data.prepare")
+  assert_refused(done, "--source", "--output")
   assert len(done.stderr.splitlines()) == 1
