@@ -11,10 +11,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from directories import write_shards
 from ml_collections import ConfigDict
 
 from alexnet_jax import errors, parallel
-from alexnet_jax.data import feed, records, shards, source
+from alexnet_jax.data import feed, records, source
 
 SIZE_PX = 8
 CLASSES = ["ant", "bee", "cat"]
@@ -33,19 +34,8 @@ def encode(item):
 @pytest.fixture(name="directory", scope="module")
 def fixture_directory(tmp_path_factory):
   directory = tmp_path_factory.mktemp("feed") / "data"
-  with shards.claim(directory) as work:
-    shards.write(
-      work,
-      directory,
-      {"train": [(i, i % len(CLASSES)) for i in range(COUNT)]},
-      class_names=CLASSES,
-      size_px=SIZE_PX,
-      encoder=encode,
-      description="",
-      raw=True,
-      workers=0,
-    )
-  return directory
+  splits = {"train": [(i, i % len(CLASSES)) for i in range(COUNT)]}
+  return write_shards(directory, splits, CLASSES, SIZE_PX, encode, raw=True)
 
 
 @pytest.fixture(name="train", scope="module")
@@ -193,18 +183,8 @@ def test_damaged_data_are_one_line(tmp_path, kind):
     return pixels, stored[: -1 if item == 17 else None]
 
   directory = tmp_path / "data"
-  with shards.claim(directory) as work:
-    shards.write(
-      work,
-      directory,
-      {"train": [(i, 0) for i in range(30)]},
-      class_names=CLASSES,
-      size_px=SIZE_PX,
-      encoder=encode_one_broken,
-      description="",
-      raw=True,
-      workers=0,
-    )
+  splits = {"train": [(i, 0) for i in range(30)]}
+  write_shards(directory, splits, CLASSES, SIZE_PX, encode_one_broken, raw=True)
   dataset = records.open_directory(directory)
   examples = records.open_split(dataset, "train", "train_split")
   with pytest.raises(errors.InputError, match="of 'train' in") as error:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from directories import write_shards
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -43,19 +44,7 @@ def items(batch):
 
 
 def write(directory, splits, encoder=encode, size_px=SIZE_PX, raw=False):
-  with shards.claim(directory) as work:
-    shards.write(
-      work,
-      directory,
-      splits,
-      class_names=CLASSES,
-      size_px=size_px,
-      encoder=encoder,
-      description="",
-      raw=raw,
-      workers=0,
-    )
-  return directory
+  return write_shards(directory, splits, CLASSES, size_px, encoder, raw)
 
 
 def write_pictures(directory, **splits):
