@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test peers lock
+.PHONY: setup quickstart two_process test peers lock
 
 setup: .venv/installed
 
@@ -16,6 +16,11 @@ setup: .venv/installed
 quickstart: setup
 	$(BIN)/python -m alexnet_jax.main --workdir=runs/quickstart
 	$(BIN)/python -m alexnet_jax.evaluate --workdir=runs/quickstart
+
+# Two processes, one device each, talk over gloo: the paper's two GPUs.
+two_process: setup
+	launch/two_process.sh --workdir=runs/two_process --config.layout=towers \
+	  --config.total_steps=40 --config.log_every_steps=10
 
 test: setup
 	$(BIN)/ruff check .

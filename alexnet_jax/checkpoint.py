@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from alexnet_jax import errors, parallel
+from alexnet_jax import errors, layouts
 from alexnet_jax.steps import TrainState
 
 
@@ -58,26 +58,28 @@ def save(
 
 
 def restore(
-  manager: ocp.CheckpointManager, state: TrainState, mesh: Mesh
+  manager: ocp.CheckpointManager, state: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
   """Returns the newest state and the data position that goes with it.
 
   Args:
     manager: from `open_manager`, with at least one checkpoint.
-    state: a state of the same shapes; its values are not used.
-    mesh: where to put the arrays.
+    state: a state of the same shapes, on the mesh; its values are not used.
   """
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
   step = manager.latest_step()
   found: Any = manager.restore(
     step,
     args=ocp.args.Composite(
-      params=ocp.args.StandardRestore(_abstract(state.params, mesh)),
-      opt_state=ocp.args.StandardRestore(_abstract(state.opt_state, mesh)),
-      plateau=ocp.args.StandardRestore(_abstract(state.plateau, mesh)),
+      params=ocp.args.StandardRestore(abstract.params),
+      opt_state=ocp.args.StandardRestore(abstract.opt_state),
+      plateau=ocp.args.StandardRestore(abstract.plateau),
       data=ocp.args.JsonRestore(),
     ),
   )
-  step = parallel.replicate(mesh, jnp.int32(step))
+  step = layouts.place(jnp.int32(step), state.step.sharding)
   state = TrainState(step, found.params, found.opt_state, found.plateau)
   return state, found.data
 
@@ -104,7 +106,11 @@ def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
     )
   with open_manager(workdir) as manager:
     step = manager.latest_step()
-    args = ocp.args.StandardRestore(_abstract(params, mesh))
+    whole = jax.sharding.NamedSharding(mesh, layouts.REPLICATED)
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params
+    )
+    args = ocp.args.StandardRestore(abstract)
     found: Any = manager.restore(step, args=ocp.args.Composite(params=args))
   return step, found.params
 
@@ -113,13 +119,3 @@ def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
 def _all_finite(tree: Any) -> jax.Array:
   leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
   return jnp.all(jnp.stack(leaves))
-
-
-def _abstract(tree: Any, mesh: Mesh) -> Any:
-  sharding = jax.sharding.NamedSharding(mesh, parallel.REPLICATED)
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    tree,
-  )

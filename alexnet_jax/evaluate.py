@@ -6,7 +6,7 @@ python -m alexnet_jax.evaluate --workdir=DIR[,DIR...]
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from alexnet_jax import (
   checkpoint,
   cli,
   errors,
+  layouts,
   logs,
   metrics,
   model,
-  parallel,
   steps,
 )
 from alexnet_jax.data import records, source
@@ -57,44 +57,72 @@ def _mix(total_BxK: jax.Array, log_probabilities_BxK: jax.Array, weight: Any):
 _sums = jax.jit(metrics.sums)
 
 
-def evaluate_split(
+def _mean(parts: Iterable[tuple[float, jax.Array]]) -> Any:
+  """Returns the mean of softmaxes, of (share, logarithm) of each."""
+  total: Any = -math.inf
+  for share, seen in parts:
+    total = seen if share == 1 else _mix(total, seen, np.float32(share))
+  return total
+
+
+def evaluate_members(
   members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
-  The prediction is the weighted mean of the softmaxes of all members and views
-  (paper 4.1 and 6).
+  The prediction of a member is the mean of the softmaxes of its views, that of
+  all together the weighted mean of theirs (paper 4.1 and 6).
 
   Args:
     members: the nets.
     examples: from `records.open_split`.
     config: a whole config.
     mesh: where to compute.
+
+  Returns:
+    The figures of each member, and then, if there are several, of all together.
   """
   start = time.perf_counter()
   whole = sum(member.weight for member in members)
-  totals: dict[str, float] = {}
+  count = len(members) + (len(members) > 1)
+  totals: list[metrics.Totals] = [{} for _ in range(count)]
   # Any number of devices will do: rows that are too many are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
+  shape = (batch_size,)
+  (rows,) = layouts.local_places(mesh, layouts.BATCH, shape)
   batches = source.eval_batches(
     examples,
     size_px=config.image_size_px,
     batch_size=batch_size,
     threads=config.reader_threads,
-    rows=parallel.local_rows(mesh, batch_size),
+    rows=rows,
   )
-  for rows in batches:
-    batch = parallel.put_batch(mesh, rows)
-    mean: Any = -math.inf
-    for member in members:
-      share = np.float32(member.weight / whole / len(member.views))
-      for view in member.views:
-        seen = member.view_step(member.params, batch, view)
-        mean = seen if share == 1 else _mix(mean, seen, share)
-    metrics.add(totals, _sums(mean, batch["label"], batch["mask"]))
+  for found in batches:
+    batch = layouts.put_batch(mesh, layouts.BATCH, shape, found)
+    each = [
+      _mean(
+        (1 / len(member.views), member.view_step(member.params, batch, view))
+        for view in member.views
+      )
+      for member in members
+    ]
+    if len(members) > 1:
+      shares = (member.weight / whole for member in members)
+      each.append(_mean(zip(shares, each, strict=False)))
+    for total, seen in zip(totals, each, strict=True):
+      metrics.add(total, _sums(seen, batch["label"], batch["mask"]))
   seconds = time.perf_counter() - start
-  speed = {"images_per_second": totals["examples"] / seconds}
-  return metrics.means(totals) | speed
+  return [
+    metrics.means(total) | {"images_per_second": total["examples"] / seconds}
+    for total in totals
+  ]
+
+
+def evaluate_split(
+  members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
+) -> dict[str, float]:
+  """Returns the figures of all members together; see `evaluate_members`."""
+  return evaluate_members(members, examples, config, mesh)[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +133,13 @@ class Run:
     config: of the run.
     net: the module.
     step: of the newest checkpoint.
-    params: of that step, on the mesh.
+    members: parameters of each net at that step, on the mesh.
   """
 
   config: Any
   net: model.AlexNet
   step: int
-  params: Any
+  members: list[Any]
 
 
 def open_run(workdir: Path, mesh: Mesh) -> Run:
@@ -123,17 +151,21 @@ def open_run(workdir: Path, mesh: Mesh) -> Run:
   config = logs.read_config(workdir)
   try:
     net = model.from_config(config)
+    count = config.ensemble
   except (AttributeError, KeyError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds a run of another version: its config"
       f" lacks {str(e).splitlines()[0]}; train it anew."
     ) from e
   size = net.network.input_size_px
-  shapes = jax.eval_shape(
-    net.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
-  )
-  step, params = checkpoint.restore_params(workdir, shapes["params"], mesh)
-  return Run(config, net, step, params)
+
+  def draw():
+    images = jnp.zeros((1, size, size, 3))
+    params = net.init(jax.random.key(0), images)["params"]
+    return steps.stack_members([params] * count) if count > 1 else params
+
+  step, params = checkpoint.restore_params(workdir, jax.eval_shape(draw), mesh)
+  return Run(config, net, step, steps.unstack_members(params, count))
 
 
 def start_from(
@@ -153,7 +185,12 @@ def start_from(
   Raises:
     InputError: no such run, or no layer of it fits.
   """
-  other = open_run(workdir, mesh).params
+  other, *more = open_run(workdir, mesh).members
+  if more:
+    raise errors.InputError(
+      f"init_from={str(workdir)!r} holds {1 + len(more)} nets of an ensemble;"
+      " start from a run of a single net."
+    )
   taken: list[str] = []
   left: list[str] = []
   started: dict[str, Any] = {}
@@ -208,7 +245,7 @@ def evaluate_runs(
       f"--weights={','.join(f'{w:g}' for w in weights)} must be one positive"
       f" number for each of the {len(workdirs)} runs."
     )
-  mesh = parallel.make_mesh()
+  mesh = layouts.make_mesh()
   runs = [open_run(workdir, mesh) for workdir in workdirs]
   config = runs[0].config
   dataset = records.open_directory(Path(config.data_dir))
@@ -228,7 +265,10 @@ def evaluate_runs(
       views or run.config.test_views, size, run.config.crop_size_px
     )
     view_step = steps.make_view_step(run.net, augmentation, mesh)
-    members.append(Member(view_step, run.params, seen, weight))
+    members += [
+      Member(view_step, params, seen, weight / len(run.members))
+      for params in run.members
+    ]
   figures = evaluate_split(members, examples, config, mesh)
   return runs, len(examples), figures
 
@@ -249,7 +289,8 @@ def main(_) -> None:
   views = [options.views or run.config.test_views for run in runs]
   words = {1: "one central view", 10: "ten views"}
   seen = " and ".join(words[count] for count in sorted(set(views)))
-  nets = f"{len(runs)} nets, " if len(runs) > 1 else ""
+  count_nets = sum(len(run.members) for run in runs)
+  nets = f"{count_nets} nets, " if count_nets > 1 else ""
   about = f"step {', '.join(str(run.step) for run in runs)}"
   print(
     f"{runs[0].config.test_split}, {count:,} images, {nets}{seen}, {about}:"

@@ -24,8 +24,22 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+# They say where and how often, not what is computed, so a run may change them.
+FREE_FIELDS = (
+  "checkpoint_every_steps",
+  "checkpoints_to_keep",
+  "device_data_share",
+  "layout",
+  "log_every_steps",
+  "microbatches",
+  "reader_threads",
+)
+
+
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-  """Writes `config.json` into a new workdir, or checks the one that is there.
+  """Writes `config.json` into a workdir, if it is new or holds the same run.
+
+  A run is the same if its config differs in `FREE_FIELDS` alone.
 
   Args:
     workdir: made if it does not exist.
@@ -37,11 +51,16 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
   file = workdir / "config.json"
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
   try:
-    if not file.exists():
-      workdir.mkdir(parents=True, exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
+    asked = flatten(json.loads(text))
+    held = flatten(_read_object(file)) if file.exists() else asked
+    differing = [
+      f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
+      for name in sorted(held | asked)
+      if held.get(name) != asked.get(name) and name not in FREE_FIELDS
+    ]
+    if not differing:
       _replace(file, text + "\n")
-      return
-    held = flatten(_read_object(file))
   except OSError as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} cannot be written ({e.strerror}); choose"
@@ -49,16 +68,11 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     ) from e
   except ValueError as e:
     raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
-  asked = flatten(json.loads(text))
-  differing = [
-    f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
-    for name in sorted(held | asked)
-    if held.get(name) != asked.get(name)
-  ]
   if differing:
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds a run of another config:"
-      f" {', '.join(differing)}. Choose another --workdir."
+      f" {', '.join(differing[:5])}{more}. Choose another --workdir."
     )
 
 
@@ -102,7 +116,36 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   return records
 
 
-class RunLog:
+class SilentLog:
+  """What the other processes of a run have for a `RunLog`: it only knows."""
+
+  def __init__(self, workdir: Path, start_step: int):
+    """Reads what the run that goes on after `start_step` had written."""
+    found = read_metrics(workdir)
+    self._kept = [record for record in found if record["step"] <= start_step]
+
+  def __enter__(self) -> "SilentLog":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_) -> None:
+    """Has nothing to close."""
+
+  def holds(self, step: int, split: str) -> bool:
+    """Whether the run had this record before it went on."""
+    return (step, split) in ((r["step"], r["split"]) for r in self._kept)
+
+  def advance(self, step: int, epoch: float) -> None:
+    """Shows nothing."""
+
+  def record(self, record: dict[str, Any]) -> None:
+    """Writes nothing."""
+
+  def say(self, text: str) -> None:
+    """Prints nothing."""
+
+
+class RunLog(SilentLog):
   """Writes the records of a run and shows them."""
 
   def __init__(self, workdir: Path, start_step: int, total_steps: int):
@@ -113,10 +156,9 @@ class RunLog:
       start_step: steps done; later records of a lost stretch are dropped.
       total_steps: of the whole run.
     """
-    kept = [r for r in read_metrics(workdir) if r["step"] <= start_step]
-    self._held = {(record["step"], record["split"]) for record in kept}
+    super().__init__(workdir, start_step)
     file = workdir / "metrics.jsonl"
-    _replace(file, "".join(json.dumps(record) + "\n" for record in kept))
+    _replace(file, "".join(json.dumps(r) + "\n" for r in self._kept))
     self._file = file.open("a")
     self._events = SummaryWriter(
       str(workdir / "tensorboard"), purge_step=start_step + 1
@@ -146,10 +188,6 @@ class RunLog:
     self._events.close()
     self._file.close()
 
-  def holds(self, step: int, split: str) -> bool:
-    """Whether the run had this record before it went on."""
-    return (step, split) in self._held
-
   def advance(self, step: int, epoch: float) -> None:
     """Moves the bar to a step."""
     self._bar.update(
@@ -163,9 +201,12 @@ class RunLog:
     self._file.write(json.dumps(record, allow_nan=False) + "\n")
     self._file.flush()
     step, split = record["step"], record["split"]
+    group = f"{split}/member{record['member']}" if "member" in record else split
     for name, value in record.items():
-      if name not in ("step", "split"):
-        self._events.add_scalar(f"{split}/{name}", value, step)
+      if name not in ("step", "split", "member"):
+        self._events.add_scalar(f"{group}/{name}", value, step)
+    if "member" in record:
+      return
     figures = (
       f"loss {record['loss']:.4f}  error {record['top1_error']:.2%}"
       f"  {record['images_per_second']:,.0f} images/s"

@@ -5,24 +5,38 @@ python -m alexnet_jax.main --config=configs/alexnet.py --workdir=DIR
 
 from pathlib import Path
 
+import jax
 from absl import flags
 
-from alexnet_jax import cli, train
+from alexnet_jax import cli, distributed, train
 
 
 def main(_) -> None:
   """Runs the command."""
+  asked = flags.FLAGS
   config, name = cli.config()
-  workdir = Path(flags.FLAGS.workdir or f"runs/{name}")
-  train.train_and_evaluate(config, workdir)
-  print(
-    f"{workdir} holds config.json, metrics.jsonl, tensorboard/, checkpoints/"
+  distributed.initialize(
+    asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
   )
+  workdir = Path(asked.workdir or f"runs/{name}")
+  train.train_and_evaluate(config, workdir)
+  if jax.process_index() == 0:
+    print(
+      f"{workdir} holds config.json, metrics.jsonl, tensorboard/, checkpoints/"
+    )
 
 
 def _define_flags() -> None:
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/NAME_OF_CONFIG by default."
+  )
+  flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where there are several."
+  )
+  flags.DEFINE_integer("num_processes", None, "Processes of the run.")
+  flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+  flags.DEFINE_integer(
+    "timeout_s", 300, "Seconds to wait for the other processes."
   )
   cli.define_config()
 

@@ -1,32 +1,58 @@
 """Masked counts and sums; a mean is taken once, over a whole split."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
+from jax import lax
+
+from alexnet_jax import layouts
 
 Sums = dict[str, jax.Array]
+Totals = dict[str, Any]
+"""Sums of many batches, as numbers on the host."""
 
 
-def sums(logits_BxK: jax.Array, labels_B: jax.Array, mask_B: jax.Array) -> Sums:
+def sums(
+  logits_BxK: jax.Array,
+  labels_B: jax.Array,
+  mask_B: jax.Array,
+  class_axes: tuple[str, ...] = (),
+) -> Sums:
   """Returns what a batch adds to the loss and to the errors.
 
   A label is among the best k if fewer than k classes beat it, ties going to
   the lower class. A logit that is NaN is an error.
 
   Args:
-    logits_BxK: float32.
+    logits_BxK: float32; with `class_axes` this device's share of the classes.
     labels_B: integer classes.
     mask_B: float32, 1 for an example and 0 for padding.
+    class_axes: mesh axes that the classes are split over. Devices then exchange
+      four numbers per example, and no logits.
 
   Returns:
     float32 scalars: `loss` in nats, `top1_errors`, `top5_errors`, `examples`.
   """
-  label_logits = jnp.take_along_axis(logits_BxK, labels_B[:, None], axis=1)
-  classes = jnp.arange(logits_BxK.shape[1])[None]
-  ahead = ~(logits_BxK <= label_logits)
-  tied = (logits_BxK == label_logits) & (classes < labels_B[:, None])
-  rank_B = jnp.sum(ahead | tied, axis=1)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxK, labels_B)
+  count = logits_BxK.shape[1]
+  first = lax.axis_index(class_axes) * count if class_axes else 0
+  classes = jnp.arange(count)[None] + first
+  is_label = classes == labels_B[:, None]
+  peak_B = lax.stop_gradient(jnp.max(logits_BxK, axis=1))
+  if class_axes:
+    peak_B = lax.pmax(peak_B, class_axes)
+  label_logits_B, scale_B = layouts.add_over(
+    (
+      jnp.sum(jnp.where(is_label, logits_BxK, 0.0), axis=1),
+      jnp.sum(jnp.exp(logits_BxK - peak_B[:, None]), axis=1),
+    ),
+    class_axes,
+  )
+  losses = jnp.log(scale_B) + peak_B - label_logits_B
+  ahead = ~(logits_BxK <= label_logits_B[:, None])
+  tied = (logits_BxK == label_logits_B[:, None]) & (classes < labels_B[:, None])
+  rank_B = layouts.add_over(jnp.sum(ahead | tied, axis=1), class_axes)
   return {
     "loss": jnp.sum(jnp.where(mask_B > 0, losses, 0.0)),
     "top1_errors": jnp.sum(jnp.where(rank_B >= 1, mask_B, 0.0)),
@@ -35,17 +61,17 @@ def sums(logits_BxK: jax.Array, labels_B: jax.Array, mask_B: jax.Array) -> Sums:
   }
 
 
-def add(totals: dict[str, float], sums: Sums) -> None:
-  """Waits for the sums of a batch and adds them up in place, as numbers."""
+def add(totals: Totals, sums: Sums) -> None:
+  """Waits for the sums of a batch and adds them up in place, in float64."""
   for name, value in sums.items():
-    totals[name] = totals.get(name, 0.0) + float(value)
+    totals[name] = totals.get(name, 0.0) + np.float64(value)
 
 
-def means(totals: dict[str, float]) -> dict[str, float]:
+def means(totals: Totals) -> Totals:
   """Returns loss in nats per example and errors as fractions from 0 to 1.
 
   Args:
-    totals: added-up `sums` as Python numbers.
+    totals: added-up `sums`, one number each or one for each member.
   """
   examples = totals["examples"]
   return {

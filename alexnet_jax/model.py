@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from alexnet_jax import errors, networks, ops
 
@@ -64,18 +65,16 @@ class Stack(nn.Module):
 
   Attributes:
     layers: the records.
-    first: place of the first of them in the whole net.
     dtype: of the computation.
   """
 
   layers: tuple[networks.Layer, ...]
-  first: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
     """Runs the layers; `keys_B` as in `AlexNet.__call__`."""
-    for index, layer in enumerate(self.layers, start=self.first):
+    for layer in self.layers:
       match layer:
         case networks.Conv():
           x = ConvLayer(layer, self.dtype, name=layer.name)(x)
@@ -96,13 +95,14 @@ class Stack(nn.Module):
         case networks.Dropout():
           keep = 1 - layer.rate
           if keys_B is not None:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
-            x = ops.dropout(x, keys, layer.rate)
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, layer.place)
+            x = ops.dropout(x, keys, layer.rate, layer.axis)
             x = x / keep if layer.rescaled else x
           elif not layer.rescaled:
             x = x * keep
         case networks.Join():
-          pass  # On one device the towers' channels already lie side by side.
+          if layer.axis:  # The towers of 2012 talk here.
+            x = lax.all_gather(x, layer.axis, axis=x.ndim - 1, tiled=True)
         case networks.Flatten():
           x = ops.flatten(x, layer.towers)
     return x
@@ -119,7 +119,23 @@ class AlexNet(nn.Module):
   network: networks.Network
   dtype: jnp.dtype = jnp.dtype("float32")
 
-  @nn.compact
+  def setup(self):
+    """Makes the two halves."""
+    self.features = Stack(self.network.features, self.dtype)
+    self.classifier = Stack(self.network.classifier, self.dtype)
+
+  def extract(
+    self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns what the convolutional layers make of images, flat: [B, N]."""
+    return self.features(images_BxHxWxC.astype(self.dtype), keys_B)
+
+  def classify(
+    self, x_BxN: jax.Array, keys_B: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns the logits of what `extract` returned: float32 [B, K]."""
+    return self.classifier(x_BxN, keys_B).astype(jnp.float32)
+
   def __call__(
     self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
   ) -> jax.Array:
@@ -134,13 +150,7 @@ class AlexNet(nn.Module):
     Returns:
       logits_BxK in float32.
     """
-    x = images_BxHxWxC.astype(self.dtype)
-    net, dtype = self.network, self.dtype
-    x = Stack(net.features, 0, dtype, name="features")(x, keys_B)
-    x = Stack(net.classifier, len(net.features), dtype, name="classifier")(
-      x, keys_B
-    )
-    return x.astype(jnp.float32)
+    return self.classify(self.extract(images_BxHxWxC, keys_B), keys_B)
 
 
 def from_config(config: Any) -> AlexNet:

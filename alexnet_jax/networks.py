@@ -108,17 +108,28 @@ class Dropout:
 
   Attributes:
     rate: probability that a unit is dropped.
+    place: of the layer in the whole net, which names its random numbers.
     rescaled: divide by 1 - rate in training, instead of multiplying by it at
       test as the paper does.
+    axis: of the mesh that the units are split over, if they are.
   """
 
   rate: float
+  place: int
   rescaled: bool = False
+  axis: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Join:
-  """The towers meet: what follows sees the channels of all of them."""
+  """The towers meet: what follows sees the channels of all of them.
+
+  Attributes:
+    axis: of the mesh that the channels are gathered over; None where they lie
+      side by side already.
+  """
+
+  axis: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +201,9 @@ def from_config(config: Any) -> Network:
     else:
       shape = (row.filters, row.kernel, row.stride, row.padding, row.ceil)
       stack.append(Conv(name, *shape, towers, row.sigma, row.bias))
-    stack += [_follower(word, name, net) for word in row.after]
+    for word in row.after:
+      place = len(features) + len(classifier)
+      stack.append(_follower(word, name, net, place))
   network = Network(
     config.crop_size_px, net.towers, tuple(features), tuple(classifier)
   )
@@ -214,8 +227,15 @@ FOLLOWERS = (
 )
 
 
-def _follower(word: str, name: str, net: Any) -> Layer:
-  """Returns the layer that a word in a row's `after` stands for."""
+def _follower(word: str, name: str, net: Any, place: int) -> Layer:
+  """Returns the layer that a word in a row's `after` stands for.
+
+  Args:
+    word: of `FOLLOWERS`.
+    name: of the row.
+    net: `config.network`.
+    place: of the layer in the whole net.
+  """
   match word:
     case "activation":
       return Activation(net.activation)
@@ -231,7 +251,7 @@ def _follower(word: str, name: str, net: Any) -> Layer:
     case "average_pool":
       return AveragePool(net.pool_window, net.pool_stride)
     case "dropout":
-      return Dropout(net.dropout_rate, net.dropout_rescaled)
+      return Dropout(net.dropout_rate, place, net.dropout_rescaled)
   raise errors.unknown(f"network.{name}.after", word, FOLLOWERS)
 
 

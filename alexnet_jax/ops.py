@@ -503,7 +503,9 @@ def map_norm(
   return _response_norm(x_BxHxWxC, 1, (window, window, 1), k, alpha, beta)
 
 
-def dropout(x_BxN: jax.Array, keys_B: jax.Array, rate: float) -> jax.Array:
+def dropout(
+  x_BxN: jax.Array, keys_B: jax.Array, rate: float, axis: str | None = None
+) -> jax.Array:
   """Zeroes each unit with probability `rate`; the rest are not rescaled.
 
   Each example has its own key, so that its mask depends neither on the batch
@@ -513,11 +515,19 @@ def dropout(x_BxN: jax.Array, keys_B: jax.Array, rate: float) -> jax.Array:
     x_BxN: activities, of one axis or, as maps, of three.
     keys_B: one random key per example.
     rate: probability of a zero (paper 4.2: 0.5).
+    axis: of the mesh that units or channels are split over, each device having
+      its part of the whole mask.
 
   Returns:
     The shape of `x_BxN`.
   """
-  keep = jax.vmap(
-    lambda key: jax.random.bernoulli(key, 1 - rate, x_BxN.shape[1:])
+  count = x_BxN.shape[-1]
+  parts = lax.axis_size(axis) if axis else 1
+  whole = (*x_BxN.shape[1:-1], count * parts)
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, whole))(
+    keys_B
   )
-  return jnp.where(keep(keys_B), x_BxN, jnp.zeros((), x_BxN.dtype))
+  if axis:
+    first = lax.axis_index(axis) * count
+    keep = lax.dynamic_slice_in_dim(keep, first, count, axis=-1)
+  return jnp.where(keep, x_BxN, jnp.zeros((), x_BxN.dtype))

@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax import errors
+from alexnet_jax import errors, layouts
 
 Schedule = Callable[[Any, Any], Any]
 """Factor of the first rate, by step (int32) and drops on a plateau (int32)."""
 
-Rates = Callable[[Any, Any], Any]
-"""Tree of learning rates, one for each array, by step and drops."""
+Rates = Callable[[Any, Any, Any], Any]
+"""Tree of learning rates for a tree of arrays, by step and drops."""
+
+Split = Callable[[Any], tuple[str, ...]]
+"""Mesh axes that the array of a path is split over."""
 
 
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
@@ -104,14 +107,14 @@ class Plateau:
       jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0), jnp.bool_(False)
     )
 
-  def after(self, error: float, patience: int, max_drops: int) -> "Plateau":
+  def after(self, error: Any, patience: int, max_drops: int) -> "Plateau":
     """Returns the state after an evaluation.
 
     An error that is not below the best is stale; `patience` of them in a row
     lower the rate, or end the run where it was lowered `max_drops` times.
 
     Args:
-      error: of the validation split.
+      error: of the validation split; of several members, of each.
       patience: evaluations.
       max_drops: paper 5: three.
     """
@@ -127,9 +130,8 @@ class Plateau:
 
 
 class _Velocity(NamedTuple):
-  """Steps done, and the velocity of each array."""
+  """The velocity of each array."""
 
-  count: jax.Array
   velocity: Any
 
 
@@ -143,13 +145,16 @@ def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
   Args:
     rates: learning rate of each array.
     momentum: m (paper: 0.9).
+
+  Returns:
+    A transformation whose `update` takes `step` and `drops` by name.
   """
 
   def init(params):
-    return _Velocity(jnp.int32(0), optax.tree.zeros_like(params))
+    return _Velocity(optax.tree.zeros_like(params))
 
-  def update(updates, state, params=None, *, drops=0):
-    now = rates(state.count, drops)
+  def update(updates, state, params=None, *, step, drops=0):
+    now = rates(updates, step, drops)
     moved = jax.tree.map(
       lambda v, u, rate: jnp.where(rate > 0, momentum * v - rate * u, v),
       state.velocity,
@@ -159,22 +164,53 @@ def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
     steps = jax.tree.map(
       lambda v, rate: jnp.where(rate > 0, v, jnp.zeros_like(v)), moved, now
     )
-    return steps, _Velocity(state.count + 1, moved)
+    return steps, _Velocity(moved)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return optax.GradientTransformationExtraArgs(
+    init,
+    update,  # pyright: ignore[reportArgumentType]
+  )
 
 
-def decay(decays: Any) -> optax.GradientTransformation:
+def decay(decay_of: Callable[[Any], float]) -> optax.GradientTransformation:
   """Returns `u + decay w` for updates u.
 
   Args:
-    decays: tree of numbers, one for each array.
+    decay_of: the decay of the array of a path.
   """
 
   def update(updates, params):
-    return jax.tree.map(
-      lambda u, w, d: u + d * w if d else u, updates, params, decays
+    return jax.tree.map_with_path(
+      lambda path, u, w: u + decay_of(path) * w if decay_of(path) else u,
+      updates,
+      params,
     )
+
+  return optax.stateless(update)
+
+
+def trust(coefficient: float, split: Split) -> optax.GradientTransformation:
+  """Returns `u * coefficient |w| / |u|` for updates u of kernels.
+
+  The ratio is 1 where either length is 0; biases are left as they are.
+
+  Args:
+    coefficient: length of a step by that of the weights.
+    split: as lengths are those of whole arrays.
+
+  Source: LARS, You et al. 2017 (arXiv 1708.03888), section 4.
+  """
+
+  def scaled(path, u, w):
+    if not _is_kernel(path):
+      return u
+    squares = jnp.sum(w * w), jnp.sum(u * u)
+    own, wanted = map(jnp.sqrt, layouts.add_over(squares, split(path)))
+    plain = (own == 0) | (wanted == 0)
+    return u * jnp.where(plain, 1.0, coefficient * own / wanted)
+
+  def update(updates, params):
+    return jax.tree.map_with_path(scaled, updates, params)
 
   return optax.stateless(update)
 
@@ -183,26 +219,28 @@ def _is_kernel(path: Any) -> bool:
   return path[-1].key == "kernel"
 
 
-def _weight_decays(config: Any, params: Any) -> Any:
-  """Tree of the weight decay of each array."""
+def _weight_decay(config: Any) -> Callable[[Any], float]:
   exceptions = dict(config.weight_decay_of_layers)
 
-  def of(path, _):
+  def of(path):
     if _is_kernel(path) or config.weight_decay_of_biases:
       return exceptions.get(path[-2].key, config.weight_decay)
     return 0.0
 
-  return jax.tree.map_with_path(of, params)
+  return of
 
 
 def _rates(
-  config: Any, params: Any, schedule: Schedule, at: Callable[[float], int]
+  config: Any, schedule: Schedule, at: Callable[[float], int]
 ) -> Rates:
   """Returns the rate of each array, exceptions included."""
-  first = _first_rate(config)
+  first_of_features = _first_rate(config, config.batch_size)
+  first_of_classifier = _first_rate(
+    config, config.fc_batch_size or config.batch_size
+  )
   exceptions = sorted(config.learning_rate_of_layers, key=lambda e: e[0])
 
-  def rates(step, drops):
+  def rates(tree, step, drops):
     factor = schedule(step, drops)
 
     def newest(rate, *names):
@@ -213,6 +251,8 @@ def _rates(
 
     def of(path, _):
       layer = path[-2].key
+      in_classifier = path[0].key == "classifier"
+      first = first_of_classifier if in_classifier else first_of_features
       if _is_kernel(path):
         return newest(first * factor, layer, f"{layer}/kernel")
       own = first * config.learning_rate_of_biases
@@ -222,14 +262,14 @@ def _rates(
       awake = newest(jnp.float32(1), layer) > 0
       return jnp.where(awake, newest(own, f"{layer}/bias"), 0.0)
 
-    return jax.tree.map_with_path(of, params)
+    return jax.tree.map_with_path(of, tree)
 
   return rates
 
 
-def _first_rate(config: Any) -> float:
-  """The rate of the weights at first, scaled to the batch."""
-  ratio = config.batch_size / config.batch_scaling_base
+def _first_rate(config: Any, batch_size: int) -> float:
+  """The rate of the weights at first, scaled to the batch of an update."""
+  ratio = batch_size / config.batch_scaling_base
   scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}
   return config.learning_rate * scale[config.batch_scaling]
 
@@ -310,32 +350,33 @@ def _check_entries(
 
 
 def from_config(
-  config: Any, params: Any, num_examples: int, total_steps: int
+  config: Any,
+  num_examples: int,
+  total_steps: int,
+  split: Split = lambda path: (),
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
   """Returns the optimizer that a config describes, and the weights' rate.
 
   Args:
     config: a whole config, see `check`.
-    params: of the net, or their abstract shapes.
     num_examples: size of the training split.
     total_steps: of the whole run.
+    split: as in `trust`; whole arrays by default.
 
   Returns:
-    A transformation whose `update` takes `drops` by name, and the learning rate
-    of the weights by step and drops.
+    A transformation of {"features": ...}, {"classifier": ...} or both, whose
+    `update` takes `step` (updates of the whole net done) and `drops` by name;
+    and the learning rate of the convolutional weights by step and drops.
   """
 
   def at(epoch: float) -> int:
     return step_of_epoch(epoch, num_examples, config.batch_size)
 
   schedule = _schedule(config, total_steps, at)
-  chain = [decay(_weight_decays(config, params))]
+  chain = [decay(_weight_decay(config))]
   if config.optimizer == "lars":
-    kernels = jax.tree.map_with_path(lambda path, _: _is_kernel(path), params)
-    trust = optax.scale_by_trust_ratio(trust_coefficient=config.lars_trust)
-    chain.append(optax.masked(trust, kernels))
-  rates = _rates(config, params, schedule, at)
-  chain.append(velocity(rates, config.momentum))
-  first = _first_rate(config)
+    chain.append(trust(config.lars_trust, split))
+  chain.append(velocity(_rates(config, schedule, at), config.momentum))
+  first = _first_rate(config, config.batch_size)
   tx = optax.with_extra_args_support(optax.chain(*chain))
   return tx, lambda step, drops: first * schedule(step, drops)

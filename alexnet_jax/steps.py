@@ -1,7 +1,7 @@
 """One step of training and one of evaluation, as pure functions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import augment, metrics, optimizer, parallel
+from alexnet_jax import augment, layouts, metrics, optimizer
 from alexnet_jax.model import AlexNet
 
 Batch = dict[str, jax.Array]
 
 
+# XLA:CPU is many times slower at convolutions in a loop, or, under vmap, with a
+# kernel for each member.
+UNROLLING = ("cpu",)
+
+
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes.
+  """Everything that a step changes; of several members, one above the other.
 
   Attributes:
     step: int32 number of updates done.
@@ -47,80 +53,206 @@ def init_params(model: AlexNet, seed: int) -> Any:
   return jax.jit(model.init)(jax.random.key(seed), images)["params"]
 
 
-def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
-  """Returns the state before the first step."""
+def stack_members(trees: Sequence[Any]) -> Any:
+  """Returns the trees of all members as one, along a new first axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack_members(tree: Any, members: int) -> list[Any]:
+  """Returns the tree of each member; of one that is alone, the tree itself."""
+  if members == 1:
+    return [tree]
+  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(members)]
+
+
+def init_state(
+  params: Any, tx: optax.GradientTransformation, members: int = 1
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Args:
+    params: of the net; of several members, one above the other.
+    tx: the optimizer.
+    members: how many nets there are.
+  """
+  opt_state = {stack: tx.init({stack: params[stack]}) for stack in params}
   plateau = optimizer.Plateau.start()
-  return TrainState(jnp.int32(0), params, tx.init(params), plateau)
+  if members > 1:
+    plateau = stack_members([plateau] * members)
+  return TrainState(jnp.int32(0), params, opt_state, plateau)
 
 
 def _fold_in(keys_B: jax.Array, value: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (0, None))(keys_B, value)
 
 
+def _add(total: Any, more: Any) -> Any:
+  return more if total is None else jax.tree.map(jnp.add, total, more)
+
+
 def make_train_step(
   model: AlexNet,
   tx: optax.GradientTransformationExtraArgs,
   augmentation: augment.Augmentation,
+  layout: layouts.Layout,
   mesh: Mesh,
   seed: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]:
   """Returns the jitted `(state, batch) -> (state, sums)`; it eats its state.
 
-  Each example's randomness is a function of the seed, the step and its index in
-  the whole batch alone, so neither a resumed run nor another number of devices
-  changes it.
+  Each example's randomness is a function of the seed, the step and its row in
+  the whole batch alone, so neither a resumed run nor another layout changes it.
 
   Args:
     model: the net.
     tx: the optimizer.
     augmentation: from uint8 images to the net's input.
-    mesh: from `parallel.make_mesh`.
+    layout: who computes what.
+    mesh: from `layouts.make_mesh`, of the layout's shape.
     seed: `config.seed`.
   """
+  local = model.clone(network=layout.table(model.network))
+  unrolls = mesh.devices.flat[0].platform in UNROLLING
 
-  def local_step(state, batch, view_keys_B, keys_B):
-    images = augment.augment(
-      batch["image"],
-      _fold_in(view_keys_B, 0),
-      _fold_in(keys_B, 2),
-      state.step,
-      augmentation,
-    )
-    labels = batch["label"]
-    batch_size = labels.shape[0] * lax.axis_size("data")
+  def extract(features, views, keys_B) -> Any:
+    variables = {"params": {"features": features}}
+    return local.apply(variables, views, keys_B, method="extract")
 
-    def loss_fn(params):
-      # From here each device has its own copy; on the way back shard_map turns
-      # this into the one sum of the gradients over 'data'.
-      params = lax.pcast(params, "data", to="varying")
-      logits: Any = model.apply({"params": params}, images, _fold_in(keys_B, 1))
-      sums = metrics.sums(logits, labels, jnp.ones(labels.shape))
-      return sums["loss"] / batch_size, sums
+  def loss_fn(classifier, x, labels_B, keys_B):
+    variables = {"params": {"classifier": classifier}}
+    logits: Any = local.apply(variables, x, keys_B, method="classify")
+    ones_B = jnp.ones(labels_B.shape)
+    sums = metrics.sums(logits, labels_B, ones_B, layout.class_axes)
+    return sums["loss"] * layout.fc_updates / layout.batch_size, sums
 
-    grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, drops=state.plateau.drops
-    )
-    params = optax.apply_updates(state.params, updates)
-    new_state = dataclasses.replace(
+  loss_gradients = jax.grad(loss_fn, (0, 1), has_aux=True)
+
+  def local_step(state, batch, rows_B, seed):
+    """What a device does with its examples and its part of the state."""
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    used = {
+      stack: layouts.whole(layout, {stack: params[stack]})[stack]
+      for stack in params
+    }
+
+    def keys(rows_B):
+      return jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_B)
+
+    def update(stack, grads):
+      old = {stack: params[stack]}
+      updates, opt_state[stack] = tx.update(
+        layouts.add_up(layout, {stack: grads}),
+        opt_state[stack],
+        old,
+        step=state.step,
+        drops=state.plateau.drops,
+      )
+      new: Any = optax.apply_updates(old, updates)
+      params[stack] = new[stack]
+      used[stack] = layouts.whole(layout, new)[stack]
+
+    def classify(x, about_Bx2):
+      """Returns gradients of x and of the classifier, and sums."""
+      sent = x, about_Bx2
+      arriving = layouts.send(layout, sent, 0)
+      back: list[jax.Array] = []
+      total: Any = None
+      for turn in range(layout.passes):
+        x, about = arriving
+        if turn + 1 < layout.passes:
+          # The next examples travel while these are worked on; those after
+          # them wait, so that no more than two passes' are held.
+          sent, back = lax.optimization_barrier((sent, back))
+          arriving = layouts.send(layout, sent, turn + 1)
+        labels, drop_keys = about[:, 0], _fold_in(keys(about[:, 1]), 1)
+        (grads, dx), sums = loss_gradients(
+          used["classifier"], x, labels, drop_keys
+        )
+        back.append(layouts.send_back(layout, dx / layout.fc_updates, turn))
+        if layout.fc_updates > 1:
+          update("classifier", grads)
+          grads = None
+        total = _add(total, (grads, sums))
+      return layouts.rejoin(layout, back), *total
+
+    def microbatch(image, labels, rows):
+      """Returns gradients of features and of the classifier, and sums."""
+      # Images that share a view take it from the first of them.
+      firsts = rows - rows % augmentation.images_per_crop
+      views = augment.augment(
+        image,
+        _fold_in(keys(firsts), 0),
+        _fold_in(keys(rows), 2),
+        state.step,
+        augmentation,
+      )
+      drop_keys = _fold_in(keys(rows), 1)
+      x, pull_back = jax.vjp(
+        lambda features: extract(features, views, drop_keys), used["features"]
+      )
+      dx, dclassifier, sums = classify(x, jnp.stack([labels, rows], axis=1))
+      return *pull_back(dx), dclassifier, sums
+
+    count = layout.microbatches
+    parts = [
+      x.reshape(count, -1, *x.shape[1:])
+      for x in (batch["image"], batch["label"], rows_B)
+    ]
+    total = microbatch(*(x[0] for x in parts))
+    if count > 1:
+      total, _ = lax.scan(
+        lambda total, part: (_add(total, microbatch(*part)), None),
+        total,
+        [x[1:] for x in parts],
+        unroll=unrolls,
+      )
+    dfeatures, dclassifier, sums = total
+    update("features", dfeatures)
+    if layout.fc_updates == 1:
+      update("classifier", dclassifier)
+    new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state
     )
-    return new_state, lax.psum(sums, "data")
+    return new, layouts.add_over(sums, layout.data_axes)
 
-  sharded_step = jax.shard_map(
-    local_step,
-    mesh=mesh,
-    in_specs=(parallel.REPLICATED, *[parallel.BATCH] * 3),
-    out_specs=(parallel.REPLICATED, parallel.REPLICATED),
-  )
+  def local_members(state, batch, rows_B, seeds):
+    """The same for each of this device's members, if there are several."""
+    if layout.members == 1:
+      return local_step(state, batch, rows_B, seeds[0])
+
+    def member_step(own):
+      params, opt_state, plateau, batch, seed = own
+      old = TrainState(state.step, params, opt_state, plateau)
+      new, sums = local_step(old, batch, rows_B, seed)
+      # One that has come to its end waits for the others.
+      new = jax.tree.map(
+        lambda n, o: jnp.where(plateau.stopped, o, n), new, old
+      )
+      return (new.params, new.opt_state, new.plateau), sums
+
+    own = (state.params, state.opt_state, state.plateau, batch, seeds)
+    if unrolls:
+      new, sums = lax.scan(
+        lambda _, own: (None, member_step(own)), None, own, unroll=True
+      )[1]
+    else:
+      new, sums = jax.vmap(member_step)(own)
+    return TrainState(state.step + 1, *new), sums
 
   def train_step(state, batch):
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    indices_B = jnp.arange(batch["label"].shape[0])
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(step_key, indices_B)
-    # Images that share a view take it from the first of them.
-    firsts_B = indices_B - indices_B % augmentation.images_per_crop
-    return sharded_step(state, batch, keys_B[firsts_B], keys_B)
+    specs = layouts.specs(layout, state)
+    rows_spec, member_spec = P(layout.example_axes), layout.member_spec
+    sharded_step = jax.shard_map(
+      local_members,
+      mesh=mesh,
+      in_specs=(specs, layout.batch_spec, rows_spec, member_spec),
+      out_specs=(specs, member_spec),
+    )
+    seeds = jnp.arange(layout.members, dtype=jnp.uint32) + jnp.uint32(seed)
+    state, sums = sharded_step(state, batch, layout.rows(), seeds)
+    everywhere = layouts.shardings(mesh, layouts.REPLICATED)
+    return state, lax.with_sharding_constraint(sums, everywhere)
 
   return jax.jit(train_step, donate_argnums=0)
 
@@ -133,7 +265,7 @@ def make_view_step(
   Args:
     model: the net.
     augmentation: gives the crop and the mean image.
-    mesh: from `parallel.make_mesh`.
+    mesh: from `layouts.make_mesh`.
   """
 
   def local_step(params, batch, view):
@@ -145,7 +277,7 @@ def make_view_step(
     jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(parallel.REPLICATED, parallel.BATCH, parallel.REPLICATED),
-      out_specs=parallel.BATCH,
+      in_specs=(layouts.REPLICATED, layouts.BATCH, layouts.REPLICATED),
+      out_specs=layouts.BATCH,
     )
   )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,21 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from alexnet_jax import (
   augment,
   checkpoint,
+  distributed,
   errors,
   evaluate,
+  layouts,
   logs,
   metrics,
   model,
   networks,
   optimizer,
-  parallel,
   steps,
 )
-from alexnet_jax.data import feed, records, shapes, source
+from alexnet_jax.data import feed, records, shapes, source, statistics
 
 
 def train_and_evaluate(config: Any, workdir: Path) -> None:
@@ -37,77 +41,111 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     InputError: a bad config, data set or workdir, found before the first step;
       or a loss that is not finite, the last good checkpoint being kept.
   """
+  distributed.agree(logs.flatten(config.to_dict()) | {"workdir": str(workdir)})
   _check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
-  mesh = parallel.make_mesh()
-  parallel.check_batch_size(mesh, config.batch_size)
-  dataset = _open_dataset(config)
-  splits = _open_splits(config, dataset)
-  statistics = source.check(splits["train"], config)
+  layout = layouts.from_config(config, net.network, jax.device_count())
+  mesh = layouts.make_mesh(layout.devices, layout.model)
+  # Whatever the layout, evaluations are data parallel.
+  whole_mesh = layouts.make_mesh()
+  with distributed.together():
+    if distributed.is_first():
+      _draw_shapes(config)
+  with distributed.together():
+    dataset = records.open_directory(Path(config.data_dir))
+    splits = _open_splits(config, dataset)
+    held = source.check(splits["train"], config)
+  distributed.agree(_facts(dataset, splits, held))
   num_examples = len(splits["train"])
   total_steps = config.total_steps or optimizer.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
   )
-  params, started = steps.init_params(net, config.seed), ""
-  if config.init_from and not checkpoint.exists(workdir):
-    params, taken, left = evaluate.start_from(
-      Path(config.init_from), params, mesh
-    )
-    started = f"{', '.join(taken)} from {config.init_from}"
-    started += f"; {', '.join(left)} drawn anew" if left else ""
   tx, learning_rate = optimizer.from_config(
-    config, params, num_examples, total_steps
+    config, num_examples, total_steps, layout.axes_of
   )
-  state = parallel.replicate(mesh, steps.init_state(params, tx))
-  augmentation = augment.from_config(config, statistics, num_examples)
-  train_step = steps.make_train_step(net, tx, augmentation, mesh, config.seed)
-  view_step = steps.make_view_step(net, augmentation, mesh)
-  batches = feed.open_feed(splits["train"], config, mesh)
+  state, started = _start(config, net, tx, layout, mesh, workdir)
+  augmentation = augment.from_config(config, held, num_examples)
+  train_step = steps.make_train_step(
+    net, tx, augmentation, layout, mesh, config.seed
+  )
+  view_step = steps.make_view_step(net, augmentation, whole_mesh)
+  batches = feed.open_feed(splits["train"], config, layout, mesh)
   # Last, so that nothing is written for a config that cannot run.
-  logs.claim_workdir(workdir, config)
-  source.keep(workdir, dataset, statistics)
+  with distributed.together():
+    if distributed.is_first():
+      logs.claim_workdir(workdir, config)
+      source.keep(workdir, dataset, held)
+  with distributed.together():
+    if not (workdir / "config.json").exists():
+      raise errors.InputError(
+        f"workdir={str(workdir)!r} is not the folder that process 0 writes;"
+        " give all processes one that they share."
+      )
 
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
       checkpoint.open_manager(workdir, config.checkpoints_to_keep)
     )
     if manager.latest_step() is not None:
-      state, position = checkpoint.restore(manager, state, mesh)
+      state, position = checkpoint.restore(manager, state)
       batches.set_state(position)
     start_step = int(state.step)
     # Kept here too: to ask the state would be to wait for the running step.
-    plateau = jax.device_get(state.plateau)
+    plateau = jax.device_get(layouts.replicate(mesh, state.plateau))
     drops = plateau.drops
-    log = stack.enter_context(logs.RunLog(workdir, start_step, total_steps))
+    log = stack.enter_context(
+      logs.RunLog(workdir, start_step, total_steps)
+      if distributed.is_first()
+      else logs.SilentLog(workdir, start_step)
+    )
 
-    def record(step: int, split: str, figures: dict[str, float]) -> None:
-      rate = float(learning_rate(max(step - 1, 0), drops))
-      if not math.isfinite(figures["loss"]):
+    def record(step: int, split: str, each: list[dict[str, float]]) -> None:
+      """Writes the figures of each member, and of all together the last."""
+      epoch = step * config.batch_size / num_examples
+      rates = np.broadcast_to(
+        learning_rate(max(step - 1, 0), drops), (layout.members,)
+      )
+      bad = [x["loss"] for x in each if not math.isfinite(x["loss"])]
+      if bad:
         manager.wait_until_finished()
         raise errors.InputError(
-          f"the {split} loss is {figures['loss']} at step {step} with"
-          f" learning_rate={rate:g}; lower it. The newest good checkpoint is"
-          f" that of step {manager.latest_step()}."
+          f"the {split} loss is {bad[0]} at step {step} with"
+          f" learning_rate={rates.max():g}; lower it. The newest good"
+          f" checkpoint is that of step {manager.latest_step()}."
         )
-      epoch = step * config.batch_size / num_examples
-      about = {"step": step, "epoch": epoch, "split": split}
-      log.record(about | figures | {"learning_rate": rate})
+      for number, figures in enumerate(each):
+        about = {"step": step, "epoch": epoch, "split": split}
+        rate = rates.mean()
+        if len(each) > 1 and number < layout.members:
+          about["member"] = number
+          rate = rates[number]
+        log.record(about | figures | {"learning_rate": float(rate)})
 
     def settle(step: int, sums: metrics.Sums) -> None:
-      loss = meter.add(sums)
+      losses = meter.add(sums)
       log.advance(step, step * config.batch_size / num_examples)
-      if not math.isfinite(loss):
-        record(step, "train", {"loss": loss})
+      if not np.isfinite(losses).all():
+        record(step, "train", [{"loss": loss} for loss in losses])
       if step % config.log_every_steps == 0 or step == total_steps:
         record(step, "train", meter.take())
 
-    def evaluate_on(split: str, step: int, views: int) -> float:
+    def evaluate_on(split: str, step: int, views: int) -> np.ndarray:
+      """Returns the top-1 error of each member, one number if there is one."""
       seen = augment.views(views, config.image_size_px, config.crop_size_px)
-      member = evaluate.Member(view_step, state.params, seen)
-      figures = evaluate.evaluate_split([member], splits[split], config, mesh)
-      record(step, split, figures)
-      return figures["top1_error"]
+      params = layouts.replicate(whole_mesh, state.params)
+      each = evaluate.evaluate_members(
+        [
+          evaluate.Member(view_step, member, seen)
+          for member in steps.unstack_members(params, layout.members)
+        ],
+        splits[split],
+        config,
+        whole_mesh,
+      )
+      record(step, split, each)
+      errors_of = [figures["top1_error"] for figures in each[: layout.members]]
+      return np.reshape(errors_of, plateau.stale.shape)
 
     if start_step:
       log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
@@ -116,7 +154,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     meter = _Meter()
     running = None
     for step in range(start_step + 1, total_steps + 1):
-      if plateau.stopped:
+      if plateau.stopped.all():
         break
       with meter.waiting():
         batch = next(batches)
@@ -133,7 +171,8 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
           config.evaluate_every_epochs, step, config.batch_size, num_examples
         )
       )
-      saves = last or step % config.checkpoint_every_steps == 0
+      stops = distributed.is_told_to_stop(step)
+      saves = last or stops or step % config.checkpoint_every_steps == 0
       if evaluates or saves:
         settle(*running)
         running = None
@@ -142,12 +181,16 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
           if config.schedule == "plateau":
             plateau = _watch(plateau, error, config, log)
             state = dataclasses.replace(
-              state, plateau=parallel.replicate(mesh, plateau)
+              state, plateau=layouts.place_like(plateau, state.plateau)
             )
-        if plateau.stopped and meter.pending:
+        ended = plateau.stopped.all()
+        if ended and meter.pending:
           record(step, "train", meter.take())
-        if saves or plateau.stopped:
+        if saves or ended:
           checkpoint.save(manager, state, batches.get_state())
+        if stops:
+          log.say(f"told to stop after step {step}; the same command goes on")
+          return
         meter.restart()
     step = int(state.step)
     if "test" in splits and not log.holds(step, "test"):
@@ -157,17 +200,21 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
 
 
 def _watch(
-  before: optimizer.Plateau, error: float, config: Any, log: Any
+  before: optimizer.Plateau, error: np.ndarray, config: Any, log: Any
 ) -> optimizer.Plateau:
   """Tells the plateau's rule of a validation error, and the user of a drop."""
   after = jax.device_get(
     before.after(error, config.plateau_patience, config.plateau_drops)
   )
   waited = f"no lower validation error in {config.plateau_patience} evaluations"
-  if after.stopped:
-    log.say(f"{waited} after {int(after.drops)} drops of the rate: the end")
-  elif after.drops > before.drops:
-    log.say(f"{waited}: the rate drops")
+  for member, (stopped, old, new) in enumerate(
+    np.broadcast(after.stopped & ~before.stopped, before.drops, after.drops)
+  ):
+    who = f"member {member}: " if after.drops.ndim else ""
+    if stopped:
+      log.say(f"{who}{waited} after {int(new)} drops of the rate: the end")
+    elif new > old:
+      log.say(f"{who}{waited}: the rate drops")
   return after
 
 
@@ -180,7 +227,7 @@ class _Meter:
     self.restart()
 
   def _clear(self) -> None:
-    self._totals: dict[str, float] = {}
+    self._totals: metrics.Totals = {}
     self._seconds = self._timed_images = self._waited = 0.0
 
   @property
@@ -199,35 +246,92 @@ class _Meter:
     yield
     self._waited += time.perf_counter() - start
 
-  def add(self, sums: metrics.Sums) -> float:
-    """Waits for a step's sums, counts them and returns its mean loss."""
+  def add(self, sums: metrics.Sums) -> np.ndarray:
+    """Waits for a step's sums, counts them and returns each member's loss."""
     before = self._totals.get("loss", 0.0)
     metrics.add(self._totals, sums)
-    examples = float(sums["examples"])
+    per_member = np.asarray(sums["examples"])
+    examples = float(per_member.sum())
     start, self._mark = self._mark, time.perf_counter()
     self._steps += 1
     if self._steps == 2:  # The first step compiled: it is no measure of speed.
       self._seconds = self._timed_images = self._waited = 0.0
     self._seconds += self._mark - start
     self._timed_images += examples
-    return (self._totals["loss"] - before) / examples
+    return np.atleast_1d((self._totals["loss"] - before) / per_member)
 
-  def take(self) -> dict[str, float]:
-    """Returns the figures since the last call and starts anew."""
-    figures = metrics.means(self._totals) | {
+  def take(self) -> list[dict[str, float]]:
+    """Returns the figures since the last call and starts anew.
+
+    Returns:
+      Those of each member, and then, if there are several, their mean.
+    """
+    means = {
+      k: np.atleast_1d(v) for k, v in metrics.means(self._totals).items()
+    }
+    each = [
+      {name: float(values[member]) for name, values in means.items()}
+      for member in range(len(means["loss"]))
+    ]
+    if len(each) > 1:
+      each.append({name: float(v.mean()) for name, v in means.items()})
+    speed = {
       "images_per_second": self._timed_images / self._seconds,
       "input_wait": self._waited / self._seconds,
     }
     self._clear()
-    return figures
+    return [figures | speed for figures in each]
 
 
-def _open_dataset(config: Any) -> records.Dataset:
+def _start(
+  config: Any,
+  net: model.AlexNet,
+  tx: Any,
+  layout: layouts.Layout,
+  mesh: Mesh,
+  workdir: Path,
+) -> tuple[steps.TrainState, str]:
+  """Returns the state before the first step, and what it was started with."""
+  each = [
+    steps.init_params(net, config.seed + member)
+    for member in range(layout.members)
+  ]
+  started = ""
+  if config.init_from and not checkpoint.exists(workdir):
+    source_run = Path(config.init_from)
+    found = [
+      evaluate.start_from(source_run, params, layouts.make_mesh())
+      for params in each
+    ]
+    each = [params for params, _, _ in found]
+    _, taken, left = found[0]
+    started = f"{', '.join(taken)} from {config.init_from}"
+    started += f"; {', '.join(left)} drawn anew" if left else ""
+  params = steps.stack_members(each) if layout.members > 1 else each[0]
+  state = steps.init_state(params, tx, layout.members)
+  where = layouts.shardings(mesh, layouts.specs(layout, state))
+  return layouts.place(state, where), started
+
+
+def _draw_shapes(config: Any) -> None:
+  """Draws the data set, if the config wants it and it is not there."""
   data_dir = Path(config.data_dir)
   if config.generate_shapes and not data_dir.exists():
     print(f"drawing the shapes data set into {data_dir}", flush=True)
     shapes.generate(data_dir, size_px=config.image_size_px)
-  return records.open_directory(data_dir)
+
+
+def _facts(
+  dataset: records.Dataset,
+  splits: dict[str, records.Examples],
+  held: statistics.Statistics,
+) -> dict[str, Any]:
+  """What must be the same in the data that each process reads."""
+  pixels = np.ascontiguousarray(held.mean_image)
+  return {
+    "class names of data_dir": list(dataset.class_names),
+    "mean image of data_dir": hashlib.sha256(pixels.tobytes()).hexdigest(),
+  } | {f"images in {name}_split": len(split) for name, split in splits.items()}
 
 
 def _open_splits(
@@ -294,7 +398,9 @@ def _check_config(config: Any) -> None:
   check("dexp_rates", lambda value: 2 <= value <= 1000, "from 2 to 1000")
   check("target_factor", lambda value: 1 <= value < 2**31, "from 1 to 2**31")
   check("momentum", lambda value: 0 <= value < 1, "from 0 to under 1")
-  check("seed", lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
+  members = config.ensemble
+  rule = f"from 0 to 2**32 - {members}"
+  check("seed", lambda value: 0 <= value <= 2**32 - members, rule)
   if config.test_views not in evaluate.VIEWS:
     raise errors.InputError(f"test_views={config.test_views} must be 1 or 10.")
   if config.schedule == "plateau" and not config.validation_split:

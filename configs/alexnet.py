@@ -160,6 +160,16 @@ def get_config() -> ConfigDict:
   config.total_steps = config_dict.placeholder(int)  # instead, where given
   config.seed = 0
 
+  # Where (numbers do not depend on it; see layouts.py). data: every device has
+  # the whole net; towers: a tower each (3.2); owt_a, owt_b, owt_c: One Weird
+  # Trick; fsdp: as data, fc weights stored in parts.
+  config.layout = "data"
+  config.microbatches = 1  # parts that a step takes its batch in, one by one
+  # Examples of an update of the fc layers, of which a step then makes several
+  # (One Weird Trick 4.1); by default the whole batch.
+  config.fc_batch_size = config_dict.placeholder(int)
+  config.ensemble = 1  # nets trained side by side, of this seed and those after
+
   # What is written down, and when.
   config.log_every_steps = 100
   config.evaluate_every_epochs = 1.0

@@ -26,9 +26,9 @@ from alexnet_jax import (
   checkpoint,
   cli,
   evaluate,
+  layouts,
   logs,
   model,
-  parallel,
   steps,
 )
 from alexnet_jax.data import records, shapes, source, statistics
@@ -124,13 +124,13 @@ def expected(nets, data):
 def evaluated(request, nets, data):
   """Evaluates an ensemble, on one device and on eight."""
   examples = records.open_split(records.open_directory(data), "test", "split")
-  mesh = parallel.make_mesh(request.param)
+  mesh = layouts.make_mesh(request.param)
   members = []
   for net in nets:
     held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
     a = augment.from_config(net.config, held)
     view_step = steps.make_view_step(net.module, a, mesh)
-    members.append((view_step, parallel.replicate(mesh, net.params)))
+    members.append((view_step, layouts.replicate(mesh, net.params)))
 
   def figures(parts):
     chosen = [

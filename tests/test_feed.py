@@ -14,7 +14,7 @@ import pytest
 from directories import write_shards
 from ml_collections import ConfigDict
 
-from alexnet_jax import errors, parallel
+from alexnet_jax import errors, layouts
 from alexnet_jax.data import feed, records, source
 
 SIZE_PX = 8
@@ -56,8 +56,9 @@ def config(share, **changes):
 
 
 def open_feed(examples, kind, devices=1, **changes):
-  mesh = parallel.make_mesh(devices)
-  return feed.open_feed(examples, config(SHARES[kind], **changes), mesh)
+  options = config(SHARES[kind], **changes)
+  layout = layouts.Layout("data", devices, 1, options.batch_size)
+  return feed.open_feed(examples, options, layout, layouts.make_mesh(devices))
 
 
 def take(batches, count):
@@ -102,8 +103,8 @@ def test_feeds_give_the_batches_of_the_host(train, kind, devices):
 @pytest.mark.parametrize("kind", SHARES)
 def test_batches_are_split_over_the_devices(train, kind, devices):
   batch = next(open_feed(train, kind, devices))
-  mesh = parallel.make_mesh(devices)
-  sharding = jax.sharding.NamedSharding(mesh, parallel.BATCH)
+  mesh = layouts.make_mesh(devices)
+  sharding = jax.sharding.NamedSharding(mesh, layouts.BATCH)
   for name, values in batch.items():
     assert values.sharding.is_equivalent_to(sharding, values.ndim), name
     rows = BATCH // devices
@@ -164,7 +165,8 @@ def test_a_split_lives_on_the_device_where_it_fits(
   shutil.copytree(directory, tmp_path / "data")
   dataset = records.open_directory(tmp_path / "data")
   examples = records.open_split(dataset, "train", "train_split")
-  batches = feed.open_feed(examples, config(share), parallel.make_mesh(2))
+  layout, mesh = layouts.Layout("data", 2, 1, BATCH), layouts.make_mesh(2)
+  batches = feed.open_feed(examples, config(share), layout, mesh)
   for file in (tmp_path / "data").glob("*.array_record-*"):
     os.truncate(file, 0)
   if share == 1:
@@ -198,8 +200,9 @@ def test_damaged_data_are_one_line(tmp_path, kind):
 @pytest.mark.parametrize("devices", range(1, 9))
 @pytest.mark.parametrize("per_device", [1, 3, 16])
 def test_one_process_needs_every_row(devices, per_device):
-  mesh = parallel.make_mesh(devices)
-  rows = parallel.local_rows(mesh, devices * per_device)
+  mesh = layouts.make_mesh(devices)
+  shape = (devices * per_device,)
+  (rows,) = layouts.local_places(mesh, layouts.BATCH, shape)
   assert rows.tolist() == list(range(devices * per_device))
 
 
@@ -210,7 +213,8 @@ def test_a_model_axis_adds_no_rows():
     ("data", "model"),
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
-  assert parallel.local_rows(mesh, 6).tolist() == list(range(6))
+  (rows,) = layouts.local_places(mesh, layouts.BATCH, (6,))
+  assert rows.tolist() == list(range(6))
 
 
 HOST = """
@@ -224,15 +228,16 @@ address, count, me, data, output, config = sys.argv[1:]
 jax.distributed.initialize(address, int(count), int(me))
 from pathlib import Path
 from ml_collections import ConfigDict
-from alexnet_jax import parallel
+from alexnet_jax import layouts
 from alexnet_jax.data import feed, records
 dataset = records.open_directory(Path(data))
 examples = records.open_split(dataset, "train", "train_split")
-mesh = parallel.make_mesh()
+mesh = layouts.make_mesh()
 found = {}
 for share in (0, 1):
   settings = ConfigDict(json.loads(config) | {"device_data_share": share})
-  batches = feed.open_feed(examples, settings, mesh)
+  layout = layouts.Layout("data", mesh.size, 1, settings.batch_size)
+  batches = feed.open_feed(examples, settings, layout, mesh)
   for step in range(5):
     batch = next(batches)
     for name, values in batch.items():
@@ -240,7 +245,8 @@ for share in (0, 1):
       for shard in values.addressable_shards:
         start = shard.index[0].start or 0
         found[f"{share} {step} {name} {start}"] = np.asarray(shard.data)
-found["rows"] = parallel.local_rows(mesh, settings.batch_size)
+shape = (settings.batch_size,)
+(found["rows"],) = layouts.local_places(mesh, layouts.BATCH, shape)
 np.savez(output, **found)
 """
 

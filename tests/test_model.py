@@ -357,9 +357,9 @@ def test_bfloat16_is_near_float32():
 
 
 def test_dropouts_of_both_stacks_are_independent():
-  """Catches keys that only the place within a stack tells apart."""
-  half = networks.Dropout(0.5)
-  table = networks.Network(32, 1, (half, networks.Flatten()), (half,))
+  """Catches keys that do not hold the place in the whole net."""
+  first, second = (networks.Dropout(0.5, place) for place in (0, 2))
+  table = networks.Network(32, 1, (first, networks.Flatten()), (second,))
   images = np.ones((1, 32, 32, 3), np.float32)
   keys = jax.random.split(jax.random.key(0), 1)
   kept = np.mean(model.AlexNet(table).apply({}, images, keys))

@@ -38,8 +38,8 @@ def test_rows_of_the_paper_become_its_layers():
       Join(), Flatten(),
     ),
     (
-      Dense("fc6", 4096, bias=1.0), relu, Dropout(0.5), Join(),
-      Dense("fc7", 4096, bias=1.0), relu, Dropout(0.5), Join(),
+      Dense("fc6", 4096, bias=1.0), relu, Dropout(0.5, 20), Join(),
+      Dense("fc7", 4096, bias=1.0), relu, Dropout(0.5, 24), Join(),
       Dense("fc8", 1000),
     ),
   )  # fmt: skip
@@ -62,7 +62,7 @@ def test_every_word_of_a_row_becomes_its_layer():
     "map_norm": MapNorm(2.0, 0.3, 0.4, 7),
     "max_pool": MaxPool(5, 3),
     "average_pool": AveragePool(5, 3),
-    "dropout": Dropout(0.3, rescaled=True),
+    "dropout": Dropout(0.3, 6, rescaled=True),
   }
 
 

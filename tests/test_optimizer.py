@@ -39,15 +39,19 @@ def draw(seed, names, *lead):
 
 def trajectory(tx, params, grads):
   """The moves, weights and velocities of all steps."""
+  count = len(jax.tree.leaves(grads)[0])
 
-  def step(carry, grads):
+  def step(carry, now):
     params, state = carry
-    moves, state = tx.update(grads, state, params)
+    step, grads = now
+    moves, state = tx.update(grads, state, params, step=step)
     params = optax.apply_updates(params, moves)
     found = moves, params, optax.tree.get(state, "velocity")
     return (params, state), found
 
-  _, found = jax.lax.scan(step, (params, tx.init(params)), grads)
+  _, found = jax.lax.scan(
+    step, (params, tx.init(params)), (jnp.arange(count), grads)
+  )
   return jax.device_get(found)
 
 
@@ -57,7 +61,7 @@ def assert_follows(config, update, steps, names=NAMES):
   An epoch is one step. Returns what `trajectory` does.
   """
   params, grads = draw(0, names), draw(1, names, steps)
-  tx, _ = optimizer.from_config(config, params, config.batch_size, steps)
+  tx, _ = optimizer.from_config(config, config.batch_size, steps)
   found = moves, _, velocities = trajectory(tx, params, grads)
   for (path, w), gradient, move, velocity in zip(
     jax.tree.leaves_with_path(params),
@@ -200,7 +204,7 @@ def test_lars_scales_kernels_by_their_trust_ratio_and_leaves_biases_plain():
 def test_lars_is_that_of_optax():
   params, grads = draw(0, NAMES), draw(1, NAMES, 10)
   params["features"]["conv2"]["kernel"][:] = 0  # no length to compare with
-  tx, _ = optimizer.from_config(lars_config(), params, 128, 10)
+  tx, _ = optimizer.from_config(lars_config(), 128, 10)
   kernels = jax.tree.map(lambda w: w.ndim == 2, params)
   reference = optax.lars(
     0.1, 0.0005, kernels, trust_coefficient=0.001, trust_ratio_mask=kernels
@@ -222,8 +226,7 @@ def test_lars_is_that_of_optax():
 
 def rates(config, *, examples, total_steps, until=None):
   """The weights' rate in each step of a run."""
-  params = draw(0, ("conv1",))
-  _, rate = optimizer.from_config(config, params, examples, total_steps)
+  _, rate = optimizer.from_config(config, examples, total_steps)
   steps = jnp.arange(until or total_steps)
   return np.asarray(jax.vmap(rate, (0, None))(steps, 0))
 
@@ -282,9 +285,9 @@ def test_warm_up_rises_to_the_rate_and_then_follows_the_schedule():
 def first_move(config, drops=0):
   """How far a gradient of 1 moves arrays of zeros."""
   params = jax.tree.map(np.zeros_like, draw(0, ("conv1",)))
-  tx, _ = optimizer.from_config(config, params, 1000, 1000)
+  tx, _ = optimizer.from_config(config, 1000, 1000)
   grads = jax.tree.map(np.ones_like, params)
-  moves, _ = tx.update(grads, tx.init(params), params, drops=jnp.int32(drops))
+  moves, _ = tx.update(grads, tx.init(params), params, step=0, drops=drops)
   layer = moves["features"]["conv1"]
   return {part: float(layer[part].mean()) for part in ("kernel", "bias")}
 

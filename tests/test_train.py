@@ -3,50 +3,24 @@
 import io
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import oracles
-import orbax.checkpoint as ocp
 import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused
 from PIL import Image
+from tiny_runs import COUNTS, TINY, command, newest_params, records, run, train
 
 from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
 from alexnet_jax.train import train_and_evaluate
 from configs import quickstart
-
-ROOT = Path(__file__).parents[1]
-TINY = {  # the quickstart, smaller still: 32 px pictures and 12 steps
-  "image_size_px": 32,
-  "batch_size": 16,
-  "network.conv1.filters": 8,
-  "network.conv2.filters": 16,
-  "network.conv3.filters": 16,
-  "network.conv4.filters": 16,
-  "network.conv5.filters": 16,
-  "network.fc6.units": 32,
-  "network.fc7.units": 32,
-  "network.conv1.kernel": 5,
-  "network.conv1.stride": 1,
-  "total_steps": 12,
-  "log_every_steps": 2,
-  "checkpoint_every_steps": 3,
-  "evaluate_every_epochs": 0.5,
-}
-# What one process has compiled, the next need not.
-CACHE = tempfile.TemporaryDirectory()
-COUNTS = {"train": 160, "validation": 40, "test": 50}
 
 
 @pytest.fixture(scope="module")
@@ -54,47 +28,6 @@ def data(tmp_path_factory):
   directory = tmp_path_factory.mktemp("data") / "shapes"
   shapes.generate(directory, size_px=32, workers=0, **COUNTS)
   return directory
-
-
-def command(module, *flags, devices=1, **fields):
-  # One device, unless a test asks for more: users' processes see one.
-  environment = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-  }
-  options = [f"--config.{name}={value}" for name, value in fields.items()]
-  return {
-    "args": [sys.executable, "-m", f"alexnet_jax.{module}", *flags, *options],
-    "cwd": ROOT,
-    "env": environment,
-    "text": True,
-  }
-
-
-def run(module, *flags, devices=1, **fields):
-  return subprocess.run(
-    **command(module, *flags, devices=devices, **fields), capture_output=True
-  )
-
-
-def train(workdir, data, *flags, devices=1, **fields):
-  fields = {"data_dir": data, **TINY, **fields}
-  return run("main", f"--workdir={workdir}", *flags, devices=devices, **fields)
-
-
-def records(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
-def newest_params(workdir):
-  """Reads a checkpoint with Orbax alone."""
-  with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-    args = ocp.args.Composite(params=ocp.args.StandardRestore())
-    found = manager.restore(manager.latest_step(), args=args)
-  return jax.tree.map(np.asarray, found["params"])
 
 
 @pytest.fixture(scope="module")

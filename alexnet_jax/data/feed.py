@@ -1,7 +1,7 @@
 """Training batches on the devices: streamed, or drawn from what lives there."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import cli, parallel
+from alexnet_jax import cli, layouts
 from alexnet_jax.data import records, source
 
 
@@ -21,27 +21,42 @@ class Feed:
 
   def __init__(
     self,
-    batches: grain.DatasetIterator,
+    streams: Sequence[grain.DatasetIterator],
     put: Callable[[Any], dict[str, jax.Array]],
   ):
-    """Takes what comes on the host, and how it gets to the devices."""
-    self._batches = batches
+    """Takes what comes on the host, and how it gets to the devices.
+
+    Args:
+      streams: of arrays or trees of them; of several, one for each member, the
+        arrays are stacked.
+      put: places what came.
+    """
+    self._streams = streams
     self._put = put
 
   def __next__(self) -> dict[str, jax.Array]:
-    """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded."""
-    return self._put(next(self._batches))
+    """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
+
+    For several members, [members, B, ...].
+    """
+    first, *others = [next(stream) for stream in self._streams]
+    if others:
+      first = jax.tree.map(lambda *rows: np.stack(rows), first, *others)
+    return self._put(first)
 
   def get_state(self) -> dict[str, Any]:
     """Returns where it stands, for JSON."""
-    return self._batches.get_state()
+    return self._streams[0].get_state()
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Goes to where `get_state` stood."""
-    self._batches.set_state(state)
+    for stream in self._streams:
+      stream.set_state(state)
 
 
-def open_feed(examples: records.Examples, config: Any, mesh: Mesh) -> Feed:
+def open_feed(
+  examples: records.Examples, config: Any, layout: layouts.Layout, mesh: Mesh
+) -> Feed:
   """Returns the training batches of a config.
 
   A split that fits `config.device_data_share` of the memory of each device is
@@ -50,32 +65,52 @@ def open_feed(examples: records.Examples, config: Any, mesh: Mesh) -> Feed:
   Args:
     examples: the training split.
     config: a whole config.
-    mesh: from `parallel.make_mesh`.
+    layout: of the training step.
+    mesh: of the layout.
   """
   size = config.image_size_px
-  rows = parallel.local_rows(mesh, config.batch_size)
-  order = {"batch_size": config.batch_size, "seed": config.seed, "rows": rows}
+  spec, shape = layout.batch_spec, (layout.batch_size,)
+  members = [0]
+  if layout.members > 1:
+    shape = (layout.members, *shape)
+    members, _ = layouts.local_places(mesh, spec, shape)
+  rows = layout.rows()[layouts.local_places(mesh, spec, shape)[-1]]
+  orders = [
+    {
+      "batch_size": layout.batch_size,
+      "seed": config.seed + int(member),
+      "rows": rows,
+    }
+    for member in members
+  ]
   room = config.device_data_share * _device_memory(mesh)
   if len(examples) * size * size * 3 > room:
-    batches = source.train_batches(
-      examples, size_px=size, threads=config.reader_threads, **order
+    return Feed(
+      [
+        source.train_batches(
+          examples, size_px=size, threads=config.reader_threads, **order
+        )
+        for order in orders
+      ],
+      lambda batch: layouts.put_batch(mesh, spec, shape, batch),
     )
-    return Feed(batches, lambda batch: parallel.put_batch(mesh, batch))
-  pool = parallel.replicate(mesh, _load_all(examples, config))
+  pool = layouts.replicate(mesh, _load_all(examples, config))
   take = jax.jit(
     jax.shard_map(
       lambda pool, index: jax.tree.map(lambda values: values[index], pool),
       mesh=mesh,
-      in_specs=(parallel.REPLICATED, parallel.BATCH),
-      out_specs=parallel.BATCH,
+      in_specs=(layouts.REPLICATED, spec),
+      out_specs=spec,
     )
   )
 
   def draw(index: np.ndarray) -> dict[str, jax.Array]:
-    sent = parallel.put_batch(mesh, {"index": index.astype(np.int32)})
+    indices = {"index": index.astype(np.int32)}
+    sent = layouts.put_batch(mesh, spec, shape, indices)
     return take(pool, sent["index"])
 
-  return Feed(source.train_indices(len(examples), **order), draw)
+  streams = [source.train_indices(len(examples), **order) for order in orders]
+  return Feed(streams, draw)
 
 
 def _device_memory(mesh: Mesh) -> float:
