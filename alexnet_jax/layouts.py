@@ -6,16 +6,13 @@ net into the table that each device runs. All layouts compute the same numbers.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -321,10 +318,10 @@ def _check_towers(network: networks.Network) -> None:
     if isinstance(layer, networks.Conv | networks.Dense):
       count = getattr(layer, "units", None) or getattr(layer, "filters", 0)
       if count % towers:
-        near = " or ".join(map(str, _near(count, lambda n: n % towers == 0)))
+        near = _near(count, lambda n: n % towers == 0)
         raise errors.InputError(
           f"{layer.name} has {count} outputs, which layout=towers cannot divide"
-          f" by {towers} towers; try {near}."
+          f" by {towers} towers; {near}."
         )
 
 
@@ -345,21 +342,23 @@ def _check_units(
   )
 
 
-def _near(value: int, holds: Callable[[int], bool]) -> list[int]:
-  """Returns the next lower and higher numbers that hold, where there are."""
-  down = next((n for n in range(value, 0, -1) if holds(n)), None)
-  up = next((n for n in range(value, 2 * value + 2**12) if holds(n)), None)
-  return [n for n in (down, up) if n]
+def _near(value: int, holds: Callable[[int], bool]) -> str:
+  """Returns "try A or B": the next lower and higher numbers that hold."""
+  reach = 2**20
+  down = next(
+    (n for n in range(value, max(value - reach, 0), -1) if holds(n)), 0
+  )
+  up = next((n for n in range(value, value + reach) if holds(n)), 0)
+  return "try " + " or ".join(str(n) for n in (down, up) if n)
 
 
 def _check_devices(
   name: str, count: int, holds: Callable[[int], bool], what: str
 ) -> None:
   if not holds(count):
-    near = " or ".join(map(str, _near(count, holds)))
     raise errors.InputError(
-      f"layout={name} cannot divide {what} among {count} devices; try {near}"
-      " devices."
+      f"layout={name} cannot divide {what} among {count} devices;"
+      f" {_near(count, holds)} devices."
     )
 
 
@@ -369,8 +368,8 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   if fc_batch_size and fc_batch_size * updates != size:
     near = _near(fc_batch_size, lambda n: size % n == 0)
     raise errors.InputError(
-      f"fc_batch_size={fc_batch_size} does not divide batch_size={size}; try"
-      f" {' or '.join(map(str, near))}."
+      f"fc_batch_size={fc_batch_size} does not divide batch_size={size};"
+      f" {near}."
     )
   if updates > 1 and layout.microbatches > 1:
     raise errors.InputError(
@@ -389,8 +388,7 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
     near = _near(size, lambda n: n % unit == 0)
     among = f"{layout.shards} devices" + f" in {parts} parts each" * (parts > 1)
     raise errors.InputError(
-      f"batch_size={size} is not divisible by {unit}, for {among}; try"
-      f" {' or '.join(map(str, near))}."
+      f"batch_size={size} is not divisible by {unit}, for {among}; {near}."
     )
 
 
@@ -407,148 +405,6 @@ def specs(layout: Layout, tree: Any) -> Any:
 def shardings(mesh: Mesh, specs: Any) -> Any:
   """Returns the sharding on a mesh that belongs to each PartitionSpec."""
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
-def add_over(tree: Any, axes: tuple[str, ...]) -> Any:
-  """Returns the sum over the devices along mesh axes, if there are any."""
-  return lax.psum(tree, axes) if axes else tree
-
-
-def whole(layout: Layout, params: Any) -> Any:
-  """Returns parameters as a device computes with them, inside `shard_map`.
-
-  What is stored split is gathered. The rest becomes each device's own copy, so
-  that gradients stay where they arise until `add_up`.
-
-  Args:
-    layout: of the step.
-    params: {"features": ...}, {"classifier": ...} or both, as stored.
-  """
-
-  def of(path, w):
-    if layout.is_gathered(path):
-      return lax.all_gather(w, layout.data_axes, axis=0, tiled=True)
-    axes = layout.axes_to_add(path)
-    return lax.pcast(w, axes, to="varying") if axes else w
-
-  return jax.tree.map_with_path(of, params)
-
-
-def add_up(layout: Layout, grads: Any) -> Any:
-  """Returns the gradients of all examples, stored as the parameters are.
-
-  Args:
-    layout: of the step.
-    grads: of what `whole` returned, from this device's examples.
-  """
-
-  def of(path, g):
-    if layout.is_gathered(path):
-      return lax.psum_scatter(
-        g, layout.data_axes, scatter_dimension=0, tiled=True
-      )
-    return add_over(g, layout.axes_to_add(path))
-
-  return jax.tree.map_with_path(of, grads)
-
-
-def send(layout: Layout, tree: Any, turn: int) -> Any:
-  """Returns the examples of a pass through the fc layers, where they are seen.
-
-  Args:
-    layout: of the step.
-    tree: of arrays over this device's examples.
-    turn: number of the pass, from 0.
-  """
-
-  def of(x):
-    if layout.name == "owt_b":
-      return broadcast(x, layout.model_axes, turn)
-    mine = jnp.split(x, layout.passes)[turn]
-    if layout.name in OWT:
-      return lax.all_gather(mine, layout.model_axes, axis=0, tiled=True)
-    return mine
-
-  return jax.tree.map(of, tree)
-
-
-def send_back(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
-  """Returns the gradients of the examples of a pass, where they came from.
-
-  Args:
-    layout: of the step.
-    dx: this device's part of the gradient of what `send` returned.
-    turn: number of the pass.
-  """
-  if layout.name == "owt_b":
-    return add_up_to(dx, layout.model_axes, turn)
-  if layout.name in OWT:
-    return lax.psum_scatter(
-      dx, layout.model_axes, scatter_dimension=0, tiled=True
-    )
-  return dx
-
-
-def rejoin(layout: Layout, parts: list[jax.Array]) -> jax.Array:
-  """Returns the gradients of this device's examples from those of all passes.
-
-  Args:
-    layout: of the step.
-    parts: what `send_back` returned, pass by pass.
-  """
-  if layout.name == "owt_b":
-    return functools.reduce(jnp.add, parts)
-  return jnp.concatenate(parts)
-
-
-def broadcast(x: jax.Array, axis: Any, source: int) -> jax.Array:
-  """Returns the array of one device on all devices, each receiving it once.
-
-  Whoever has it passes it on to one that has not, so that it takes
-  log2(devices) rounds.
-
-  Args:
-    x: each device's own.
-    axis: of the mesh.
-    source: place of the device along the axis.
-  """
-  place = (lax.axis_index(axis) - source) % lax.axis_size(axis)
-  for reached, pairs in _rounds(lax.axis_size(axis), source):
-    x = jnp.where(place < reached, x, lax.ppermute(x, axis, pairs))
-  return x
-
-
-def add_up_to(x: jax.Array, axis: Any, target: int) -> jax.Array:
-  """Returns the sum over devices on one of them, and zeros on the others.
-
-  The way back of `broadcast`.
-
-  Args:
-    x: each device's own.
-    axis: of the mesh.
-    target: place of the device along the axis.
-  """
-  for _, pairs in reversed(_rounds(lax.axis_size(axis), target)):
-    x += lax.ppermute(x, axis, [(to, by) for by, to in pairs])
-  return jnp.where(lax.axis_index(axis) == target, x, jnp.zeros_like(x))
-
-
-def _rounds(count: int, source: int) -> list[tuple[int, list[tuple[int, int]]]]:
-  """Returns how many had it, and who sends to whom, in a broadcast's rounds."""
-  rounds = []
-  reached = 1
-  while reached < count:
-    rounds.append(
-      (
-        reached,
-        [
-          ((source + by) % count, (source + by + reached) % count)
-          for by in range(min(reached, count - reached))
-        ],
-      )
-    )
-    reached *= 2
-  return rounds
 
 
 def local_places(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax import errors, layouts
+from alexnet_jax import collectives, errors
 
 Schedule = Callable[[Any, Any], Any]
 """Factor of the first rate, by step (int32) and drops on a plateau (int32)."""
@@ -205,7 +205,7 @@ def trust(coefficient: float, split: Split) -> optax.GradientTransformation:
     if not _is_kernel(path):
       return u
     squares = jnp.sum(w * w), jnp.sum(u * u)
-    own, wanted = map(jnp.sqrt, layouts.add_over(squares, split(path)))
+    own, wanted = map(jnp.sqrt, collectives.add_over(squares, split(path)))
     plain = (own == 0) | (wanted == 0)
     return u * jnp.where(plain, 1.0, coefficient * own / wanted)
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import augment, layouts, metrics, optimizer
+from alexnet_jax import augment, collectives, layouts, metrics, optimizer
 from alexnet_jax.model import AlexNet
 
 Batch = dict[str, jax.Array]
@@ -132,7 +132,7 @@ def make_train_step(
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     used = {
-      stack: layouts.whole(layout, {stack: params[stack]})[stack]
+      stack: collectives.whole(layout, {stack: params[stack]})[stack]
       for stack in params
     }
 
@@ -142,7 +142,7 @@ def make_train_step(
     def update(stack, grads):
       old = {stack: params[stack]}
       updates, opt_state[stack] = tx.update(
-        layouts.add_up(layout, {stack: grads}),
+        collectives.add_up(layout, {stack: grads}),
         opt_state[stack],
         old,
         step=state.step,
@@ -150,12 +150,12 @@ def make_train_step(
       )
       new: Any = optax.apply_updates(old, updates)
       params[stack] = new[stack]
-      used[stack] = layouts.whole(layout, new)[stack]
+      used[stack] = collectives.whole(layout, new)[stack]
 
     def classify(x, about_Bx2):
       """Returns gradients of x and of the classifier, and sums."""
       sent = x, about_Bx2
-      arriving = layouts.send(layout, sent, 0)
+      arriving = collectives.send(layout, sent, 0)
       back: list[jax.Array] = []
       total: Any = None
       for turn in range(layout.passes):
@@ -164,17 +164,17 @@ def make_train_step(
           # The next examples travel while these are worked on; those after
           # them wait, so that no more than two passes' are held.
           sent, back = lax.optimization_barrier((sent, back))
-          arriving = layouts.send(layout, sent, turn + 1)
+          arriving = collectives.send(layout, sent, turn + 1)
         labels, drop_keys = about[:, 0], _fold_in(keys(about[:, 1]), 1)
         (grads, dx), sums = loss_gradients(
           used["classifier"], x, labels, drop_keys
         )
-        back.append(layouts.send_back(layout, dx / layout.fc_updates, turn))
+        back.append(collectives.send_back(layout, dx / layout.fc_updates, turn))
         if layout.fc_updates > 1:
           update("classifier", grads)
           grads = None
         total = _add(total, (grads, sums))
-      return layouts.rejoin(layout, back), *total
+      return collectives.rejoin(layout, back), *total
 
     def microbatch(image, labels, rows):
       """Returns gradients of features and of the classifier, and sums."""
@@ -214,7 +214,7 @@ def make_train_step(
     new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state
     )
-    return new, layouts.add_over(sums, layout.data_axes)
+    return new, collectives.add_over(sums, layout.data_axes)
 
   def local_members(state, batch, rows_B, seeds):
     """The same for each of this device's members, if there are several."""

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from training import Trainer, batches, small_config
 
-from alexnet_jax import layouts, model, networks, steps
+from alexnet_jax import collectives, layouts, model, networks, steps
 from alexnet_jax.errors import InputError
 from configs import (
   alexnet,
@@ -202,8 +202,8 @@ def single_run(seed):
 def test_loops_of_accelerators_compute_the_same(monkeypatch, ensemble):
   """What is unrolled on CPU is a loop, and members are vmapped, elsewhere.
 
-  Convolutions then round otherwise, so that with one seed in a few a near tie in
-  a pool sends its gradient elsewhere: not with these.
+  Convolutions then round otherwise, so that with one seed in a few a near tie
+  in a pool sends its gradient elsewhere: not with these.
   """
   monkeypatch.setattr(steps, "UNROLLING", ())
   config = two_towers(ensemble=ensemble, batch_size=48, microbatches=3)
@@ -311,8 +311,8 @@ def test_broadcast_reaches_all_and_its_way_back_adds_up(count):
 
     def there_and_back(x, one=one):
       return (
-        layouts.broadcast(x, "model", one),
-        layouts.add_up_to(x, "model", one),
+        collectives.broadcast(x, "model", one),
+        collectives.add_up_to(x, "model", one),
       )
 
     there, back = jax.jit(

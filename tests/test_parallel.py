@@ -389,7 +389,8 @@ def test_a_program_with_an_array_more_or_less_differs():
   )
 
 
-def test_command_sets_formula_and_program_side_by_side():
+def test_command_sets_formula_and_program_side_by_side(monkeypatch):
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
   result = run_command("parallel", "--layout=towers", "--devices=2")
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
