@@ -255,7 +255,8 @@ def from_config(
   if name == "towers":
     _check_towers(network)
     model = network.towers
-    _check_devices(name, num_devices, lambda n: n % model == 0, "its towers")
+    what = f"{model} towers"
+    _check_devices(name, num_devices, lambda n: n % model == 0, what)
   elif name in OWT:
     model = num_devices
     _check_units(name, network, num_devices)
@@ -356,8 +357,9 @@ def _check_devices(
   name: str, count: int, holds: Callable[[int], bool], what: str
 ) -> None:
   if not holds(count):
+    found = "one device" if count == 1 else f"{count} devices"
     raise errors.InputError(
-      f"layout={name} cannot divide {what} among {count} devices;"
+      f"layout={name} cannot divide {what} among {found};"
       f" {_near(count, holds)} devices."
     )
 

@@ -36,7 +36,14 @@ def cifar_config(**changes):
 
 
 def two_towers(**changes):
-  return small_config(**{"batch_size": 64, "num_classes": 16} | changes)
+  """Two towers that join at conv3 and at the fc layers, quick to compile."""
+  config = small_config(**{"batch_size": 64, "num_classes": 16} | changes)
+  with config.unlocked():
+    config.image_size_px = 32
+    net = config.network
+    net.layers = ("conv1", "conv3", "conv5", "fc6", "fc7", "fc8")
+    net.conv1.kernel, net.conv1.stride = 5, 2
+  return config
 
 
 def one_tower_config(**changes):
@@ -105,24 +112,18 @@ def assert_equal_runs(found, expected):
     ("two towers", "data", 8, {"microbatches": 4}),
     ("two towers", "towers", 2, {"microbatches": 4}),
     ("two towers", "owt_c", 2, {"microbatches": 4}),
-    ("two towers", "owt_b", 2, {"microbatches": 2}),
     ("two towers", "fsdp", 8, {"microbatches": 4}),
     ("two towers", "data", 4, {"fc_batch_size": 16}),
-    ("two towers", "towers", 4, {"fc_batch_size": 16}),
-    ("two towers", "owt_a", 4, {"fc_batch_size": 16}),
     ("two towers", "owt_b", 4, {"fc_batch_size": 16}),
     ("two towers", "owt_c", 2, {"fc_batch_size": 16}),
     ("two towers", "fsdp", 4, {"fc_batch_size": 16}),
     ("scaled", "owt_c", 4, {"fc_batch_size": 16}),
-    ("one tower", "data", 8, {}),
     ("one tower", "owt_a", 8, {}),
     ("one tower", "fsdp", 8, {}),
     ("cifar", "data", 8, {}),
-    ("cifar", "owt_b", 8, {}),
-    ("cifar", "owt_c", 4, {}),
+    ("cifar", "owt_b", 4, {}),
     ("cifar", "fsdp", 8, {}),
     ("lars", "towers", 2, {}),
-    ("lars", "owt_a", 4, {}),
     ("lars", "fsdp", 4, {}),
   ],
 )
@@ -154,7 +155,7 @@ def test_fc_updates_are_those_of_separate_steps():
 
   Then a step with fc batches of 16 is four steps of 16.
   """
-  rates = tuple((0.0, f"conv{n}", 0.0) for n in range(1, 6))
+  rates = tuple((0.0, f"conv{n}", 0.0) for n in (1, 3, 5))
   plain = {
     "learning_rate_of_layers": rates,
     "random_crop": False,
@@ -181,7 +182,7 @@ def test_fc_updates_are_those_of_separate_steps():
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 6])
+@pytest.mark.parametrize("devices", [1, 2, 3])
 def test_members_of_an_ensemble_are_the_single_runs(devices):
   config = two_towers(ensemble=3, seed=5, batch_size=48)
   trainer = Trainer(config, devices)
@@ -261,7 +262,7 @@ def test_arrays_live_where_the_layout_says(
   ]
   for tree in (state.params, dict(zip(state.params, velocity, strict=True))):
     for spec, array in (
-      (conv, tree["features"]["conv2"]["kernel"]),
+      (conv, tree["features"]["conv3"]["kernel"]),
       (fc, tree["classifier"]["fc6"]["kernel"]),
       (bias, tree["classifier"]["fc6"]["bias"]),
     ):

@@ -6,7 +6,7 @@ import functools
 import pytest
 from commands import assert_refused, run_command
 
-from alexnet_jax import errors, parallel
+from alexnet_jax import errors, hlo, parallel
 from configs import alexnet
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -332,20 +332,20 @@ source_target_pairs={{0,1}}
 
 
 def test_every_notation_of_the_program_is_read():
-  found, looped = parallel.read_hlo(HLO)
-  in_loop = parallel.Collective("all-reduce", "f32", 4, 8)
+  found, looped = hlo.read(HLO)
+  in_loop = hlo.Collective("all-reduce", "f32", 4, 8)
   assert found == [
     in_loop,
-    parallel.Collective("all-reduce", "f32", 96, 2),
-    parallel.Collective("all-reduce", "f32", 11 * 11 * 3 * 96, 2),
-    parallel.Collective("all-reduce", "f32", 1, 2),
-    parallel.Collective("all-gather", "bf16", 256 * 9216, 4),
-    parallel.Collective("all-gather", "s32", 6, 2),
-    parallel.Collective("reduce-scatter", "f32", 128 * 2048 * 4, 4),
-    parallel.Collective("all-gather", "f32", 3, 4),
-    parallel.Collective("collective-permute", "u8", 5, 3),
-    parallel.Collective("all-gather", "f32", 8, 4),
-    parallel.Collective("collective-permute", "f32", 7, 1),
+    hlo.Collective("all-reduce", "f32", 96, 2),
+    hlo.Collective("all-reduce", "f32", 11 * 11 * 3 * 96, 2),
+    hlo.Collective("all-reduce", "f32", 1, 2),
+    hlo.Collective("all-gather", "bf16", 256 * 9216, 4),
+    hlo.Collective("all-gather", "s32", 6, 2),
+    hlo.Collective("reduce-scatter", "f32", 128 * 2048 * 4, 4),
+    hlo.Collective("all-gather", "f32", 3, 4),
+    hlo.Collective("collective-permute", "u8", 5, 3),
+    hlo.Collective("all-gather", "f32", 8, 4),
+    hlo.Collective("collective-permute", "f32", 7, 1),
   ]
   assert looped == [in_loop]
 
@@ -362,14 +362,14 @@ def test_every_notation_of_the_program_is_read():
 )
 def test_bytes_received_of_an_array_of_400(kind, parties, received):
   """On eight devices, in groups of four or so many targets."""
-  array = parallel.Collective(kind, "f32", 100, parties)
+  array = hlo.Collective(kind, "f32", 100, parties)
   assert array.received(8) == received
 
 
 def test_a_program_with_an_array_more_or_less_differs():
   plan = on_paper("towers", 2)
   exact = [e.collective for e in plan.exchanges for _ in range(e.count)]
-  stray = parallel.Collective("all-gather", "u8", 256, 2)
+  stray = hlo.Collective("all-gather", "u8", 256, 2)
 
   def against(collectives):
     program = parallel.Compiled(collectives, [], 0, 0)

@@ -1,5 +1,7 @@
 """A small net and its training step, on any layout."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -50,6 +52,12 @@ def batches(config, count):
     }
 
 
+@functools.cache
+def draw(net, seed):
+  """Returns the first parameters of a net; they are slow to compile."""
+  return jax.device_get(steps.init_params(net, seed))
+
+
 class Trainer:
   """A net in training: its state and its step."""
 
@@ -68,10 +76,7 @@ class Trainer:
     self.tx, _ = optimizer.from_config(config, 1000, 100, self.layout.axes_of)
     self.augmentation = augmentation(config)
     members = self.layout.members
-    each = [
-      steps.init_params(self.net, config.seed + member)
-      for member in range(members)
-    ]
+    each = [draw(self.net, config.seed + member) for member in range(members)]
     params = steps.stack_members(each) if members > 1 else each[0]
     state = steps.init_state(params, self.tx, members)
     where = layouts.shardings(self.mesh, layouts.specs(self.layout, state))
