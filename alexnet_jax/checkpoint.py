@@ -90,20 +90,13 @@ def exists(workdir: Path) -> bool:
 
 
 def restore_params(workdir: Path, params: Any, mesh: Mesh) -> tuple[int, Any]:
-  """Returns the newest step of a run and its parameters.
+  """Returns the newest step of a run and its parameters; there is one.
 
   Args:
     workdir: of the run.
     params: parameters of the same shapes, or their abstract shapes.
     mesh: where to put the arrays.
-
-  Raises:
-    InputError: the run has no checkpoint.
   """
-  if not exists(workdir):
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
-    )
   with open_manager(workdir) as manager:
     step = manager.latest_step()
     whole = jax.sharding.NamedSharding(mesh, layouts.REPLICATED)

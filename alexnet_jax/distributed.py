@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -149,6 +150,32 @@ def together() -> Iterator[None]:
   for process, text in enumerate(_gather_texts(found)):
     if text:
       raise errors.InputError(f"process {process}: {text}")
+
+
+def share(folder: Path) -> None:
+  """Checks that a folder of this name is the same one for all processes.
+
+  Args:
+    folder: exists for process 0.
+
+  Raises:
+    InputError: another process sees another folder, or none.
+  """
+  if jax.process_count() == 1:
+    return
+  mark = folder / ".shared"
+  if is_first():
+    mark.write_text(os.urandom(16).hex())
+  multihost_utils.sync_global_devices("the mark is written")
+  marks = _gather_texts(mark.read_text() if mark.exists() else "")
+  if is_first():
+    mark.unlink()
+  others = [process for process, text in enumerate(marks) if text != marks[0]]
+  if others:
+    raise errors.InputError(
+      f"{_name(others)}: workdir={str(folder)!r} is not that of process 0; give"
+      " all processes one that they share."
+    )
 
 
 def is_first() -> bool:

@@ -142,13 +142,27 @@ class Run:
   members: list[Any]
 
 
+def find_run(workdir: Path) -> Any:
+  """Returns the config of a run that has a checkpoint.
+
+  Raises:
+    InputError: no run, or no checkpoint yet.
+  """
+  config = logs.read_config(workdir)
+  if not checkpoint.exists(workdir):
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
+    )
+  return config
+
+
 def open_run(workdir: Path, mesh: Mesh) -> Run:
   """Opens the newest checkpoint of a run.
 
   Raises:
     InputError: no run, no checkpoint, or one of another version.
   """
-  config = logs.read_config(workdir)
+  config = find_run(workdir)
   try:
     net = model.from_config(config)
     count = config.ensemble

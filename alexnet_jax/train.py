@@ -56,6 +56,9 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
     held = source.check(splits["train"], config)
+    starts = config.init_from and not checkpoint.exists(workdir)
+    if starts:
+      evaluate.find_run(Path(config.init_from))
   distributed.agree(_facts(dataset, splits, held))
   num_examples = len(splits["train"])
   total_steps = config.total_steps or optimizer.step_of_epoch(
@@ -64,7 +67,8 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
   tx, learning_rate = optimizer.from_config(
     config, num_examples, total_steps, layout.axes_of
   )
-  state, started = _start(config, net, tx, layout, mesh, workdir)
+  source_run = Path(config.init_from) if starts else None
+  state, started = _start(config, net, tx, layout, mesh, source_run)
   augmentation = augment.from_config(config, held, num_examples)
   train_step = steps.make_train_step(
     net, tx, augmentation, layout, mesh, config.seed
@@ -76,12 +80,7 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     if distributed.is_first():
       logs.claim_workdir(workdir, config)
       source.keep(workdir, dataset, held)
-  with distributed.together():
-    if not (workdir / "config.json").exists():
-      raise errors.InputError(
-        f"workdir={str(workdir)!r} is not the folder that process 0 writes;"
-        " give all processes one that they share."
-      )
+  distributed.share(workdir)
 
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
@@ -289,7 +288,7 @@ def _start(
   tx: Any,
   layout: layouts.Layout,
   mesh: Mesh,
-  workdir: Path,
+  source_run: Path | None,
 ) -> tuple[steps.TrainState, str]:
   """Returns the state before the first step, and what it was started with."""
   each = [
@@ -297,8 +296,7 @@ def _start(
     for member in range(layout.members)
   ]
   started = ""
-  if config.init_from and not checkpoint.exists(workdir):
-    source_run = Path(config.init_from)
+  if source_run:
     found = [
       evaluate.start_from(source_run, params, layouts.make_mesh())
       for params in each

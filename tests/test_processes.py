@@ -282,19 +282,25 @@ def test_a_run_of_four_devices_is_evaluated_on_one(handed_over):
 
 
 @pytest.fixture(scope="module")
-def refused(data, tmp_path_factory):
+def refused(data, alone, tmp_path_factory):
   """What two processes say that are not of one run, and where they ran."""
   folder = tmp_path_factory.mktemp("hosts")
   hosts = [folder / "0", folder / "1"]
   for seed, host in enumerate(hosts):
     shapes.generate(host / "own", size_px=32, seed=seed, workers=0, **COUNTS)
   shutil.copytree(data, hosts[0] / "missing")
+  shutil.copytree(alone, hosts[0] / "source")
+  shutil.copytree(alone, hosts[1] / "old")
   cwds = [{"cwd": host} for host in hosts]
   cases = {
     "field": ((folder / "run", data), [{}, {"momentum": 0.8}]),
     "data": ((folder / "run", "own"), cwds),
     "no data": ((folder / "run", "missing"), cwds),
-    "no workdir": (("run", data), cwds),
+    "old workdir": (("old", data), cwds),
+    "no source": (
+      (folder / "run", data),
+      [cwd | {"init_from": "source"} for cwd in cwds],
+    ),
   }
   running = {
     name: start_run(*places, 2, each=each)
@@ -312,7 +318,8 @@ def refused(data, tmp_path_factory):
     ),
     ("data", ["differ: mean image of data_dir is", "in process 1", "data"]),
     ("no data", ["process 1: data_dir='missing' does not exist"]),
-    ("no workdir", ["process 1: workdir='run'", "process 0", "share"]),
+    ("old workdir", ["process 1: workdir='old'", "process 0", "share"]),
+    ("no source", ["process 1: workdir='source' holds no run"]),
   ],
 )
 def test_processes_that_do_not_fit_all_end(case, words, refused):
@@ -322,7 +329,7 @@ def test_processes_that_do_not_fit_all_end(case, words, refused):
   for result in results[case]:
     assert_refused(result, *words)
   assert not (folder / "run").exists()
-  assert not list(folder.glob("*/run/checkpoints"))
+  assert not (folder / "0" / "old" / "checkpoints").exists()
 
 
 # Processes that are told to stop.

@@ -23,26 +23,31 @@ class Feed:
     self,
     streams: Sequence[grain.DatasetIterator],
     put: Callable[[Any], dict[str, jax.Array]],
+    stacks: bool,
   ):
     """Takes what comes on the host, and how it gets to the devices.
 
     Args:
-      streams: of arrays or trees of them; of several, one for each member, the
-        arrays are stacked.
+      streams: of arrays or trees of them; one, or one for each member whose
+        devices this process has.
       put: places what came.
+      stacks: whether there are members, perhaps one here; their arrays get a
+        first axis.
     """
     self._streams = streams
     self._put = put
+    self._stacks = stacks
 
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
 
     For several members, [members, B, ...].
     """
-    first, *others = [next(stream) for stream in self._streams]
-    if others:
-      first = jax.tree.map(lambda *rows: np.stack(rows), first, *others)
-    return self._put(first)
+    found = [next(stream) for stream in self._streams]
+    if self._stacks:
+      return self._put(jax.tree.map(lambda *rows: np.stack(rows), *found))
+    (alone,) = found
+    return self._put(alone)
 
   def get_state(self) -> dict[str, Any]:
     """Returns where it stands, for JSON."""
@@ -93,6 +98,7 @@ def open_feed(
         for order in orders
       ],
       lambda batch: layouts.put_batch(mesh, spec, shape, batch),
+      layout.members > 1,
     )
   pool = layouts.replicate(mesh, _load_all(examples, config))
   take = jax.jit(
@@ -110,7 +116,7 @@ def open_feed(
     return take(pool, sent["index"])
 
   streams = [source.train_indices(len(examples), **order) for order in orders]
-  return Feed(streams, draw)
+  return Feed(streams, draw, layout.members > 1)
 
 
 def _device_memory(mesh: Mesh) -> float:
