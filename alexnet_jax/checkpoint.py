@@ -79,7 +79,7 @@ def restore(
       data=ocp.args.JsonRestore(),
     ),
   )
-  step = layouts.place(jnp.int32(step), state.step.sharding)
+  step = jax.device_put(jnp.int32(step), state.step.sharding)
   state = TrainState(step, found.params, found.opt_state, found.plateau)
   return state, found.data
 

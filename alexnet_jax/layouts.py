@@ -447,21 +447,6 @@ def put_batch(
   }
 
 
-def place(tree: Any, shardings: Any) -> Any:
-  """Places arrays on a mesh.
-
-  Args:
-    tree: of arrays that every process has whole, or that are on the mesh.
-    shardings: of each array, or one for all.
-  """
-  return jax.device_put(tree, shardings)
-
-
-def place_like(tree: Any, like: Any) -> Any:
-  """Places arrays as those of another tree are placed."""
-  return place(tree, jax.tree.map(lambda x: x.sharding, like))
-
-
 def replicate(mesh: Mesh, tree: Any) -> Any:
   """Places a whole copy of every array of a tree on each device."""
-  return place(tree, NamedSharding(mesh, REPLICATED))
+  return jax.device_put(tree, NamedSharding(mesh, REPLICATED))

@@ -180,7 +180,10 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
           if config.schedule == "plateau":
             plateau = _watch(plateau, error, config, log)
             state = dataclasses.replace(
-              state, plateau=layouts.place_like(plateau, state.plateau)
+              state,
+              plateau=jax.device_put(
+                plateau, jax.tree.map(lambda x: x.sharding, state.plateau)
+              ),
             )
         ended = plateau.stopped.all()
         if ended and meter.pending:
@@ -308,7 +311,7 @@ def _start(
   params = steps.stack_members(each) if layout.members > 1 else each[0]
   state = steps.init_state(params, tx, layout.members)
   where = layouts.shardings(mesh, layouts.specs(layout, state))
-  return layouts.place(state, where), started
+  return jax.device_put(state, where), started
 
 
 def _draw_shapes(config: Any) -> None:

@@ -80,7 +80,7 @@ class Trainer:
     params = steps.stack_members(each) if members > 1 else each[0]
     state = steps.init_state(params, self.tx, members)
     where = layouts.shardings(self.mesh, layouts.specs(self.layout, state))
-    self.state = layouts.place(state, where)
+    self.state = jax.device_put(state, where)
     self.step = steps.make_train_step(
       self.net,
       self.tx,
