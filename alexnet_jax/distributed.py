@@ -152,6 +152,18 @@ def together() -> Iterator[None]:
       raise errors.InputError(f"process {process}: {text}")
 
 
+def was_told_to_stop(step: int) -> bool:
+  """Whether SIGTERM came before a run that goes on asked for its first step.
+
+  jax lets all stop at the step after the newest that was asked for. Here that
+  is one that the run has behind it, so all of those are asked for.
+
+  Args:
+    step: at which the run goes on.
+  """
+  return any([is_told_to_stop(past) for past in range(1, step + 1)])
+
+
 def share(folder: Path) -> None:
   """Checks that a folder of this name is the same one for all processes.
 

@@ -115,6 +115,12 @@ class Layout:
     return P("model", examples) if self.members > 1 else P(examples)
 
   @property
+  def batch_shape(self) -> tuple[int, ...]:
+    """Leading axes of a whole batch: [B], or [members, B]."""
+    members = (self.members,) if self.members > 1 else ()
+    return (*members, self.batch_size)
+
+  @property
   def member_spec(self) -> P:
     """Of arrays that have one row for each member."""
     return P("model") if self.members > 1 else P()
@@ -330,17 +336,21 @@ def _check_units(
   name: str, network: networks.Network, num_devices: int
 ) -> None:
   layers = [layer for _, layer in _dense_rows(network)]
+  units = math.gcd(*(layer.units for layer in layers))
   for layer in layers:
     if layer.towers > 1:
       raise errors.InputError(
         f"layout={name} splits the units of {layer.name} over all devices, but"
-        " it sees its own tower alone; use layout=towers or data."
+        " it sees its own tower alone; use layout=towers, fsdp or data."
       )
-  units = math.gcd(*(layer.units for layer in layers))
-  what = ", ".join(f"{layer.name} ({layer.units})" for layer in layers)
-  _check_devices(
-    name, num_devices, lambda n: units % n == 0, f"the units of {what}"
-  )
+    if layer.units % num_devices:
+      near = _near(layer.units, lambda n: n % num_devices == 0)
+      fewer = _near(num_devices, lambda n: units % n == 0)
+      raise errors.InputError(
+        f"{layer.name} has {layer.units} units, which layout={name} cannot"
+        f" divide by {num_devices} devices; {near} units, or for these {fewer}"
+        f" as the number of devices."
+      )
 
 
 def _near(value: int, holds: Callable[[int], bool]) -> str:
@@ -357,10 +367,9 @@ def _check_devices(
   name: str, count: int, holds: Callable[[int], bool], what: str
 ) -> None:
   if not holds(count):
-    found = "one device" if count == 1 else f"{count} devices"
     raise errors.InputError(
-      f"layout={name} cannot divide {what} among {found};"
-      f" {_near(count, holds)} devices."
+      f"layout={name} cannot divide {what} by {count} as the number of devices;"
+      f" {_near(count, holds)}."
     )
 
 

@@ -133,7 +133,7 @@ class SilentLog:
 
   def holds(self, step: int, split: str) -> bool:
     """Whether the run had this record before it went on."""
-    return (step, split) in ((r["step"], r["split"]) for r in self._kept)
+    return any((r["step"], r["split"]) == (step, split) for r in self._kept)
 
   def advance(self, step: int, epoch: float) -> None:
     """Shows nothing."""

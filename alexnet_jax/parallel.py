@@ -93,7 +93,7 @@ def compile_step(
     lambda params: steps.init_state(params, tx, members),
     abstract_params(net, members),
   )
-  leading = (*[members] * (members > 1), config.batch_size)
+  leading = layout.batch_shape
   batch = {
     "image": jax.ShapeDtypeStruct((*leading, size, size, 3), jnp.uint8),
     "label": jax.ShapeDtypeStruct(leading, jnp.int32),
@@ -350,6 +350,9 @@ def verdict(plan: Plan) -> str:
     return "On paper; the step was not compiled."
   agree = "agree" if plan.agrees else "DIFFER"
   words = f"Formulas and the program compiled for CPU {agree}."
+  rounded = any(e.collective.dtype == "bf16" for e in plan.exchanges)
+  if rounded and not plan.agrees:
+    words += " XLA:CPU exchanges bfloat16 as float32."
   if count := len(plan.compiled.looped):
     words += f" {count} of its arrays stand in loops and count once."
   return words

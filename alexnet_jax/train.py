@@ -150,6 +150,9 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
       log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
     elif started:
       log.say(f"starting with {started}")
+    if distributed.was_told_to_stop(start_step):
+      log.say(f"told to stop at step {start_step}; the same command goes on")
+      return
     meter = _Meter()
     running = None
     for step in range(start_step + 1, total_steps + 1):

@@ -344,8 +344,8 @@ def changed(module, **changes):
     (changed(alexnet, batch_size=100), 8, "try 96 or 104"),
     (changed(alexnet, batch_size=3), 8, "try 8"),
     (changed(alexnet, batch_size=0), 8, "batch_size=0 must be at least 1"),
-    (changed(alexnet, layout="towers"), 3, "try 2 or 4 devices"),
-    (changed(alexnet, layout="towers"), 1, "try 2 devices"),
+    (changed(alexnet, layout="towers"), 3, "by 3 .* try 2 or 4"),
+    (changed(alexnet, layout="towers"), 1, "2 towers .* try 2"),
     (changed(one_tower, layout="towers"), 2, "network.towers=1"),
     (changed(cifar_18pct, layout="towers"), 2, "network.towers=1"),
     (
@@ -354,10 +354,18 @@ def changed(module, **changes):
       "fc8 has 5 outputs, which layout=towers cannot divide by 2 towers; try 4"
       " or 6",
     ),
-    (changed(alexnet, layout="owt_a"), 3, "try 2 or 4 devices"),
-    (changed(alexnet, layout="owt_b", num_classes=10), 4, "try 2 devices"),
+    (
+      changed(alexnet, layout="owt_a"),
+      3,
+      "fc6 has 4096 units.* by 3 devices; try 4095 or 4098 .* try 2 or 4 as",
+    ),
+    (
+      changed(alexnet, layout="owt_b", num_classes=10),
+      4,
+      "fc8 has 10 units.* try 8 or 12 units, .* try 2 as",
+    ),
     (changed(run150, layout="owt_a"), 2, "fc6 .* its own tower alone"),
-    (changed(alexnet, layout="fsdp"), 7, "try 4 or 8 devices"),
+    (changed(alexnet, layout="fsdp"), 7, "by 7 .* try 4 or 8"),
     (changed(alexnet, layout="owt_c", batch_size=96), 8, "try 64 or 128"),
     (changed(alexnet, layout="owt_c", batch_size=100), 4, "try 96 or 112"),
     (changed(alexnet, microbatches=3), 1, "try 126 or 129"),

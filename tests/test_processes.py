@@ -353,8 +353,20 @@ def test_all_stop_when_one_is_told_and_go_on_bit_for_bit(
   assert 1 <= int(step) < 16
   saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
   assert max(saved) == int(step)
+  # Told again before the first step that it asks for: a point that lies behind.
+  running = start_run(workdir, data, 2)
+  first, second = running
+  line = ""
+  while "going on from" not in line:
+    line = first.stdout.readline()
+    assert line
+  assert f"from step {step} of 16" in line
+  second.send_signal(signal.SIGTERM)
+  results = succeed(running)
+  (later,) = re.findall(r"told to stop \w+ step (\d+)", results[0].stdout)
+  assert int(step) <= int(later) < 16
   again = succeed(start_run(workdir, data, 2))
-  assert f"going on from step {step} of 16" in again[0].stdout
+  assert f"going on from step {later} of 16" in again[0].stdout
   assert_equal_params(newest_params(workdir), newest_params(whole), 0)
   assert figures(workdir)[-1] == figures(whole)[-1]
   assert marks(workdir) == marks(whole)

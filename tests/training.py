@@ -92,10 +92,9 @@ class Trainer:
 
   def put(self, batch):
     """Places a batch; every member gets the same."""
-    shape = batch["label"].shape
+    shape = self.layout.batch_shape
     batch = {name: rows[self.layout.rows()] for name, rows in batch.items()}
     if self.layout.members > 1:
-      shape = (self.layout.members, *shape)
       batch = {name: np.stack([v] * shape[0]) for name, v in batch.items()}
     return layouts.put_batch(self.mesh, self.layout.batch_spec, shape, batch)
 

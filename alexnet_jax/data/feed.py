@@ -74,19 +74,15 @@ def open_feed(
     mesh: of the layout.
   """
   size = config.image_size_px
-  spec, shape = layout.batch_spec, (layout.batch_size,)
-  members = [0]
-  if layout.members > 1:
-    shape = (layout.members, *shape)
-    members, _ = layouts.local_places(mesh, spec, shape)
-  rows = layout.rows()[layouts.local_places(mesh, spec, shape)[-1]]
+  spec, shape = layout.batch_spec, layout.batch_shape
+  *members, places = layouts.local_places(mesh, spec, shape)
   orders = [
     {
       "batch_size": layout.batch_size,
       "seed": config.seed + int(member),
-      "rows": rows,
+      "rows": layout.rows()[places],
     }
-    for member in members
+    for member in (members[0] if members else [0])
   ]
   room = config.device_data_share * _device_memory(mesh)
   if len(examples) * size * size * 3 > room:
