@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
   config.layout = "data"
   config.microbatches = 1  # parts that a step takes its batch in, one by one
   # Examples of an update of the fc layers, of which a step then makes several
-  # (One Weird Trick 4.1); by default the whole batch.
+  # (One Weird Trick, section 4); by default the whole batch.
   config.fc_batch_size = config_dict.placeholder(int)
   config.ensemble = 1  # nets trained side by side, of this seed and those after
 
