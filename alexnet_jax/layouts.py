@@ -348,8 +348,7 @@ def _check_units(
       fewer = _near(num_devices, lambda n: units % n == 0)
       raise errors.InputError(
         f"{layer.name} has {layer.units} units, which layout={name} cannot"
-        f" divide by {num_devices} devices; {near} units, or for these {fewer}"
-        f" as the number of devices."
+        f" divide by {num_devices} devices; {near} units, or {fewer} devices."
       )
 
 
@@ -368,7 +367,7 @@ def _check_devices(
 ) -> None:
   if not holds(count):
     raise errors.InputError(
-      f"layout={name} cannot divide {what} by {count} as the number of devices;"
+      f"layout={name} cannot share {what} among devices={count};"
       f" {_near(count, holds)}."
     )
 
