@@ -357,7 +357,7 @@ def changed(module, **changes):
     (
       changed(alexnet, layout="owt_a"),
       3,
-      "fc6 has 4096 units.* by 3 devices; try 4095 or 4098 .* try 2 or 4 devices",
+      "fc6 has 4096 units.* by 3 devices; try 4095 or 4098 .* 2 or 4 devices",
     ),
     (
       changed(alexnet, layout="owt_b", num_classes=10),

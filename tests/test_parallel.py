@@ -438,6 +438,6 @@ def test_bad_input_of_the_command(arguments, words):
 
 def test_classes_that_devices_cannot_divide_are_refused():
   with pytest.raises(
-    errors.InputError, match="fc8 has 1000 units.* 16 devices"
+    errors.InputError, match=r"fc8 has 1000 units.* 16 devices"
   ):
     on_paper("owt_a", 16)
