@@ -129,10 +129,7 @@ def joins(
 ) -> list[Exchange]:
   """Returns where channels of several devices meet, and the way back.
 
-  Args:
-    layout: of the step.
-    network: the whole net.
-    dtype: of the computation, in XLA's words.
+  The arguments are those of `exchanges`.
   """
   found = []
   for stack, layer, shape, name in _layers(layout, network):
@@ -152,10 +149,7 @@ def passes(
 ) -> list[Exchange]:
   """Returns what carries examples to the fc layers of all devices, and back.
 
-  Args:
-    layout: of the step.
-    network: the whole net.
-    dtype: of the computation, in XLA's words.
+  The arguments are those of `exchanges`.
   """
   if layout.name not in layouts.OWT:
     return []
@@ -299,10 +293,8 @@ def activations(
 
 def _parts(layout: layouts.Layout, stack: str) -> int:
   """Devices that the channels or units of half a net are split over."""
-  split = {"towers": layouts.STACKS}.get(layout.name, ())
-  if layout.name in layouts.OWT:
-    split = ("classifier",)
-  return layout.model if stack in split else 1
+  path = (jax.tree_util.DictKey(stack), jax.tree_util.DictKey("bias"))
+  return _places(layout, layout.axes_of(path))
 
 
 @dataclasses.dataclass(frozen=True)

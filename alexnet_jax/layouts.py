@@ -168,11 +168,11 @@ class Layout:
       return dataclasses.replace(
         network,
         towers=network.towers // self.model,
-        features=_towers(network.features, self.model, axis),
-        classifier=_towers(network.classifier, self.model, axis),
+        features=_share(network.features, self.model, axis),
+        classifier=_share(network.classifier, self.model, axis),
       )
     layers: list[networks.Layer] = []
-    for layer in _units(network.classifier, self.model, axis):
+    for layer in _share(network.classifier, self.model, axis):
       if isinstance(layer, networks.Dense) and layers:
         layers.append(networks.Join(axis))
       if not isinstance(layer, networks.Join):
@@ -196,40 +196,23 @@ def _stack(path: Any) -> str | None:
   return next((name for name in names if name in STACKS), None)
 
 
-def _towers(
+def _share(
   layers: tuple[networks.Layer, ...], parts: int, axis: str
 ) -> tuple[networks.Layer, ...]:
-  """Returns what one of `parts` devices runs of layers, with its towers."""
+  """Returns what one of `parts` devices runs of layers, with its outputs."""
 
   def local(layer):
+    changes: dict[str, Any] = {}
     match layer:
-      case networks.Join():
-        return networks.Join(axis)
-      case networks.LocalResponseNorm() | networks.Flatten():
-        return dataclasses.replace(layer, towers=max(layer.towers // parts, 1))
       case networks.Conv():
-        towers = max(layer.towers // parts, 1)
-        filters = layer.filters // parts
-        return dataclasses.replace(layer, filters=filters, towers=towers)
-    return layer
-
-  return tuple(map(local, _units(layers, parts, axis)))
-
-
-def _units(
-  layers: tuple[networks.Layer, ...], parts: int, axis: str
-) -> tuple[networks.Layer, ...]:
-  """Returns layers with their fully connected units split over `parts`."""
-
-  def local(layer):
-    match layer:
+        changes["filters"] = layer.filters // parts
       case networks.Dense():
-        towers = max(layer.towers // parts, 1)
-        units = layer.units // parts
-        return dataclasses.replace(layer, units=units, towers=towers)
-      case networks.Dropout():
-        return dataclasses.replace(layer, axis=axis)
-    return layer
+        changes["units"] = layer.units // parts
+      case networks.Join() | networks.Dropout():
+        changes["axis"] = axis
+    if towers := getattr(layer, "towers", None):
+      changes["towers"] = max(towers // parts, 1)
+    return dataclasses.replace(layer, **changes)
 
   return tuple(map(local, layers))
 
