@@ -17,6 +17,9 @@ from typing import IO, Any, NamedTuple, Protocol
 from alexnet_jax import errors
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+# Above what Pillow's bound on pixels takes in RGB of 16 bits. An archive of a
+# megabyte can hold a member a thousand times as large.
+MAX_BYTES = 2**30
 
 
 class Item(Protocol):
@@ -53,6 +56,7 @@ class File(NamedTuple):
     if self.size < 0:  # See `file_at`.
       os.stat(self.path)
       raise OSError("no regular file")
+    _check_size(self.size)
     with open(self.path, "rb") as file:
       return file.read()
 
@@ -70,12 +74,18 @@ class Range(NamedTuple):
     """Returns the range."""
     if self.size < 0:  # See `in_tar`.
       raise OSError("no regular file, or a link to nothing")
+    _check_size(self.size)
     with open(self.path, "rb") as file:
       file.seek(self.offset)
       data = file.read(self.size)
     if len(data) != self.size:
       raise OSError("the archive was cut off meanwhile")
     return data
+
+
+def _check_size(size: int) -> None:
+  if size > MAX_BYTES:
+    raise OSError(f"it has {size:,} bytes; an image has at most {MAX_BYTES:,}")
 
 
 def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
@@ -119,7 +129,8 @@ def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
   """Yields what `in_folder` does, of a tar or a zip.
 
   Raises:
-    InputError: it is neither, or is damaged or cut off.
+    InputError: it is neither, is damaged or cut off, or has a name that leads
+      out of it.
   """
   try:
     try:
@@ -152,8 +163,10 @@ def _zip_members(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
   with zipfile.ZipFile(path) as archive, spool.open("wb") as file:
     for info in archive.infolist():
       if not info.is_dir():
-        name = _normal(_zip_name(info))
-        yield name, _spooled(archive.read(info), file, name, changed_ns)
+        name = _inner_name(path, _zip_name(info))
+        with archive.open(info) as stream:
+          item = _spooled(stream, info.file_size, file, name, changed_ns)
+        yield name, item
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -170,7 +183,22 @@ def _normal(name: str) -> str:
   return posixpath.normpath(name).lstrip("/")
 
 
-def _spooled(data: bytes, file: IO[bytes], name: str, changed_ns: int) -> Range:
+def _inner_name(archive: Path, name: str) -> str:
+  """Returns the name of a member, below the archive; the root is its top."""
+  inner = _normal(name)
+  if inner.startswith("../"):
+    raise errors.InputError(
+      f"{name!r} lies outside of source={str(archive)!r}; pack it anew."
+    )
+  return inner
+
+
+def _spooled(
+  stream: IO[bytes], size: int, file: IO[bytes], name: str, changed_ns: int
+) -> Range:
+  if size > MAX_BYTES:  # To be refused when it is read.
+    return Range(file.name, 0, size, name, changed_ns)
+  data = stream.read()
   item = Range(file.name, file.tell(), len(data), name, changed_ns)
   file.write(data)
   return item
@@ -199,7 +227,7 @@ def in_tar(
   links: dict[str, str] = {}
   while member := archive.next():
     vars(archive)["members"].clear()  # It would keep them all.
-    name = folder + _normal(member.name)
+    name = folder + _inner_name(path, member.name)
     if member.issparse():
       raise tarfile.ReadError(f"{name} is sparse")
     if member.isreg():
@@ -214,7 +242,7 @@ def in_tar(
           )
         continue
       if spool_to:
-        item = _spooled(stream.read(), spool_to, name, changed_ns)
+        item = _spooled(stream, member.size, spool_to, name, changed_ns)
       else:
         start = offset + member.offset_data
         item = Range(str(path), start, member.size, name, changed_ns)

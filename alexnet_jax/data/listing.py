@@ -350,10 +350,6 @@ def _in_layout(
   ] = {}  # Of two files of one path the last counts.
   for path, item in members:
     suffix = PurePosixPath(path).suffix
-    if path.startswith("../"):
-      raise errors.InputError(
-        f"{path!r} lies outside of source={source!r}; pack it anew."
-      )
     if path.startswith(".") or "/." in path:
       continue
     if suffix.lower() in SUFFIXES:
@@ -420,8 +416,10 @@ def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
   """Reads lines of PATH and LABEL, and perhaps SPLIT, in columns.
 
   Columns are parted by tabs where there are any, by commas in a .csv, or else
-  by the last blank of the line. Paths are relative to the list's folder.
+  by the last blank of the line. Paths are relative to the list's folder, and
+  lead to files in it.
   """
+  root = os.path.realpath(source.parent)
   try:
     lines = source.read_text(encoding="utf-8-sig").splitlines()
   except (OSError, ValueError) as e:
@@ -445,6 +443,12 @@ def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
         " SPLIT, parted by tabs, in a .csv by commas, or by a blank."
       )
     path, class_name, split = [*row, ""][:3]
+    real = os.path.realpath(source.parent / path)
+    if os.path.commonpath([root, real]) != root:
+      raise errors.InputError(
+        f"{source}, line {number}: {path!r} lies outside of the list's folder,"
+        f" at {real!r}; put the list above its images, without links."
+      )
     item = archives.file_at(str(source.parent / path))
     found.append(_Found(split, class_name, path, item))
   if not found:
@@ -548,7 +552,8 @@ def _read_devkit(
   with tarfile.open(file, "r:*") as archive:
     for member in archive:
       stream = archive.extractfile(member) if member.isreg() else None
-      if stream and member.name.endswith(("meta.mat", "ground_truth.txt")):
+      asked = member.name.endswith(("meta.mat", "ground_truth.txt"))
+      if stream and asked and member.size <= archives.MAX_BYTES:
         members[posixpath.basename(member.name)] = stream.read()
     archives.read_on(vars(archive)["fileobj"])
   meta = scipy.io.loadmat(io.BytesIO(members["meta.mat"]), squeeze_me=True)

@@ -5,10 +5,14 @@ encoding. Only what TFDS itself serializes is read; no pixel is decoded here.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import itertools
+import json
 import os
+import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +22,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax import errors
 
+# To name so many classes takes a second.
+MAX_CLASSES = 1_000_000
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
 
@@ -84,6 +90,12 @@ class Examples:
     self.split = split
     self._serialized = serialized
 
+  @property
+  def files(self) -> list[Path]:
+    """The files that hold them."""
+    info = self.dataset.builder.info.splits[self.split]
+    return [Path(i.filename) for i in info.file_instructions]
+
   def __len__(self) -> int:
     """Their number."""
     return len(self._serialized)
@@ -114,17 +126,26 @@ def open_directory(directory: Path) -> Dataset:
   """Opens a directory that `prepare` or TFDS made.
 
   Raises:
-    InputError: no such directory, none of TFDS, or one without images and
-      labels.
+    InputError: no such directory, none of TFDS, one without images and labels,
+      or one that would have other code run or other files read than its own.
   """
-  if not directory.is_dir():
-    there = "is no directory" if directory.exists() else "does not exist"
+  if not os.path.isdir(directory):
+    there = "is no directory" if os.path.exists(directory) else "does not exist"
     raise errors.InputError(
       f"data_dir={str(directory)!r} {there}; make one with python -m"
-      f" alexnet_jax.data.prepare --source=IMAGES --output={directory}."
+      f" alexnet_jax.data.prepare --source=IMAGES --output={str(directory)!r}."
     )
   try:
-    builder = tfds.builder_from_directory(directory)
+    _check_files(directory, directory.iterdir())
+    _check_metadata(directory)
+    # It would print that TensorFlow is missing, for a type that it lacks.
+    with contextlib.redirect_stdout(None):
+      # Absolute, as TFDS would take one called ~ for the user's own.
+      builder = tfds.builder_from_directory(directory.absolute())
+    for split in builder.info.splits.values():
+      _check_files(directory, map(Path, split.filepaths))
+  except errors.InputError:
+    raise
   # TFDS raises errors of many kinds for metadata that is missing or damaged.
   except Exception as e:
     raise errors.InputError(
@@ -132,6 +153,75 @@ def open_directory(directory: Path) -> Dataset:
       f" ({_first_line(e)}); make it with python -m alexnet_jax.data.prepare."
     ) from e
   return _opened(directory, builder)
+
+
+def _check_files(directory: Path, files: Iterable[Path]) -> None:
+  """Raises InputError if what a path leads to is not one of a directory."""
+  root = os.path.realpath(directory)
+  for file in files:
+    real = os.path.realpath(file)
+    if os.path.commonpath([root, real]) != root:
+      raise errors.InputError(
+        f"{str(file)!r} leads outside of data_dir={str(directory)!r}, to"
+        f" {real!r}; put the file itself there."
+      )
+    # To open a pipe would be to wait for ever.
+    if os.path.exists(real) and not (
+      os.path.isfile(real) or os.path.isdir(real)
+    ):
+      raise errors.InputError(
+        f"{str(file)!r} is no regular file; remove it from data_dir."
+      )
+
+
+def _check_metadata(directory: Path) -> None:
+  """Raises InputError if TFDS would do more than read a directory's metadata.
+
+  It imports the module of a class that it does not know, reads the file that
+  an old class label names, and lets names of shards be any format string.
+  """
+  features = directory / "features.json"
+  if features.exists():
+    _check_features(features, json.loads(features.read_text("utf-8")))
+  file = directory / "dataset_info.json"
+  for split in json.loads(file.read_text("utf-8")).get("splits", ()):
+    for key in ("filepathTemplate", "filepath_template"):
+      template = split.get(key, "")
+      if re.search("[{}]", re.sub(r"{[A-Z_]+}", "", template)):
+        raise errors.InputError(
+          f"{str(file)!r} names shards by {template!r}, where only names may"
+          " stand in braces, like {SPLIT}; mend it."
+        )
+
+
+def _check_features(file: Path, held: Any) -> None:
+  """Looks at every value of `features.json`, and at JSON in its texts."""
+  known = tfds.features.FeatureConnector._registered_features
+  if isinstance(held, str):
+    try:
+      inner = json.loads(held)
+    except ValueError:
+      return
+    if isinstance(inner, dict | list):
+      _check_features(file, inner)
+  elif isinstance(held, list):
+    for value in held:
+      _check_features(file, value)
+  elif isinstance(held, dict):
+    for key, value in held.items():
+      named = isinstance(value, str)
+      kind = key in ("type", "pythonClassName", "python_class_name")
+      if named and kind and value not in known:
+        raise errors.InputError(
+          f"{str(file)!r} has a feature of class {value!r}, which TFDS would"
+          " import; only classes of tfds.features are read: remove it."
+        )
+      if named and key in ("names_file", "labels"):
+        raise errors.InputError(
+          f"{str(file)!r} takes names of classes from {value!r}; put them into"
+          " FEATURE.labels.txt beside it."
+        )
+      _check_features(file, value)
 
 
 def open_catalogue(name: str) -> Dataset:
@@ -188,6 +278,13 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
     raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
   kind = dataset.builder.info.file_format.value
   try:
+    for part in info.file_instructions:
+      # What holds of any file, so that no order of so many is drawn.
+      if part.examples_in_shard > os.path.getsize(part.filename):
+        raise ValueError(
+          f"{part.filename} has fewer bytes than the {part.examples_in_shard}"
+          " examples that dataset_info.json counts"
+        )
     if kind == "tfrecord":
       serialized = _TFRecords(info.file_instructions)
     else:
@@ -212,6 +309,12 @@ def _opened(directory: Path, builder: Any) -> Dataset:
   image = _one_of(directory, features, "image", tfds.features.Image)
   label = _one_of(directory, features, "label", tfds.features.ClassLabel)
   held = features[image]
+  classes = features[label].num_classes
+  if not 0 < (classes or 0) <= MAX_CLASSES:
+    raise errors.InputError(
+      f"data_dir={str(directory)!r} has {classes} classes, not 1 to"
+      f" {MAX_CLASSES:,}; mend its features.json."
+    )
   return Dataset(
     directory,
     builder,

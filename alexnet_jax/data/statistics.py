@@ -6,6 +6,7 @@ standard deviations along them.
 """
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -83,8 +84,13 @@ def read(directory: Path) -> Statistics:
   """
   try:
     pca = json.loads((directory / "colour_pca.json").read_text())
+    # Mapped, as a header can ask for more than there is of either; no pickle
+    # and no archive can be.
+    mean_image = np.lib.format.open_memmap(
+      directory / "mean_image.npy", mode="r"
+    )
     held = Statistics(
-      mean_image=np.load(directory / "mean_image.npy", allow_pickle=False),
+      mean_image=np.array(mean_image),
       colour_axes=np.array(pca["axes_in_columns"], np.float32),
       colour_sds=np.array(pca["standard_deviations"], np.float32),
     )
@@ -96,16 +102,22 @@ def read(directory: Path) -> Statistics:
       if values.shape != shape or not np.isfinite(values).all():
         raise ValueError(f"{values.shape} numbers where {shape} are due")
     return held
-  except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
+  # NumPy's errors on a damaged header are of many kinds.
+  except Exception as e:
+    reason = " ".join(str(e).split())
     raise errors.InputError(
       f"{str(directory)!r} has no usable mean_image.npy and colour_pca.json"
-      f" ({e}); make the directory with python -m alexnet_jax.data.prepare."
+      f" ({reason}); make the directory with python -m"
+      " alexnet_jax.data.prepare."
     ) from e
 
 
 def write(directory: Path, statistics: Statistics) -> None:
   """Writes what `read` reads."""
-  np.save(directory / "mean_image.npy", statistics.mean_image)
+  # Into a file itself, numpy does not notice that a disk is full.
+  image = io.BytesIO()
+  np.save(image, statistics.mean_image)
+  (directory / "mean_image.npy").write_bytes(image.getvalue())
   pca = {
     "axes_in_columns": statistics.colour_axes.tolist(),
     "standard_deviations": statistics.colour_sds.tolist(),
