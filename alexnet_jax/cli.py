@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 import re
 import runpy
 import signal
@@ -45,7 +46,8 @@ def run(
       reason = " ".join(str(e).split()).rstrip(".")
       raise errors.InputError(f"{reason}; --help lists the flags.") from e
 
-  logging.set_verbosity(logging.WARNING)
+  # What libraries log as errors is raised too, and told in one line.
+  logging.set_verbosity(logging.FATAL)
   # Whatever is half-written is cleaned up on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   try:
@@ -53,6 +55,9 @@ def run(
     app.run(checked, flags_parser=parse)
   except errors.InputError as e:
     print(f"error: {e}", file=sys.stderr)
+    if e.at_once:
+      sys.stdout.flush()
+      os._exit(1)
     sys.exit(1)
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
@@ -107,11 +112,12 @@ def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
     config_flags.DEFINE_config_file(
       "config", str(default), "Config file; --config.FIELD=VALUE overrides."
     )
-  except flags.Error as e:
-    raise errors.InputError(f"bad --config flags: {e}") from e
+  except (flags.Error, ValueError, TypeError, IndexError) as e:
+    reason = " ".join(str(e).split())
+    raise errors.InputError(f"bad --config flags: {reason}") from e
   except (AttributeError, KeyError) as e:
     guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(e))
-    name = guess[2] if guess else str(e).strip("'\"\\")
+    name = guess[2] if guess else " ".join(str(e).split()).strip("'\"\\")
     remedy = (
       f"did you mean {guess[1]!r}?" if guess else "see configs/alexnet.py."
     )

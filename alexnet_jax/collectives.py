@@ -53,6 +53,26 @@ def add_up(layout: Layout, grads: Any) -> Any:
   return jax.tree.map_with_path(of, grads)
 
 
+def count_parts(layout: Layout, flags: Any) -> jax.Array:
+  """Returns in how many parts of each array a flag is set, in their order.
+
+  Args:
+    layout: of the step.
+    flags: int32 scalars for this device's parts of the arrays, 0 or 1.
+  """
+  leaves = jax.tree.leaves_with_path(flags)
+  axes = [layout.axes_of(path) for path, _ in leaves]
+  found = jnp.zeros(len(leaves), jnp.int32)
+  for each in sorted(set(axes)):
+    # One exchange for all arrays that are split alike.
+    held = [
+      leaf if of == each else jnp.int32(0)
+      for of, (_, leaf) in zip(axes, leaves, strict=True)
+    ]
+    found += add_over(jnp.stack(held), each)
+  return found
+
+
 def send(layout: Layout, tree: Any, turn: int) -> Any:
   """Returns the examples of a pass through the fc layers, where they are seen.
 

@@ -191,8 +191,10 @@ def softmax(layout: layouts.Layout) -> list[Exchange]:
   ]
 
 
-def step_sums(layout: layouts.Layout) -> list[Exchange]:
+def step_sums(layout: layouts.Layout, params: Any) -> list[Exchange]:
   """Returns what adds up loss, errors and examples, and shows all members'.
+
+  With them goes a count for each array: whether its gradient is finite.
 
   The number of examples is the same for all members, so XLA adds it up once,
   and shows none where a device has several members and their whole batch.
@@ -201,10 +203,19 @@ def step_sums(layout: layouts.Layout) -> list[Exchange]:
   members = _members(layout)
   added = Collective("all-reduce", "f32", 1, layout.data)
   sums = [Exchange(what, added, 3 * members + 1)]
+  leaves = jax.tree.leaves_with_path(params)
+  for axes in {layout.axes_of(path) for path, _ in leaves}:
+    parties = _places(layout, axes)
+    counts = Collective("all-reduce", "s32", len(leaves), parties)
+    sums.append(Exchange("finite gradients", counts))
   if layout.members > 1:
     shown = Collective("all-gather", "f32", layout.members, layout.model)
     known = layout.data == 1 and members > 1
     sums.append(Exchange(what, shown, 3 if known else 4))
+    counts = Collective(
+      "all-gather", "s32", layout.members * len(leaves), layout.model
+    )
+    sums.append(Exchange("finite gradients", counts))
   return sums
 
 
@@ -242,7 +253,7 @@ def exchanges(
     *softmax(layout),
     *gradients(layout, params),
     *(lengths(layout, params) if lars else []),
-    *step_sums(layout),
+    *step_sums(layout, params),
   ]
   # Of a group of one device nothing is left to do.
   return [

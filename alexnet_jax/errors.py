@@ -1,11 +1,28 @@
 """The one exception for bad input: a command prints its text and exits 1."""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
+
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class InputError(ValueError):
-  """Bad input from a user: the value, the rule that it breaks, the remedy."""
+  """Bad input from a user: the value, the rule that it breaks, the remedy.
+
+  Attributes:
+    at_once: whether the command is not to wait for threads and libraries.
+  """
+
+  at_once = False
+
+
+class StallError(InputError):
+  """Something is waited for in vain, in a thread that may never come back."""
+
+  at_once = True
 
 
 def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
@@ -22,3 +39,10 @@ def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
   return InputError(
     f"{what}={value!r} is not known.{guess} Known: {', '.join(known)}."
   )
+
+
+def end_at_once(text: str, code: int) -> NoReturn:
+  """Ends the process from whatever thread; a progress bar may be on show."""
+  show = f"{_SHOW_CURSOR}\n" if sys.stderr.isatty() else ""
+  os.write(2, f"{show}{text}\n".encode())
+  os._exit(code)

@@ -66,8 +66,12 @@ def _mean(parts: Iterable[tuple[float, jax.Array]]) -> Any:
 
 
 def evaluate_members(
-  members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
-) -> list[dict[str, float]]:
+  members: Sequence[Member],
+  examples: Any,
+  config: Any,
+  mesh: Mesh,
+  is_told_to_stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, float]] | None:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
   The prediction of a member is the mean of the softmaxes of its views, that of
@@ -78,9 +82,14 @@ def evaluate_members(
     examples: from `records.open_split`.
     config: a whole config.
     mesh: where to compute.
+    is_told_to_stop: asked before each batch.
 
   Returns:
-    The figures of each member, and then, if there are several, of all together.
+    The figures of each member, and then, if there are several, of all together;
+    None if it was told to stop.
+
+  Raises:
+    InputError: a damaged example, or no batch within `input_timeout_s`.
   """
   start = time.perf_counter()
   whole = sum(member.weight for member in members)
@@ -97,7 +106,9 @@ def evaluate_members(
     threads=config.reader_threads,
     rows=rows,
   )
-  for found in batches:
+  for found in source.InTime(batches, config.input_timeout_s):
+    if is_told_to_stop():
+      return None
     batch = layouts.put_batch(mesh, layouts.BATCH, shape, found)
     each = [
       _mean(
@@ -122,7 +133,9 @@ def evaluate_split(
   members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
 ) -> dict[str, float]:
   """Returns the figures of all members together; see `evaluate_members`."""
-  return evaluate_members(members, examples, config, mesh)[-1]
+  each = evaluate_members(members, examples, config, mesh)
+  assert each
+  return each[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +145,7 @@ class Run:
   Attributes:
     config: of the run.
     net: the module.
-    step: of the newest checkpoint.
+    step: of the checkpoint.
     members: parameters of each net at that step, on the mesh.
   """
 
@@ -149,18 +162,24 @@ def find_run(workdir: Path) -> Any:
     InputError: no run, or no checkpoint yet.
   """
   config = logs.read_config(workdir)
-  if not checkpoint.exists(workdir):
+  if not checkpoint.steps_of(workdir):
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
     )
   return config
 
 
-def open_run(workdir: Path, mesh: Mesh) -> Run:
-  """Opens the newest checkpoint of a run.
+def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
+  """Opens a checkpoint of a run.
+
+  Args:
+    workdir: of the run.
+    mesh: where to put its arrays.
+    step: see `checkpoint.restore_params`.
 
   Raises:
-    InputError: no run, no checkpoint, or one of another version.
+    InputError: no run, no such checkpoint, a damaged one, or one of another
+      version.
   """
   config = find_run(workdir)
   try:
@@ -178,8 +197,10 @@ def open_run(workdir: Path, mesh: Mesh) -> Run:
     params = net.init(jax.random.key(0), images)["params"]
     return steps.stack_members([params] * count) if count > 1 else params
 
-  step, params = checkpoint.restore_params(workdir, jax.eval_shape(draw), mesh)
-  return Run(config, net, step, steps.unstack_members(params, count))
+  found, params = checkpoint.restore_params(
+    workdir, jax.eval_shape(draw), mesh, step
+  )
+  return Run(config, net, found, steps.unstack_members(params, count))
 
 
 def start_from(
@@ -230,13 +251,15 @@ def evaluate_runs(
   *,
   weights: Sequence[float] | None = None,
   views: int | None = None,
+  step: str = "newest",
 ) -> tuple[list[Run], int, dict[str, float]]:
   """Evaluates runs together on the test split of the first.
 
   Args:
-    workdirs: of the runs; each is taken at its newest checkpoint.
+    workdirs: of the runs.
     weights: of the runs in the mean of their softmaxes; equal by default.
     views: 1 or 10 for all of them; by default what each config says.
+    step: of each run, `newest`, `best` or a number.
 
   Returns:
     The runs, the number of images and `evaluate_split`'s figures.
@@ -260,7 +283,7 @@ def evaluate_runs(
       f" number for each of the {len(workdirs)} runs."
     )
   mesh = layouts.make_mesh()
-  runs = [open_run(workdir, mesh) for workdir in workdirs]
+  runs = [open_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
   dataset = records.open_directory(Path(config.data_dir))
   examples = records.open_split(dataset, config.test_split, "test_split")
@@ -298,7 +321,7 @@ def main(_) -> None:
     ) from e
   workdirs = [Path(workdir) for workdir in options.workdir]
   runs, count, figures = evaluate_runs(
-    workdirs, weights=weights, views=options.views
+    workdirs, weights=weights, views=options.views, step=options.step
   )
   views = [options.views or run.config.test_views for run in runs]
   words = {1: "one central view", 10: "ten views"}
@@ -323,6 +346,9 @@ def _define_flags() -> None:
   )
   flags.DEFINE_integer(
     "views", None, "1 or 10 views of each image; by default the config's."
+  )
+  flags.DEFINE_string(
+    "step", "newest", "Checkpoint: newest, best (by validation) or a step."
   )
 
 

@@ -1,16 +1,26 @@
 """What a run writes down and shows: config, metrics, TensorBoard, a bar."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from rich import progress as rich_progress
 from rich.console import Console
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from alexnet_jax import errors
+
+# Protobuf makes their classes when they are imported.
+_EVENTS: Any = event_pb2
+_SUMMARIES: Any = summary_pb2
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -24,20 +34,27 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-# They say where and how often, not what is computed, so a run may change them.
+# They say where, how often and when to give up, not what is computed, so a run
+# may change them.
 FREE_FIELDS = (
+  "checkpoint_every_minutes",
   "checkpoint_every_steps",
   "checkpoints_to_keep",
+  "data_dir",
+  "dead_after_steps",
   "device_data_share",
+  "input_timeout_s",
   "layout",
   "log_every_steps",
   "microbatches",
   "reader_threads",
+  "skip_nonfinite_steps",
 )
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-  """Writes `config.json` into a workdir, if it is new or holds the same run.
+@contextlib.contextmanager
+def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
+  """Holds a workdir, new or of the same run, and writes `config.json` there.
 
   A run is the same if its config differs in `FREE_FIELDS` alone.
 
@@ -45,35 +62,57 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     workdir: made if it does not exist.
     config: of this run.
 
+  Yields:
+    While no other process can claim it; the lock dies with the process.
+
   Raises:
-    InputError: the workdir cannot be written, or belongs to another config.
+    InputError: the workdir cannot be written, is held by another process, or
+      belongs to another config.
   """
   file = workdir / "config.json"
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    asked = flatten(json.loads(text))
-    held = flatten(_read_object(file)) if file.exists() else asked
-    differing = [
-      f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
-      for name in sorted(held | asked)
-      if held.get(name) != asked.get(name) and name not in FREE_FIELDS
-    ]
-    if not differing:
+  with contextlib.ExitStack() as stack:
+    with writing(workdir):
+      workdir.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context((workdir / ".lock").open("w"))
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as e:
+        raise errors.InputError(
+          f"workdir={str(workdir)!r} is in use by another program; wait until"
+          " it ends, or choose another --workdir."
+        ) from e
+      asked = flatten(json.loads(text))
+      try:
+        held = flatten(_read_object(file)) if file.exists() else asked
+      except ValueError as e:
+        raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
+      differing = [
+        f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
+        for name in sorted(held | asked)
+        if held.get(name) != asked.get(name) and name not in FREE_FIELDS
+      ]
+      if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        shown = " ".join(", ".join(differing[:5]).split())
+        raise errors.InputError(
+          f"workdir={str(workdir)!r} holds a run of another config:"
+          f" {shown}{more}. Choose another --workdir."
+        )
       _replace(file, text + "\n")
+    yield
+
+
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+  """Raises InputError where a workdir turns out not to be writable."""
+  try:
+    yield
   except OSError as e:
     raise errors.InputError(
-      f"workdir={str(workdir)!r} cannot be written ({e.strerror}); choose"
-      " another with --workdir."
+      f"workdir={str(workdir)!r} cannot be written ({e.strerror}); make it"
+      " writable, with room, or choose another with --workdir."
     ) from e
-  except ValueError as e:
-    raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
-  if differing:
-    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds a run of another config:"
-      f" {', '.join(differing[:5])}{more}. Choose another --workdir."
-    )
 
 
 def read_config(workdir: Path) -> Any:
@@ -85,7 +124,8 @@ def read_config(workdir: Path) -> Any:
   file = workdir / "config.json"
   try:
     return ConfigDict(_read_object(file)).lock()
-  except (OSError, ValueError) as e:
+  # An AttributeError is for a field that is called as a method is.
+  except (OSError, ValueError, AttributeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
       " with python -m alexnet_jax.main --workdir=DIR."
@@ -100,13 +140,21 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   """
   records = []
   file = workdir / "metrics.jsonl"
-  lines = file.read_text().splitlines() if file.exists() else []
+  try:
+    lines = file.read_bytes().splitlines() if file.exists() else []
+  except OSError as e:
+    raise errors.InputError(
+      f"{str(file)!r} cannot be read ({e.strerror}); mend or remove it."
+    ) from e
   for number, line in enumerate(lines, start=1):
     try:
       record = json.loads(line)
-      if not {"step", "split"} <= set(record):
+      held = record if isinstance(record, dict) else {}
+      if not isinstance(held.get("step"), int) or not isinstance(
+        held.get("split"), str
+      ):
         raise ValueError("it has no step or no split")
-    except (ValueError, TypeError) as e:
+    except (ValueError, RecursionError) as e:
       if number == len(lines):
         break
       raise errors.InputError(
@@ -119,10 +167,22 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 class SilentLog:
   """What the other processes of a run have for a `RunLog`: it only knows."""
 
-  def __init__(self, workdir: Path, start_step: int):
-    """Reads what the run that goes on after `start_step` had written."""
-    found = read_metrics(workdir)
-    self._kept = [record for record in found if record["step"] <= start_step]
+  def __init__(self, workdir: Path, start_step: int, evaluated: bool):
+    """Reads what the run that goes on after `start_step` had written.
+
+    Args:
+      workdir: of the run.
+      start_step: steps done; records of a lost stretch are dropped.
+      evaluated: whether the evaluation that may be due at that step is done.
+    """
+    # That of the test comes last of all.
+    splits = ("train", "validation", "test")[: 3 if evaluated else 1]
+    self._kept = [
+      record
+      for record in read_metrics(workdir)
+      if record["step"] < start_step
+      or (record["step"] == start_step and record["split"] in splits)
+    ]
 
   def __enter__(self) -> "SilentLog":
     """Returns itself."""
@@ -141,6 +201,10 @@ class SilentLog:
   def record(self, record: dict[str, Any]) -> None:
     """Writes nothing."""
 
+  def flush(self) -> bool:
+    """Has nothing that is not written."""
+    return True
+
   def say(self, text: str) -> None:
     """Prints nothing."""
 
@@ -148,21 +212,23 @@ class SilentLog:
 class RunLog(SilentLog):
   """Writes the records of a run and shows them."""
 
-  def __init__(self, workdir: Path, start_step: int, total_steps: int):
+  def __init__(
+    self, workdir: Path, start_step: int, evaluated: bool, total_steps: int
+  ):
     """Opens the files of a run that goes on after `start_step`.
 
     Args:
       workdir: of the run.
-      start_step: steps done; later records of a lost stretch are dropped.
+      start_step: see `SilentLog`.
+      evaluated: see `SilentLog`.
       total_steps: of the whole run.
     """
-    super().__init__(workdir, start_step)
+    super().__init__(workdir, start_step, evaluated)
     file = workdir / "metrics.jsonl"
     _replace(file, "".join(json.dumps(r) + "\n" for r in self._kept))
-    self._file = file.open("a")
-    self._events = SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=start_step + 1
-    )
+    self._file = file.open("ab", buffering=0)
+    self._unwritten = b""
+    self._events = _Events(workdir / "tensorboard", start_step + 1)
     self._total_steps = total_steps
     console = Console()
     self._bar = rich_progress.Progress(
@@ -198,13 +264,18 @@ class RunLog(SilentLog):
 
   def record(self, record: dict[str, Any]) -> None:
     """Writes one record: see README for its fields."""
-    self._file.write(json.dumps(record, allow_nan=False) + "\n")
-    self._file.flush()
+    self._unwritten += json.dumps(record, allow_nan=False).encode() + b"\n"
+    self.flush()
     step, split = record["step"], record["split"]
     group = f"{split}/member{record['member']}" if "member" in record else split
-    for name, value in record.items():
-      if name not in ("step", "split", "member"):
-        self._events.add_scalar(f"{group}/{name}", value, step)
+    self._events.add(
+      step,
+      {
+        f"{group}/{name}": value
+        for name, value in record.items()
+        if name not in ("step", "split", "member")
+      },
+    )
     if "member" in record:
       return
     figures = (
@@ -219,6 +290,26 @@ class RunLog(SilentLog):
       f"  {split:<10}  {figures}"
     )
 
+  def flush(self) -> bool:
+    """Writes what a full disk has held up; returns whether all is written."""
+    if not self._unwritten:
+      return True
+    whole = os.fstat(self._file.fileno()).st_size
+    try:
+      if self._file.write(self._unwritten) < len(self._unwritten):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as e:
+      # No line is ever there in part.
+      os.ftruncate(self._file.fileno(), whole)
+      count = self._unwritten.count(b"\n")
+      self.say(
+        f"WARNING: {count} lines of {self._file.name} could not be written"
+        f" ({e.strerror}). Make room; they are kept, and tried again."
+      )
+      return False
+    self._unwritten = b""
+    return True
+
   def say(self, text: str) -> None:
     """Prints a line, above the bar where there is one."""
     if self._bar.disable:
@@ -227,8 +318,53 @@ class RunLog(SilentLog):
       self._bar.console.print(text, highlight=False, markup=False)
 
 
+class _Events:
+  """TensorBoard's files, for scalars alone.
+
+  tensorboardX's own writer hangs for ever where its thread meets a full disk.
+  """
+
+  def __init__(self, folder: Path, start_step: int):
+    self._prefix = str(folder / "events")
+    folder.mkdir(exist_ok=True)
+    self._writer: EventsWriter | None = None
+    start = _EVENTS.SessionLog(status=_EVENTS.SessionLog.START)
+    # Readers forget what an earlier, lost stretch has written from here on.
+    self._write(_EVENTS.Event(step=start_step, session_log=start))
+
+  def add(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes figures; on a full disk they are left out."""
+    values = [
+      _SUMMARIES.Summary.Value(tag=tag, simple_value=value)
+      for tag, value in scalars.items()
+    ]
+    summary = _SUMMARIES.Summary(value=values)
+    self._write(_EVENTS.Event(step=step, summary=summary))
+
+  def close(self) -> None:
+    """Closes the file."""
+    writer, self._writer = self._writer, None
+    with contextlib.suppress(OSError):
+      if writer:
+        writer.close()
+
+  def _write(self, event: Any) -> None:
+    event.wall_time = time.time()
+    try:
+      # A file that ends in half an event is read up to there: a new one then.
+      suffix = f".{time.time_ns()}"  # Else one of this second is overwritten.
+      self._writer = self._writer or EventsWriter(self._prefix, suffix)
+      self._writer.write_event(event)
+      self._writer.flush()
+    except OSError:
+      self.close()
+
+
 def _read_object(file: Path) -> dict[str, Any]:
-  found = json.loads(file.read_text())
+  try:
+    found = json.loads(file.read_text())
+  except RecursionError as e:
+    raise ValueError("it is nested too deeply") from e
   if not isinstance(found, dict):
     raise ValueError("it holds no JSON object")
   return found

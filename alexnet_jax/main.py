@@ -8,22 +8,26 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import cli, distributed, train
+from alexnet_jax import cli, distributed, stopping, train
 
 
 def main(_) -> None:
   """Runs the command."""
   asked = flags.FLAGS
   config, name = cli.config()
-  distributed.initialize(
-    asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
-  )
   workdir = Path(asked.workdir or f"runs/{name}")
-  train.train_and_evaluate(config, workdir)
-  if jax.process_index() == 0:
-    print(
-      f"{workdir} holds config.json, metrics.jsonl, tensorboard/, checkpoints/"
-    )
+  with (
+    distributed.joined(
+      asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
+    ),
+    stopping.listening() as is_told_to_stop,
+  ):
+    train.train_and_evaluate(config, workdir, is_told_to_stop)
+    if jax.process_index() == 0:
+      print(
+        f"{workdir} holds config.json, metrics.jsonl, tensorboard/,"
+        " checkpoints/"
+      )
 
 
 def _define_flags() -> None:

@@ -1,6 +1,7 @@
 """One step of training and one of evaluation, as pure functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,14 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import augment, collectives, layouts, metrics, optimizer
+from alexnet_jax import (
+  augment,
+  collectives,
+  layouts,
+  metrics,
+  networks,
+  optimizer,
+)
 from alexnet_jax.model import AlexNet
 
 Batch = dict[str, jax.Array]
@@ -82,6 +90,33 @@ def init_state(
   return TrainState(jnp.int32(0), params, opt_state, plateau)
 
 
+def _example_keys(seed: Any, step: Any, rows_B: jax.Array) -> jax.Array:
+  """Returns the key of each example, by its row in the whole batch."""
+  step_key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_B)
+
+
+def _see(
+  images: jax.Array,
+  rows_B: jax.Array,
+  seed: Any,
+  step: Any,
+  augmentation: augment.Augmentation,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns what the net sees of images in a step, and keys for dropout."""
+  keys = functools.partial(_example_keys, seed, step)
+  # Images that share a view take it from the first of them.
+  firsts = rows_B - rows_B % augmentation.images_per_crop
+  views = augment.augment(
+    images,
+    _fold_in(keys(firsts), 0),
+    _fold_in(keys(rows_B), 2),
+    step,
+    augmentation,
+  )
+  return views, _fold_in(keys(rows_B), 1)
+
+
 def _fold_in(keys_B: jax.Array, value: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (0, None))(keys_B, value)
 
@@ -99,6 +134,11 @@ def make_train_step(
   seed: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]:
   """Returns the jitted `(state, batch) -> (state, sums)`; it eats its state.
+
+  Beside `metrics.sums`, `sums` has `nonfinite`: int32, above 0 for each array
+  whose gradient is not finite, in the order of `jax.tree.leaves`. If there is
+  one, or if the loss is not finite, the step changes neither parameters nor
+  velocity.
 
   Each example's randomness is a function of the seed, the step and its row in
   the whole batch alone, so neither a resumed run nor another layout changes it.
@@ -129,20 +169,23 @@ def make_train_step(
 
   def local_step(state, batch, rows_B, seed):
     """What a device does with its examples and its part of the state."""
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     params, opt_state = dict(state.params), dict(state.opt_state)
     used = {
       stack: collectives.whole(layout, {stack: params[stack]})[stack]
       for stack in params
     }
 
-    def keys(rows_B):
-      return jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_B)
+    nonfinite: Any = {}
 
     def update(stack, grads):
       old = {stack: params[stack]}
+      grads = collectives.add_up(layout, {stack: grads})
+      bad = jax.tree.map(lambda g: jnp.any(~jnp.isfinite(g)), grads)[stack]
+      nonfinite[stack] = jax.tree.map(
+        jnp.logical_or, nonfinite.get(stack, bad), bad
+      )
       updates, opt_state[stack] = tx.update(
-        collectives.add_up(layout, {stack: grads}),
+        grads,
         opt_state[stack],
         old,
         step=state.step,
@@ -165,7 +208,9 @@ def make_train_step(
           # them wait, so that no more than two passes' are held.
           sent, back = lax.optimization_barrier((sent, back))
           arriving = collectives.send(layout, sent, turn + 1)
-        labels, drop_keys = about[:, 0], _fold_in(keys(about[:, 1]), 1)
+        labels = about[:, 0]
+        keys = _example_keys(seed, state.step, about[:, 1])
+        drop_keys = _fold_in(keys, 1)
         (grads, dx), sums = loss_gradients(
           used["classifier"], x, labels, drop_keys
         )
@@ -178,16 +223,7 @@ def make_train_step(
 
     def microbatch(image, labels, rows):
       """Returns gradients of features and of the classifier, and sums."""
-      # Images that share a view take it from the first of them.
-      firsts = rows - rows % augmentation.images_per_crop
-      views = augment.augment(
-        image,
-        _fold_in(keys(firsts), 0),
-        _fold_in(keys(rows), 2),
-        state.step,
-        augmentation,
-      )
-      drop_keys = _fold_in(keys(rows), 1)
+      views, drop_keys = _see(image, rows, seed, state.step, augmentation)
       x, pull_back = jax.vjp(
         lambda features: extract(features, views, drop_keys), used["features"]
       )
@@ -211,10 +247,20 @@ def make_train_step(
     update("features", dfeatures)
     if layout.fc_updates == 1:
       update("classifier", dclassifier)
+    # No step makes rubbish of the state: who trains decides whether to go on.
+    flags = jax.tree.map(lambda bad: bad.astype(jnp.int32), nonfinite)
+    bad_parts = collectives.count_parts(layout, flags)
+    sums = collectives.add_over(sums, layout.data_axes)
+    rubbish = jnp.any(bad_parts > 0) | ~jnp.isfinite(sums["loss"])
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(rubbish, old, new),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
     new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state
     )
-    return new, collectives.add_over(sums, layout.data_axes)
+    return new, sums | {"nonfinite": bad_parts}
 
   def local_members(state, batch, rows_B, seeds):
     """The same for each of this device's members, if there are several."""
@@ -255,6 +301,42 @@ def make_train_step(
     return state, lax.with_sharding_constraint(sums, everywhere)
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def make_probe(
+  model: AlexNet, augmentation: augment.Augmentation
+) -> Callable[..., jax.Array]:
+  """Returns a function that looks for what is not finite in a forward pass.
+
+  The jitted `(params, images, rows_B, step, seed) -> finite_LxB` tells of each
+  layer that has weights, and of each image, whether the outputs are finite as
+  they are in training, in the step after `step` updates.
+
+  Args:
+    model: the net.
+    augmentation: as in training.
+  """
+  layers = networks.names(model.network)
+
+  def probe(params, images, rows_B, step, seed):
+    views, drop_keys = _see(images, rows_B, seed, step, augmentation)
+    _, found = model.apply(
+      {"params": params},
+      views,
+      drop_keys,
+      capture_intermediates=lambda module, _: module.name in layers,
+      mutable=["intermediates"],
+    )
+    halves: Any = found["intermediates"]
+    outputs = {
+      name: seen["__call__"][0]
+      for half in halves.values()
+      for name, seen in half.items()
+    }
+    finite = [jnp.isfinite(outputs[name]) for name in layers]
+    return jnp.stack([x.reshape(len(x), -1).all(axis=1) for x in finite])
+
+  return jax.jit(probe)
 
 
 def make_view_step(

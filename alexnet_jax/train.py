@@ -26,20 +26,31 @@ from alexnet_jax import (
   networks,
   optimizer,
   steps,
+  stopping,
 )
 from alexnet_jax.data import feed, records, shapes, source, statistics
 
+_RETRY_S = 10
+# A loss so near to that of chance, as a share of it, is no better.
+_DEAD = 0.01
 
-def train_and_evaluate(config: Any, workdir: Path) -> None:
+
+def train_and_evaluate(
+  config: Any,
+  workdir: Path,
+  is_told_to_stop: Callable[[], bool] = lambda: False,
+) -> None:
   """Trains as a config says, from where the workdir stands, then tests.
 
   Args:
     config: a whole config; see configs/alexnet.py for its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+    is_told_to_stop: asked after every step and batch of an evaluation; the run
+      is then saved and can go on from there.
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step;
-      or a loss that is not finite, the last good checkpoint being kept.
+      or rubbish in training, the last good checkpoint being kept.
   """
   distributed.agree(logs.flatten(config.to_dict()) | {"workdir": str(workdir)})
   _check_config(config)
@@ -56,10 +67,13 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
     held = source.check(splits["train"], config)
-    starts = config.init_from and not checkpoint.exists(workdir)
-    if starts:
+    fingerprint = source.fingerprint(splits.values())
+    saved = checkpoint.exists(workdir)
+    if config.init_from and not saved:
       evaluate.find_run(Path(config.init_from))
-  distributed.agree(_facts(dataset, splits, held))
+  distributed.agree(_facts(dataset, splits, held, fingerprint))
+  # In a folder of its own a process may see another; see `share`.
+  saved = distributed.from_first(saved)
   num_examples = len(splits["train"])
   total_steps = config.total_steps or optimizer.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
@@ -67,141 +81,437 @@ def train_and_evaluate(config: Any, workdir: Path) -> None:
   tx, learning_rate = optimizer.from_config(
     config, num_examples, total_steps, layout.axes_of
   )
-  source_run = Path(config.init_from) if starts else None
-  state, started = _start(config, net, tx, layout, mesh, source_run)
   augmentation = augment.from_config(config, held, num_examples)
-  train_step = steps.make_train_step(
-    net, tx, augmentation, layout, mesh, config.seed
-  )
-  view_step = steps.make_view_step(net, augmentation, whole_mesh)
   batches = feed.open_feed(splits["train"], config, layout, mesh)
-  # Last, so that nothing is written for a config that cannot run.
-  with distributed.together():
-    if distributed.is_first():
-      logs.claim_workdir(workdir, config)
-      source.keep(workdir, dataset, held)
-  distributed.share(workdir)
-
+  progress = checkpoint.Progress(batches.get_state(), fingerprint)
+  if saved:
+    state, started = _abstract_state(net, tx, layout, mesh), ""
+  else:
+    state, started = _start(config, net, tx, layout, mesh)
   with contextlib.ExitStack() as stack:
-    manager = stack.enter_context(
-      checkpoint.open_manager(workdir, config.checkpoints_to_keep)
-    )
-    if manager.latest_step() is not None:
-      state, position = checkpoint.restore(manager, state)
-      batches.set_state(position)
-    start_step = int(state.step)
-    # Kept here too: to ask the state would be to wait for the running step.
-    plateau = jax.device_get(layouts.replicate(mesh, state.plateau))
-    drops = plateau.drops
-    log = stack.enter_context(
-      logs.RunLog(workdir, start_step, total_steps)
-      if distributed.is_first()
-      else logs.SilentLog(workdir, start_step)
-    )
-
-    def record(step: int, split: str, each: list[dict[str, float]]) -> None:
-      """Writes the figures of each member, and of all together the last."""
-      epoch = step * config.batch_size / num_examples
-      rates = np.broadcast_to(
-        learning_rate(max(step - 1, 0), drops), (layout.members,)
+    # Last, so that nothing is written for a config that cannot run.
+    with distributed.together():
+      if distributed.is_first():
+        stack.enter_context(logs.claim_workdir(workdir, config))
+        with logs.writing(workdir):
+          source.keep(workdir, dataset, held)
+    distributed.share(workdir)
+    newest = _newest_good(workdir)
+    if newest is not None:
+      state, progress = checkpoint.restore(workdir, newest, state)
+      _compare(config, newest, progress.fingerprint, fingerprint)
+      batches.set_state(progress.batches)
+    start_step, evaluated = int(state.step), progress.evaluated
+    with distributed.together(), logs.writing(workdir):
+      log = stack.enter_context(
+        logs.RunLog(workdir, start_step, evaluated, total_steps)
+        if distributed.is_first()
+        else logs.SilentLog(workdir, start_step, evaluated)
       )
-      bad = [x["loss"] for x in each if not math.isfinite(x["loss"])]
-      if bad:
-        manager.wait_until_finished()
-        raise errors.InputError(
-          f"the {split} loss is {bad[0]} at step {step} with"
-          f" learning_rate={rates.max():g}; lower it. The newest good"
-          f" checkpoint is that of step {manager.latest_step()}."
-        )
-      for number, figures in enumerate(each):
-        about = {"step": step, "epoch": epoch, "split": split}
-        rate = rates.mean()
-        if len(each) > 1 and number < layout.members:
-          about["member"] = number
-          rate = rates[number]
-        log.record(about | figures | {"learning_rate": float(rate)})
-
-    def settle(step: int, sums: metrics.Sums) -> None:
-      losses = meter.add(sums)
-      log.advance(step, step * config.batch_size / num_examples)
-      if not np.isfinite(losses).all():
-        record(step, "train", [{"loss": loss} for loss in losses])
-      if step % config.log_every_steps == 0 or step == total_steps:
-        record(step, "train", meter.take())
-
-    def evaluate_on(split: str, step: int, views: int) -> np.ndarray:
-      """Returns the top-1 error of each member, one number if there is one."""
-      seen = augment.views(views, config.image_size_px, config.crop_size_px)
-      params = layouts.replicate(whole_mesh, state.params)
-      each = evaluate.evaluate_members(
-        [
-          evaluate.Member(view_step, member, seen)
-          for member in steps.unstack_members(params, layout.members)
-        ],
-        splits[split],
-        config,
-        whole_mesh,
-      )
-      record(step, split, each)
-      errors_of = [figures["top1_error"] for figures in each[: layout.members]]
-      return np.reshape(errors_of, plateau.stale.shape)
-
+    saver = checkpoint.Saver(
+      workdir,
+      keep=config.checkpoints_to_keep,
+      every_minutes=config.checkpoint_every_minutes,
+      best_step=progress.best_step,
+      say=log.say,
+    )
     if start_step:
       log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
     elif started:
       log.say(f"starting with {started}")
-    if distributed.was_told_to_stop(start_step):
-      log.say(f"told to stop at step {start_step}; the same command goes on")
-      return
-    meter = _Meter()
-    running = None
-    for step in range(start_step + 1, total_steps + 1):
-      if plateau.stopped.all():
-        break
-      with meter.waiting():
-        batch = next(batches)
-      state, sums = train_step(state, batch)
-      drops = plateau.drops
-      # The step before is read while this one runs.
-      if running:
-        settle(*running)
-      running = (step, sums)
-      last = step == total_steps
-      evaluates = "validation" in splits and (
-        last
-        or _crosses(
-          config.evaluate_every_epochs, step, config.batch_size, num_examples
-        )
+    _Run(
+      config=config,
+      net=net,
+      layout=layout,
+      mesh=mesh,
+      whole_mesh=whole_mesh,
+      splits=splits,
+      augmentation=augmentation,
+      train_step=steps.make_train_step(
+        net, tx, augmentation, layout, mesh, config.seed
+      ),
+      view_step=steps.make_view_step(net, augmentation, whole_mesh),
+      learning_rate=learning_rate,
+      batches=batches,
+      log=log,
+      saver=stack.enter_context(saver),
+      is_told_to_stop=is_told_to_stop,
+      total_steps=total_steps,
+      workdir=workdir,
+      state=state,
+      progress=progress,
+    ).finish()
+
+
+@dataclasses.dataclass
+class _Run:
+  """A run under way: what it is made of, and where it stands."""
+
+  config: Any
+  workdir: Path
+  net: model.AlexNet
+  layout: layouts.Layout
+  mesh: Mesh
+  whole_mesh: Mesh
+  splits: dict[str, records.Examples]
+  augmentation: augment.Augmentation
+  train_step: Callable[..., Any]
+  view_step: Callable[..., jax.Array]
+  learning_rate: Callable[..., Any]
+  batches: feed.Feed
+  log: Any
+  saver: checkpoint.Saver
+  is_told_to_stop: Callable[[], bool]
+  total_steps: int
+  state: steps.TrainState
+  progress: checkpoint.Progress
+
+  def __post_init__(self):
+    """Reads the state, which from the first step on is to be asked no more."""
+    self.meter = _Meter(self.progress.totals)
+    self.step = self.start_step = int(self.state.step)
+    self.plateau = jax.device_get(
+      layouts.replicate(self.mesh, self.state.plateau)
+    )
+    self.running: tuple[int, metrics.Sums, steps.Batch] | None = None
+    self.saved = True  # Whether what is here is what is on disk.
+
+  def finish(self) -> None:
+    """Trains to the end and tests, or until the run is told to stop."""
+    try:
+      self._train_and_test()
+    except errors.StallError as e:
+      if jax.process_count() > 1:  # The others would not come to save.
+        raise
+      if not stopping.came():
+        self.log.say(f"WARNING: {e}")  # The disk may stall the saving too.
+      try:
+        if not self.saved:
+          self._save(told=True, ended=False)
+      except errors.InputError as failed:
+        failed.at_once = True
+        raise
+      if stopping.came():
+        errors.end_at_once(self._told(), 0)
+      raise
+
+  def _told(self) -> str:
+    return f"told to stop after step {self.step}; the same command goes on"
+
+  def _train_and_test(self) -> None:
+    if self._train():
+      if "test" in self.splits and not self.log.holds(self.step, "test"):
+        views = self.config.test_views
+        if self._evaluate("test", views) is None:
+          self.log.say("told to stop in the test; the same command goes on")
+      elif self.start_step == self.step:
+        self.log.say(f"the run in {self.workdir} is finished; nothing to do")
+
+  def _train(self) -> bool:
+    """Trains; returns whether that came to its end."""
+    while True:
+      told = self.is_told_to_stop()
+      improved = False
+      if not self.progress.evaluated and not told:
+        improved = self._validate()
+        told, self.saved = improved is None, False
+      ended = self.step == self.total_steps or bool(self.plateau.stopped.all())
+      if ended:
+        self._settle()
+        self._record_training()
+      if not self.saved and (told or ended or improved or self._save_is_due()):
+        self._save(told, ended)
+        self.meter.restart()
+      if told:
+        self.log.say(self._told())
+      if told or ended:
+        return not told
+      self._take_step()
+      self.saved = False
+
+  def _take_step(self) -> None:
+    with self.meter.waiting():
+      batch = next(self.batches)
+    self._know(batches=self.batches.get_state())
+    self.state, sums = self.train_step(self.state, batch)
+    # The step before is read while this one runs.
+    self._settle()
+    self.step += 1
+    self.running = self.step, sums, batch
+    config = self.config
+    evaluates = "validation" in self.splits and (
+      self.step == self.total_steps
+      or _crosses(
+        config.evaluate_every_epochs,
+        self.step,
+        config.batch_size,
+        len(self.splits["train"]),
       )
-      stops = distributed.is_told_to_stop(step)
-      saves = last or stops or step % config.checkpoint_every_steps == 0
-      if evaluates or saves:
-        settle(*running)
-        running = None
-        if evaluates:
-          error = evaluate_on("validation", step, views=1)
-          if config.schedule == "plateau":
-            plateau = _watch(plateau, error, config, log)
-            state = dataclasses.replace(
-              state,
-              plateau=jax.device_put(
-                plateau, jax.tree.map(lambda x: x.sharding, state.plateau)
-              ),
+    )
+    self._know(evaluated=not evaluates)
+
+  def _know(self, **changes: Any) -> None:
+    self.progress = dataclasses.replace(self.progress, **changes)
+
+  def _settle(self) -> None:
+    """Waits for the step that runs, if one does, and takes its figures in."""
+    if self.running is None:
+      return
+    (step, sums, batch), self.running = self.running, None
+    nonfinite = np.asarray(sums.pop("nonfinite"))
+    losses = np.atleast_1d(sums["loss"]) / np.asarray(sums["examples"])
+    if nonfinite.any() or not np.isfinite(losses).all():
+      self._skip(step, losses, np.atleast_2d(nonfinite), batch)
+    else:
+      self.meter.add(sums)
+    self.log.advance(step, self._epoch(step))
+    if step % self.config.log_every_steps == 0:
+      self._record_training(step)
+
+  def _epoch(self, step: int) -> float:
+    return step * self.config.batch_size / len(self.splits["train"])
+
+  def _rates(self, step: int) -> np.ndarray:
+    """Returns the learning rate of each member in a step."""
+    rates = self.learning_rate(max(step - 1, 0), self.plateau.drops)
+    return np.broadcast_to(rates, (self.layout.members,))
+
+  def _record_training(self, step: int | None = None) -> None:
+    """Writes the figures of the steps since the last time, if there are any."""
+    if not self.meter.pending:
+      return
+    step = step or self.step
+    each = self.meter.take()
+    self._record(step, "train", each)
+    after = self.config.dead_after_steps
+    if after and step >= after:
+      _check_alive(self.config, step, [figures["loss"] for figures in each])
+
+  def _record(
+    self, step: int, split: str, each: list[dict[str, float]]
+  ) -> None:
+    """Writes the figures of each member, and of all together the last."""
+    bad = [x["loss"] for x in each if not math.isfinite(x["loss"])]
+    if bad:
+      raise errors.InputError(
+        f"the {split} loss is {bad[0]} at step {step}; lower learning_rate."
+        f" {self._newest()}"
+      )
+    rates = self._rates(step)
+    members = self.layout.members
+    for number, figures in enumerate(each):
+      about = {"step": step, "epoch": self._epoch(step), "split": split}
+      rate = rates.mean()
+      if len(each) > 1 and number < members:
+        about["member"] = number
+        rate = rates[number]
+      self.log.record(about | figures | {"learning_rate": float(rate)})
+
+  def _evaluate(self, split: str, views: int) -> list[dict[str, float]] | None:
+    """Returns the figures of a split, None if the run was told to stop."""
+    config = self.config
+    seen = augment.views(views, config.image_size_px, config.crop_size_px)
+    params = layouts.replicate(self.whole_mesh, self.state.params)
+    each = evaluate.evaluate_members(
+      [
+        evaluate.Member(self.view_step, member, seen)
+        for member in steps.unstack_members(params, self.layout.members)
+      ],
+      self.splits[split],
+      config,
+      self.whole_mesh,
+      self.is_told_to_stop,
+    )
+    if each is not None:
+      self._record(self.step, split, each)
+    return each
+
+  def _validate(self) -> bool | None:
+    """Evaluates the validation split, and follows the plateau's rule.
+
+    Returns:
+      Whether the error is the lowest so far, None if told to stop meanwhile.
+    """
+    self._settle()
+    each = self._evaluate("validation", views=1)
+    self.meter.restart()
+    if each is None:
+      return None
+    if self.config.schedule == "plateau":
+      error = [x["top1_error"] for x in each[: self.layout.members]]
+      error = np.reshape(error, self.plateau.stale.shape)
+      self.plateau = _watch(self.plateau, error, self.config, self.log)
+      where = jax.tree.map(lambda x: x.sharding, self.state.plateau)
+      self.state = dataclasses.replace(
+        self.state, plateau=jax.device_put(self.plateau, where)
+      )
+    error, best = each[-1]["top1_error"], self.progress.best_error
+    improved = best is None or error < best
+    self._know(evaluated=True)
+    if improved:
+      self._know(best_step=self.step, best_error=error)
+    return improved
+
+  def _save_is_due(self) -> bool:
+    """Whether to save now, by the steps or by the clock of process 0."""
+    config = self.config
+    if self.step % config.checkpoint_every_steps == 0:
+      return True
+    # Of several processes all have to wait for the answer.
+    asks = jax.process_count() == 1 or self.step % config.log_every_steps == 0
+    return asks and distributed.from_first(self.saver.is_due())
+
+  def _save(self, told: bool, ended: bool) -> None:
+    """Saves; what is the end of this run is not let go before it is on disk."""
+    self._settle()
+    self._know(totals=self.meter.totals())
+    self.log.flush()  # A run that goes on from here writes none of it again.
+    self.saver.save(self.state, self.progress)
+    while (told or ended) and not distributed.from_first(
+      self.saver.wait() and self.log.flush()
+    ):
+      if told or self.is_told_to_stop():
+        raise errors.InputError(
+          f"step {self.step} could not be saved. {self._newest()}"
+        )
+      time.sleep(_RETRY_S)
+      self.saver.save(self.state, self.progress)
+    self.saved = True
+
+  def _newest(self) -> str:
+    self.saver.wait()
+    return checkpoint.newest_of(self.workdir)
+
+  def _skip(
+    self,
+    step: int,
+    losses: np.ndarray,
+    nonfinite: np.ndarray,
+    batch: steps.Batch,
+  ) -> None:
+    """Passes over a step that was left out; raises InputError if too many."""
+    member = int(np.argmax(nonfinite.any(axis=1) | ~np.isfinite(losses)))
+    whose = f" of member {member}" if len(losses) > 1 else ""
+    loss = f"the loss{whose} is {losses[member]:g} at step {step}"
+    allowed = self.config.skip_nonfinite_steps
+    skipped = self.progress.skipped + 1
+    if skipped <= allowed:
+      self._know(skipped=skipped)
+      self.log.say(
+        f"WARNING: {loss}, or a gradient is not finite; it is left out"
+        f" ({skipped} of skip_nonfinite_steps={allowed})"
+      )
+      return
+    remedy = (
+      f"with learning_rate={self._rates(step)[member]:g}; lower it, or have"
+      " such steps left out with --config.skip_nonfinite_steps=N."
+      f" {self._newest()}"
+    )
+    with distributed.together():
+      if blamed := self._blame(step, batch):
+        raise errors.InputError(f"{loss}: {blamed}, {remedy}")
+    # Gradients come from the last layer: those before it have them from there.
+    paths = jax.tree.leaves_with_path(self.state.params)
+    names = networks.names(self.net.network)
+    bad = [
+      (names.index(path[-2].key), f"{path[-2].key}/{path[-1].key}")
+      for (path, _), count in zip(paths, nonfinite[member], strict=True)
+      if count
+    ]
+    _, array = max(bad, default=(0, "no array"))
+    seen = self._examples(step, member, slice(None))
+    raise errors.InputError(
+      f"{loss}, and of {len(bad)} arrays the gradient is not finite, first that"
+      f" of {array}, for {seen}, {remedy}"
+    )
+
+  def _examples(self, step: int, member: int, rows: Any) -> str:
+    """Returns which examples the rows of a step's batch are, in words."""
+    examples = self.splits["train"]
+    found = source.examples_of(
+      len(examples),
+      batch_size=self.config.batch_size,
+      seed=self.config.seed + member,
+      batch=step - 1,
+    )[rows]
+    more = ", ..." if len(found) > 8 else ""
+    shown = ", ".join(map(str, found[:8]))
+    return f"examples {shown}{more} of {examples.split!r}"
+
+  def _blame(self, step: int, batch: steps.Batch) -> str:
+    """Returns the first layer whose outputs are not finite, and for what.
+
+    By the parameters of now; of the examples that this process has.
+    """
+    params = layouts.replicate(self.mesh, self.state.params)
+    members = steps.unstack_members(jax.device_get(params), self.layout.members)
+    probe = steps.make_probe(self.net, self.augmentation)
+    rows_B = self.layout.rows()
+    for shard in batch["image"].addressable_shards:
+      images = np.asarray(shard.data)
+      whose = range(len(members))[shard.index[0]] if len(members) > 1 else [0]
+      rows = rows_B[shard.index[len(members) > 1]]
+      for number, seen in zip(
+        whose, images if len(members) > 1 else [images], strict=True
+      ):
+        seed = np.uint32(self.config.seed + number)
+        finite_LxB = np.asarray(
+          probe(members[number], seen, rows, np.int32(step - 1), seed)
+        )
+        for name, finite_B in zip(
+          networks.names(self.net.network), finite_LxB, strict=True
+        ):
+          if not finite_B.all():
+            bad = rows[~finite_B]
+            return (
+              f"the outputs of {name} are not finite for {len(bad)} of"
+              f" {len(rows)} images, {self._examples(step, number, bad)}"
             )
-        ended = plateau.stopped.all()
-        if ended and meter.pending:
-          record(step, "train", meter.take())
-        if saves or ended:
-          checkpoint.save(manager, state, batches.get_state())
-        if stops:
-          log.say(f"told to stop after step {step}; the same command goes on")
-          return
-        meter.restart()
-    step = int(state.step)
-    if "test" in splits and not log.holds(step, "test"):
-      evaluate_on("test", step, config.test_views)
-    elif start_step == step:
-      log.say(f"the run in {workdir} is finished; nothing to do")
+    return ""
+
+
+def _newest_good(workdir: Path) -> int | None:
+  """Returns the step to go on from; damaged ones are put aside and told of."""
+  found = None
+  with distributed.together():
+    if distributed.is_first():
+      with logs.writing(workdir):
+        checkpoint.clean(workdir)
+        found, bad = checkpoint.newest_good(workdir)
+        for line in checkpoint.put_aside(workdir, bad):
+          print(line, flush=True)
+  return distributed.from_first(found)
+
+
+def _compare(
+  config: Any, step: int, held: dict[str, str], found: dict[str, str]
+) -> None:
+  """Raises InputError if the splits are not those of a checkpoint."""
+  differing = sorted(
+    name for name in held | found if held.get(name) != found.get(name)
+  )
+  if differing:
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise errors.InputError(
+      f"data_dir={config.data_dir!r} is not what the run had at step {step}:"
+      f" {', '.join(differing[:3])}{more} changed. Put the data back, or choose"
+      " another --workdir to start anew."
+    )
+
+
+def _check_alive(config: Any, step: int, losses: list[float]) -> None:
+  """Raises InputError if a net knows no more than that all is possible."""
+  chance = math.log(config.num_classes)
+  dead = [loss for loss in losses if abs(loss / chance - 1) < _DEAD]
+  if dead:
+    raise errors.InputError(
+      f"the net learns nothing: at step {step} its loss is {dead[0]:.4f}, and"
+      f" ln(num_classes={config.num_classes}) is {chance:.4f}. Usual causes:"
+      f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
+      " or bias of the layers, so that no unit is active; labels that have"
+      " nothing to do with the images (alexnet_jax.data.show draws them). If it"
+      " is to go on, --config.dead_after_steps=0."
+    )
 
 
 def _watch(
@@ -226,9 +536,11 @@ def _watch(
 class _Meter:
   """Adds up the training figures between two records, and their time."""
 
-  def __init__(self):
+  def __init__(self, totals: dict[str, Any]):
+    """Goes on from `totals()`."""
     self._steps = 0
     self._clear()
+    self._totals = {name: np.float64(value) for name, value in totals.items()}
     self.restart()
 
   def _clear(self) -> None:
@@ -239,6 +551,10 @@ class _Meter:
   def pending(self) -> bool:
     """Whether a step was added since the last `take`."""
     return bool(self._totals)
+
+  def totals(self) -> dict[str, Any]:
+    """Returns the sums since the last `take`, for JSON."""
+    return {name: value.tolist() for name, value in self._totals.items()}
 
   def restart(self) -> None:
     """Starts the clock of the next step: an evaluation is no training."""
@@ -251,19 +567,16 @@ class _Meter:
     yield
     self._waited += time.perf_counter() - start
 
-  def add(self, sums: metrics.Sums) -> np.ndarray:
-    """Waits for a step's sums, counts them and returns each member's loss."""
-    before = self._totals.get("loss", 0.0)
+  def add(self, sums: metrics.Sums) -> None:
+    """Waits for a step's sums and counts them."""
     metrics.add(self._totals, sums)
-    per_member = np.asarray(sums["examples"])
-    examples = float(per_member.sum())
+    examples = float(np.sum(sums["examples"]))
     start, self._mark = self._mark, time.perf_counter()
     self._steps += 1
     if self._steps == 2:  # The first step compiled: it is no measure of speed.
       self._seconds = self._timed_images = self._waited = 0.0
     self._seconds += self._mark - start
     self._timed_images += examples
-    return np.atleast_1d((self._totals["loss"] - before) / per_member)
 
   def take(self) -> list[dict[str, float]]:
     """Returns the figures since the last call and starts anew.
@@ -280,21 +593,18 @@ class _Meter:
     ]
     if len(each) > 1:
       each.append({name: float(v.mean()) for name, v in means.items()})
+    # A resumed run may have nothing but what was saved.
+    seconds = self._seconds or math.inf
     speed = {
-      "images_per_second": self._timed_images / self._seconds,
-      "input_wait": self._waited / self._seconds,
+      "images_per_second": self._timed_images / seconds,
+      "input_wait": self._waited / seconds,
     }
     self._clear()
     return [figures | speed for figures in each]
 
 
 def _start(
-  config: Any,
-  net: model.AlexNet,
-  tx: Any,
-  layout: layouts.Layout,
-  mesh: Mesh,
-  source_run: Path | None,
+  config: Any, net: model.AlexNet, tx: Any, layout: layouts.Layout, mesh: Mesh
 ) -> tuple[steps.TrainState, str]:
   """Returns the state before the first step, and what it was started with."""
   each = [
@@ -302,19 +612,43 @@ def _start(
     for member in range(layout.members)
   ]
   started = ""
-  if source_run:
+  if config.init_from:
     found = [
-      evaluate.start_from(source_run, params, layouts.make_mesh())
+      evaluate.start_from(Path(config.init_from), params, layouts.make_mesh())
       for params in each
     ]
     each = [params for params, _, _ in found]
     _, taken, left = found[0]
     started = f"{', '.join(taken)} from {config.init_from}"
     started += f"; {', '.join(left)} drawn anew" if left else ""
-  params = steps.stack_members(each) if layout.members > 1 else each[0]
-  state = steps.init_state(params, tx, layout.members)
+  state = _state(each, tx)
   where = layouts.shardings(mesh, layouts.specs(layout, state))
   return jax.device_put(state, where), started
+
+
+def _state(each: list[Any], tx: Any) -> steps.TrainState:
+  """Returns the state before the first step, of one or more members."""
+  params = steps.stack_members(each) if len(each) > 1 else each[0]
+  return steps.init_state(params, tx, len(each))
+
+
+def _abstract_state(
+  net: model.AlexNet, tx: Any, layout: layouts.Layout, mesh: Mesh
+) -> steps.TrainState:
+  """Returns the shapes of a state, and where its arrays are to be."""
+
+  def draw():
+    return _state([steps.init_params(net, 0)] * layout.members, tx)
+
+  state = jax.eval_shape(draw)
+  where = layouts.shardings(mesh, layouts.specs(layout, state))
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    state,
+    where,
+  )
 
 
 def _draw_shapes(config: Any) -> None:
@@ -329,13 +663,20 @@ def _facts(
   dataset: records.Dataset,
   splits: dict[str, records.Examples],
   held: statistics.Statistics,
+  fingerprint: dict[str, str],
 ) -> dict[str, Any]:
   """What must be the same in the data that each process reads."""
   pixels = np.ascontiguousarray(held.mean_image)
-  return {
-    "class names of data_dir": list(dataset.class_names),
-    "mean image of data_dir": hashlib.sha256(pixels.tobytes()).hexdigest(),
-  } | {f"images in {name}_split": len(split) for name, split in splits.items()}
+  return (
+    {
+      "class names of data_dir": list(dataset.class_names),
+      "mean image of data_dir": hashlib.sha256(pixels.tobytes()).hexdigest(),
+    }
+    | {
+      f"file {name} of data_dir": digest for name, digest in fingerprint.items()
+    }
+    | {f"images in {name}_split": len(split) for name, split in splits.items()}
+  )
 
 
 def _open_splits(
@@ -371,12 +712,14 @@ def _check_config(config: Any) -> None:
 
   for name in (
     "batch_scaling_base",
+    "checkpoint_every_minutes",
     "checkpoint_every_steps",
     "checkpoints_to_keep",
     "colour_noise_divisor",
     "colour_noise_epochs",
     "evaluate_every_epochs",
     "images_per_crop",
+    "input_timeout_s",
     "lars_trust",
     "learning_rate",
     "learning_rate_drop_epochs",
@@ -391,8 +734,10 @@ def _check_config(config: Any) -> None:
       check(name, lambda value: 0 < value < 2**31, "positive, below 2**31")
   for name in (
     "colour_noise",
+    "dead_after_steps",
     "learning_rate_of_biases",
     "plateau_drops",
+    "skip_nonfinite_steps",
     "warmup_epochs",
     "weight_decay",
   ):

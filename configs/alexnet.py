@@ -174,5 +174,13 @@ def get_config() -> ConfigDict:
   config.log_every_steps = 100
   config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 2000
-  config.checkpoints_to_keep = 3
+  config.checkpoint_every_minutes = 10.0
+  config.checkpoints_to_keep = 3  # of the newest; the best is kept too
+
+  # When to give up rather than to train on rubbish.
+  config.input_timeout_s = 600.0  # to wait for a batch of images
+  # From here on a loss within 1 % of ln(num_classes) ends the run; 0: never.
+  config.dead_after_steps = 20_000
+  # Steps of a run, at most, that are left out as they are not finite.
+  config.skip_nonfinite_steps = 0
   return config.lock()

@@ -4,18 +4,21 @@ set -eu
 python=${PYTHON:-.venv/bin/python}
 port=$($python -c 'import socket as s; print(s.create_server(("", 0)).getsockname()[1])')
 processes=()
-# Without mercy: what jax has joined does not end by SIGTERM.
 trap 'kill -KILL "${processes[@]}" 2> /dev/null || true' EXIT
-trap 'exit 130' INT TERM
+# Both save the same step, and end. A second Ctrl-C they take themselves.
+trap 'kill -TERM "${processes[@]}" 2> /dev/null || true' INT TERM
 for id in 0 1; do
   JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 $python -m alexnet_jax.main \
     --coordinator=localhost:"$port" --num_processes=2 --process_id=$id "$@" \
-    > >(sed -u "s/^/$id| /") 2>&1 &
+    > >(trap '' INT; sed -u "s/^/$id| /") 2>&1 &
   processes+=($!)
 done
-# If one fails, jax ends the other within half a minute.
+# If one fails, the other ends too.
 status=0
 for process in "${processes[@]}"; do
-  wait "$process" || status=1
+  # A signal ends the wait, not the process.
+  until wait "$process"; do
+    kill -0 "$process" 2> /dev/null || { status=1; break; }
+  done
 done
 exit $status

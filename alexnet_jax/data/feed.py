@@ -24,6 +24,7 @@ class Feed:
     streams: Sequence[grain.DatasetIterator],
     put: Callable[[Any], dict[str, jax.Array]],
     stacks: bool,
+    timeout_s: float,
   ):
     """Takes what comes on the host, and how it gets to the devices.
 
@@ -33,17 +34,20 @@ class Feed:
       put: places what came.
       stacks: whether there are members, perhaps one here; their arrays get a
         first axis.
+      timeout_s: seconds to wait for a batch.
     """
     self._streams = streams
+    self._in_time = [source.InTime(stream, timeout_s) for stream in streams]
     self._put = put
     self._stacks = stacks
 
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
 
-    For several members, [members, B, ...].
+    For several members, [members, B, ...]. Raises errors.StallError if it does
+    not come.
     """
-    found = [next(stream) for stream in self._streams]
+    found = [next(stream) for stream in self._in_time]
     if self._stacks:
       return self._put(jax.tree.map(lambda *rows: np.stack(rows), *found))
     (alone,) = found
@@ -95,6 +99,7 @@ def open_feed(
       ],
       lambda batch: layouts.put_batch(mesh, spec, shape, batch),
       layout.members > 1,
+      config.input_timeout_s,
     )
   pool = layouts.replicate(mesh, _load_all(examples, config))
   take = jax.jit(
@@ -112,7 +117,7 @@ def open_feed(
     return take(pool, sent["index"])
 
   streams = [source.train_indices(len(examples), **order) for order in orders]
-  return Feed(streams, draw, layout.members > 1)
+  return Feed(streams, draw, layout.members > 1, config.input_timeout_s)
 
 
 def _device_memory(mesh: Mesh) -> float:
@@ -138,7 +143,8 @@ def _load_all(examples: records.Examples, config: Any) -> source.Batch:
     examples, size_px=size, batch_size=64, threads=config.reader_threads
   )
   with cli.progress("images into memory", count) as advance:
-    for start, batch in zip(range(0, count, 64), batches, strict=True):
+    in_time = source.InTime(batches, config.input_timeout_s)
+    for start, batch in zip(range(0, count, 64), in_time, strict=True):
       held = min(64, count - start)
       for name, values in pool.items():
         values[start : start + held] = batch[name][:held]

@@ -1,8 +1,12 @@
 """Shards into batches: TFDS opens them, Grain feeds them."""
 
+import concurrent.futures
 import functools
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import grain
 import numpy as np
 import simplejpeg
 
-from alexnet_jax import cli, errors
+from alexnet_jax import cli, errors, stopping
 from alexnet_jax.data import images, records, statistics
 
 # Batches that Grain keeps ready; each of 128 256 px images is 25 MB.
@@ -18,6 +22,11 @@ _PREFETCHED_BATCHES = 4
 _ENDLESS = 2**62  # Examples, in all passes.
 # Images that the check at the start looks at, and the least for a verdict.
 _SAMPLE, _SMALLEST_SAMPLE = 256, 16
+
+# Bytes of a data set, and at a time, that a fingerprint reads.
+_FINGERPRINTED, _BLOCK = 2**28, 2**16
+_END = object()
+_LOOK_S = 1.0  # Seconds between looks at the clock.
 
 Batch = dict[str, np.ndarray]
 
@@ -108,6 +117,16 @@ def _iterate(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator:
     prefetch_buffer_size=max(_PREFETCHED_BATCHES, threads),
   )
   return iter(batches.to_iter_dataset(options))
+
+
+def examples_of(
+  num_examples: int, *, batch_size: int, seed: int, batch: int
+) -> np.ndarray:
+  """Returns int [B], which examples batch number `batch`, from 0, is made of.
+
+  The arguments are those of `train_batches`.
+  """
+  return _Order(num_examples, batch_size, seed, None)[batch]
 
 
 def train_indices(
@@ -205,6 +224,72 @@ def eval_batches(
   yield from _iterate(numbers.map(padded), threads)
 
 
+class InTime(Iterator[Any]):
+  """Takes from an iterator, but does not wait for ever."""
+
+  def __init__(self, iterator: Iterator[Any], timeout_s: float):
+    """Wraps an iterator.
+
+    Args:
+      iterator: of batches.
+      timeout_s: seconds to wait for one.
+    """
+    self._iterator = iterator
+    self._timeout_s = timeout_s
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+
+  def __next__(self) -> Any:
+    """Returns the next; raises errors.StallError if it does not come."""
+    # A future cannot hold a StopIteration.
+    taken = self._thread.submit(next, self._iterator, _END)
+    deadline = time.monotonic() + self._timeout_s
+    while True:
+      try:
+        found = taken.result(min(_LOOK_S, self._timeout_s))
+        break
+      except TimeoutError as e:
+        if taken.done():
+          found = taken.result()  # It may have failed of that itself.
+          break
+        if time.monotonic() > deadline or stopping.came():
+          raise errors.StallError(
+            f"no batch of images came for input_timeout_s={self._timeout_s:g},"
+            " or till the run was told to stop; see whether the disk or network"
+            " that holds data_dir answers, and start the same command again."
+          ) from e
+    if found is _END:
+      self._thread.shutdown()
+      raise StopIteration
+    return found
+
+
+def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
+  """Returns a digest of each file of some splits, by its name.
+
+  It is of the size and of every nth block, n being 1 up to `_FINGERPRINTED`
+  bytes in all: replaced files are seen, a single bit in a large one need not
+  be. (ArrayRecord and the images have checks of their own.)
+
+  Args:
+    splits: each from `records.open_split`.
+  """
+  files = sorted({file for examples in splits for file in examples.files})
+  sizes = [file.stat().st_size for file in files]
+  stride = -(-sum(sizes) // _FINGERPRINTED)
+
+  def digest(file: Path, size: int) -> str:
+    total = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+      for start in range(0, size, stride * _BLOCK):
+        stream.seek(start)
+        total.update(stream.read(_BLOCK))
+    return total.hexdigest()[:16]
+
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    found = list(pool.map(digest, files, sizes))
+  return {file.name: value for file, value in zip(files, found, strict=True)}
+
+
 def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   """Compares a training split with a config, before the first step.
 
@@ -225,11 +310,13 @@ def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   _compare(dataset, "num_classes", config.num_classes, len(dataset.class_names))
   if height and height == width:
     _compare(dataset, "image_size_px", size, height)
-  held = _statistics(examples, size, config.reader_threads)
+  held = _statistics(examples, config)
   _compare(dataset, "image_size_px", size, len(held.mean_image))
   count = min(len(examples), _SAMPLE)
   sample = np.linspace(0, len(examples) - 1, count).astype(int)
-  colours = load(examples, sample, size)["image"].mean((1, 2))
+  samples = (load(examples, indices, size) for indices in [sample])
+  batch = next(InTime(samples, config.input_timeout_s))
+  colours = batch["image"].mean((1, 2))
   seen, told = colours.mean(0), held.mean_image.mean((0, 1))
   # Six standard errors, as if a black and a white image had been seen too, and
   # two levels for what JPEG does to a colour.
@@ -255,17 +342,18 @@ def _compare(
 
 
 def _statistics(
-  examples: records.Examples, size_px: int, threads: int
+  examples: records.Examples, config: Any
 ) -> statistics.Statistics:
   directory = examples.dataset.directory
   if any((directory / name).exists() for name in statistics.FILES):
     return statistics.read(directory)
-  sums = statistics.Sums.zero(size_px)
+  size = config.image_size_px
+  sums = statistics.Sums.zero(size)
   batches = eval_batches(
-    examples, size_px=size_px, batch_size=64, threads=threads
+    examples, size_px=size, batch_size=64, threads=config.reader_threads
   )
   with cli.progress("images measured", len(examples)) as advance:
-    for batch in batches:
+    for batch in InTime(batches, config.input_timeout_s):
       held = batch["image"][batch["mask"] > 0]
       for image in held:
         sums.add_image(image)
@@ -281,10 +369,14 @@ def keep(
   Raises:
     InputError: the run was trained on other data.
   """
-  if not (workdir / "class_names.json").exists():
+  file = workdir / "class_names.json"
+  if not file.exists():
     statistics.write(workdir, held)
     names = json.dumps(dataset.class_names, indent=2, ensure_ascii=False)
-    (workdir / "class_names.json").write_text(names + "\n", encoding="utf-8")
+    # Where it is, all of them are whole.
+    new = file.with_suffix(".new")
+    new.write_text(names + "\n", encoding="utf-8")
+    new.replace(file)
     return
   class_names, known = kept(workdir)
   for what, same in (
@@ -307,10 +399,14 @@ def kept(workdir: Path) -> tuple[tuple[str, ...], statistics.Statistics]:
   """
   file = workdir / "class_names.json"
   try:
-    class_names = tuple(json.loads(file.read_text(encoding="utf-8")))
-  except (OSError, ValueError, TypeError) as e:
+    class_names = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(class_names, list) or not all(
+      isinstance(name, str) for name in class_names
+    ):
+      raise ValueError("it is no list of names")
+  except (OSError, ValueError, RecursionError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} has no usable {file.name} ({e}); it is no run"
       " of this version: train it anew."
     ) from e
-  return class_names, statistics.read(workdir)
+  return tuple(class_names), statistics.read(workdir)
