@@ -372,8 +372,9 @@ def test_steps_move_the_net_as_the_config_says(name):
   config = trainer.config
   loss, params, velocity = trainer.take(0)
   assert loss == pytest.approx(math.log(10), rel=0.1)
+  # XLA may round the sum of a product once where numpy rounds twice.
   jax.tree.map(
-    np.testing.assert_array_equal,
+    np.testing.assert_array_max_ulp,
     params,
     optax.tree.add(trainer.params, velocity),
   )

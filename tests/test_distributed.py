@@ -35,21 +35,22 @@ parser.add_argument("--dies", type=int)
 known, others = parser.parse_known_args()
 flags = known.coordinator, known.num_processes, known.process_id
 try:
-  distributed.initialize(*flags, known.timeout_s)
-  distributed.agree(known.facts)
+  with distributed.joined(*flags, known.timeout_s):
+    distributed.agree(known.facts)
+    me = jax.process_index()
+    mesh = jax.make_mesh((jax.device_count(),), ("all",))
+    rows = jax.NamedSharding(mesh, jax.P("all"))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    ones = jax.make_array_from_process_local_data(rows, np.array([10**me]))
+    add = jax.jit(jnp.sum, out_shardings=everywhere)
+    found = [jax.process_count(), me, int(add(ones)), others]
+    print(json.dumps(found), flush=True)
+    if known.dies == me:
+      os.kill(os.getpid(), signal.SIGKILL)
+    while known.dies is not None:
+      add(ones).block_until_ready()
 except errors.InputError as e:
   sys.exit(f"error: {e}")
-me = jax.process_index()
-mesh = jax.make_mesh((jax.device_count(),), ("all",))
-rows = jax.NamedSharding(mesh, jax.P("all"))
-everywhere = jax.NamedSharding(mesh, jax.P())
-ones = jax.make_array_from_process_local_data(rows, np.array([10**me]))
-add = jax.jit(jnp.sum, out_shardings=everywhere)
-print(json.dumps([jax.process_count(), me, int(add(ones)), others]), flush=True)
-if known.dies == me:
-  os.kill(os.getpid(), signal.SIGKILL)
-while known.dies is not None:
-  add(ones).block_until_ready()
 """
 
 
@@ -241,16 +242,16 @@ def use(monkeypatch, environ):
 )
 def test_one_process_waits_for_nobody(monkeypatch, environ):
   use(monkeypatch, environ)
-  distributed.initialize(None, None, None, 1)
-  assert not jax.distributed.is_initialized()
-  distributed.agree({"seed": 1})
+  with distributed.joined(None, None, None, 1):
+    assert not jax.distributed.is_initialized()
+    distributed.agree({"seed": 1})
 
 
 def test_one_process_may_be_said_by_flags(monkeypatch):
   """So that a launcher of independent runs can be overruled."""
   use(monkeypatch, slurm(1))
-  distributed.initialize("localhost:1", 1, 0, 1)
-  assert not jax.distributed.is_initialized()
+  with distributed.joined("localhost:1", 1, 0, 1):
+    assert not jax.distributed.is_initialized()
 
 
 # Bad input.
@@ -272,8 +273,9 @@ def test_one_process_may_be_said_by_flags(monkeypatch):
   ],
 )
 def test_bad_flags_are_one_line(flags, words):
-  with pytest.raises(errors.InputError) as error:
-    distributed.initialize(*flags, 1)
+  joined = distributed.joined(*flags, 1)
+  with pytest.raises(errors.InputError) as error, joined:
+    pass
   assert words in str(error.value)
   assert "\n" not in str(error.value)
 
@@ -308,8 +310,9 @@ def test_the_command_refuses_bad_flags(tmp_path):
 def test_a_launcher_is_never_ignored(monkeypatch, environ, words):
   """As many equal runs would write into one workdir."""
   use(monkeypatch, environ)
-  with pytest.raises(errors.InputError) as error:
-    distributed.initialize(None, None, None, 1)
+  joined = distributed.joined(None, None, None, 1)
+  with pytest.raises(errors.InputError) as error, joined:
+    pass
   for word in [*words, "--coordinator=HOST:PORT"]:
     assert word in str(error.value)
   assert "\n" not in str(error.value)
@@ -520,8 +523,8 @@ def test_two_processes_that_fail_leave_none_behind(tmp_path):
 
 @pytest.mark.slow
 def test_survivors_leave(bereaved):
-  """Within half a minute, not two, and not as if all were well."""
+  """Within half a minute, not two, and with one line that says why."""
   (survivor, dead), seconds = bereaved.result()
   assert seconds < 30
-  assert survivor.returncode != 0
+  assert_refused(survivor, "process 1 of 2 was lost")
   assert dead.returncode == -signal.SIGKILL

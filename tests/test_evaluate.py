@@ -174,12 +174,14 @@ def workdirs(nets, data, tmp_path_factory):
   made = []
   for name, net, views in zip("AB", nets, (1, 10), strict=True):
     net.config.update(data_dir=str(data), test_views=views)
-    logs.claim_workdir(folder / name, net.config)
-    held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
-    source.keep(folder / name, dataset, held)
-    state = steps.init_state(net.params, optax.trace(0.9))
-    with checkpoint.open_manager(folder / name) as manager:
-      checkpoint.save(manager, state, {})
+    with logs.claim_workdir(folder / name, net.config):
+      held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
+      source.keep(folder / name, dataset, held)
+      state = steps.init_state(net.params, optax.trace(0.9))
+      with checkpoint.Saver(
+        folder / name, keep=1, every_minutes=None, say=print
+      ) as saver:
+        saver.save(state, checkpoint.Progress({}, {}))
     made.append(folder / name)
   return made
 

@@ -48,6 +48,7 @@ def config(share, **changes):
   known = {
     "batch_size": BATCH,
     "device_data_share": share,
+    "input_timeout_s": 60,
     "image_size_px": SIZE_PX,
     "reader_threads": 2,
     "seed": 3,

@@ -88,8 +88,9 @@ def test_owt_a_sends_examples_instead_of_fc_gradients(devices, megabytes):
       # Label and row, the inputs of fc6, and of fc7 and fc8.
       "all-gather": (4, share * batch * 4 * (2 + 9216 + 4096 + 4096)),
       "reduce-scatter": (3, share * batch * 4 * (9216 + 4096 + 4096)),
-      # conv1 to conv5, and four numbers per example for the softmax.
-      "all-reduce": (10 + 4, 2 * share * 4 * (CONV + 4 * batch)),
+      # conv1 to conv5, four numbers per example for the softmax, and which
+      # of the 16 gradients are finite.
+      "all-reduce": (10 + 4 + 1, 2 * share * 4 * (CONV + 4 * batch + 16)),
     },
   )
 
@@ -101,7 +102,7 @@ def test_towers_meet_as_on_the_two_gpus_of_2012():
     {
       "all-gather": (4, 128 * 4 * TOWERS_MEET / 2),
       "reduce-scatter": (4, 128 * 4 * TOWERS_MEET / 2),
-      "all-reduce": (4, 4 * 128 * 4),
+      "all-reduce": (4 + 1, 4 * 128 * 4 + 4 * 16),
     },
   )
 
@@ -117,6 +118,7 @@ def test_each_join_of_towers_has_its_line():
     "fc7": 2.1,
     "fc8": 2.1,
     "softmax": 0.0,
+    "gradients": 0.0,
   }
 
 
@@ -131,7 +133,10 @@ def test_microbatches_of_data_x_towers_share_one_sum_of_gradients():
     {
       "all-gather": (2 * 4, 128 * 4 * TOWERS_MEET / 2),
       "reduce-scatter": (2 * 4, 128 * 4 * TOWERS_MEET / 2),
-      "all-reduce": (16 + 4 + 2 * 4, gradients + sums + softmax),
+      "all-reduce": (
+        16 + 4 + 2 * 4 + 1,
+        gradients + sums + softmax + 4 * 16,
+      ),
     },
   )
 
@@ -149,7 +154,10 @@ def test_owt_b_passes_each_batch_on_so_that_it_arrives_once():
       ),
       "all-gather": (4 * 2, 4 * 3 / 4 * 128 * 4 * 2 * 4096),
       "reduce-scatter": (4 * 2, 4 * 3 / 4 * 128 * 4 * 2 * 4096),
-      "all-reduce": (10 + 4 * 4, 2 * 3 / 4 * 4 * (CONV + 4 * 4 * 128)),
+      "all-reduce": (
+        10 + 4 * 4 + 1,
+        2 * 3 / 4 * 4 * (CONV + 4 * 4 * 128 + 16),
+      ),
     },
   )
 
@@ -162,7 +170,7 @@ def test_owt_c_sends_half_of_everyones_examples_at_a_time():
     {
       "all-gather": (2 * 4, 2 / 2 * 128 * 4 * (2 + 9216 + 2 * 4096)),
       "reduce-scatter": (2 * 3, 2 / 2 * 128 * 4 * (9216 + 2 * 4096)),
-      "all-reduce": (10 + 2 * 4, 4 * (CONV + 2 * 4 * 128)),
+      "all-reduce": (10 + 2 * 4 + 1, 4 * (CONV + 2 * 4 * 128 + 16)),
     },
   )
 
@@ -176,7 +184,10 @@ def test_fsdp_moves_what_data_moves_and_stores_an_eighth():
     {
       "all-gather": (3, share * 4 * KERNELS),
       "reduce-scatter": (3, share * 4 * KERNELS),
-      "all-reduce": (10 + 3 + 4, 2 * share * 4 * (CONV + BIASES + 4)),
+      "all-reduce": (
+        10 + 3 + 4 + 1,
+        2 * share * 4 * (CONV + BIASES + 4 + 16),
+      ),
     },
   )
   state = plan.memory["parameters"] + plan.memory["momentum"]
@@ -187,9 +198,9 @@ def test_fsdp_moves_what_data_moves_and_stores_an_eighth():
 
 
 def test_members_side_by_side_exchange_their_figures_alone():
-  """Two nets on two devices: four numbers of each, at the end."""
+  """Two nets on two devices: four numbers and 16 counts of each, at the end."""
   plan = compiled("data", 2, ensemble=2)
-  expect(plan, 0, {"all-gather": (4, 4 * 2 * 4 / 2)})
+  expect(plan, 0, {"all-gather": (4 + 1, (4 + 16) * 2 * 4 / 2)})
   assert plan.memory["parameters"] == 4 * TOTAL
   assert on_paper("data", 2, ensemble=4).memory["parameters"] == 8 * TOTAL
 
@@ -206,7 +217,7 @@ def test_members_on_several_devices_add_up_their_gradients():
   """Two members, on two or on three devices each."""
   for devices, ring, members in ((4, 2 * 1 / 2, 1), (3, 2 * 2 / 3, 2)):
     plan = on_paper("data", devices, ensemble=2)
-    shown = 4 * 2 * 4 / 2 if devices == 4 else 0
+    shown = (4 + 16) * 2 * 4 / 2 if devices == 4 else 0
     assert plan.received == pytest.approx(
       ring * 4 * (members * (TOTAL + 3) + 1) + shown, rel=1e-12
     )
@@ -225,7 +236,7 @@ def test_owt_b_reaches_devices_that_are_no_power_of_two():
 def test_every_update_of_fc_layers_gathers_and_adds_anew():
   ring = 2 * 3 / 4
   assert on_paper("fsdp", 4, fc_batch_size=256).received == pytest.approx(
-    ring * 4 * (CONV + 4 + 2 * (BIASES + KERNELS))
+    ring * 4 * (CONV + 4 + 16 + 2 * (BIASES + KERNELS))
   )
 
 

@@ -4,18 +4,22 @@ The oracle is a run of one net in one process on one device, and Orbax reads
 what is compared.
 """
 
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import time
 
 import jax
 import numpy as np
 import pytest
 from commands import assert_refused
-from tiny_runs import COUNTS, ROOT, TINY, command, newest_params, records
+from process_runs import (
+  LIVELY,
+  finish,
+  saved_steps,
+  start,
+  start_run,
+  succeed,
+  wait_for,
+)
+from tiny_runs import COUNTS, newest_params, records
 
 from alexnet_jax import evaluate
 from alexnet_jax.data import shapes
@@ -23,20 +27,6 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.train import train_and_evaluate
 from configs import quickstart
 
-# Four layers, so that it starts soon, and weights that let it see what is in a
-# picture from the first step on; it is evaluated after every step.
-SIGMAS = {"conv1": 0.005, "conv3": 0.15, "fc6": 0.06, "fc8": 0.05}
-LIVELY = {
-  **TINY,
-  **{f"network.{name}.sigma": sigma for name, sigma in SIGMAS.items()},
-  "network.layers": tuple(SIGMAS),
-  "network.conv1.stride": 2,
-  "network.fc6.bias": 0.0,
-  "learning_rate": 0.003,
-  "total_steps": 16,
-  "checkpoint_every_steps": 4,
-  "evaluate_every_epochs": 0.1,
-}
 pytestmark = pytest.mark.slow
 PLATEAU = {
   "schedule": "plateau",
@@ -52,81 +42,10 @@ def data(tmp_path_factory):
   return directory
 
 
-def start(module, *flags, devices=1, cwd=ROOT, **fields):
-  """Starts a command; whole steps compile for longer than they run."""
-  asked = command(module, *flags, devices=devices, **fields) | {"cwd": cwd}
-  asked["env"] |= {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "PYTHONPATH": str(ROOT),
-  }
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  return subprocess.Popen(**asked, **pipes)
-
-
-def start_run(workdir, data, processes=1, devices=1, each=(), **fields):
-  """Starts the processes of a run.
-
-  Args:
-    workdir: of the run.
-    data: data_dir.
-    processes: how many.
-    devices: of each process.
-    each: what is of its own in each process: cwd, or a field.
-    fields: of the config, but for those of LIVELY.
-  """
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  running = []
-  for me in range(processes):
-    flags = [f"--workdir={workdir}"]
-    if processes > 1:
-      flags += [f"--coordinator={address}", f"--num_processes={processes}"]
-      flags += [f"--process_id={me}"]
-    own = each[me] if each else {}
-    asked = {"data_dir": data, **LIVELY, **fields, **own}
-    running.append(start("main", *flags, devices=devices, **asked))
-  return running
-
-
-def finish(running):
-  """Waits for processes, and returns their results."""
-  results = []
-  try:
-    for process in running:
-      stdout, stderr = process.communicate(timeout=240)
-      results.append(
-        subprocess.CompletedProcess(
-          process.args, process.returncode, stdout, stderr
-        )
-      )
-  finally:
-    for process in running:
-      process.kill()
-  return results
-
-
-def succeed(running):
-  results = finish(running)
-  for result in results:
-    assert result.returncode == 0, result.stdout + result.stderr
-  return results
-
-
 def marks(workdir):
   """What each record is of."""
   found = records(workdir)
   return [(r["step"], r["split"], r.get("member")) for r in found]
-
-
-def wait_for(found, running):
-  """Waits until something of a run is there."""
-  deadline = time.monotonic() + 240
-  while not found():
-    assert all(process.poll() is None for process in running)
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +105,9 @@ def assert_equal_runs(workdir, expected):
 
 def go_back(workdir, step):
   """Leaves a run as if it had been killed after a checkpoint."""
-  for saved in (workdir / "checkpoints").iterdir():
-    if int(saved.name) > step:
-      shutil.rmtree(saved)
+  for saved in saved_steps(workdir):
+    if saved > step:
+      shutil.rmtree(workdir / f"checkpoints/{saved}")
 
 
 def test_the_oracle_is_a_run_in_which_something_happens(alone):
@@ -316,7 +235,7 @@ def refused(data, alone, tmp_path_factory):
       "field",
       ["differ: momentum is 0.9 in process 0 but 0.8 in process 1", "same"],
     ),
-    ("data", ["differ: mean image of data_dir is", "in process 1", "data"]),
+    ("data", ["differ: files of data_dir is", "; mean image of", "data"]),
     ("no data", ["process 1: data_dir='missing' does not exist"]),
     ("old workdir", ["process 1: workdir='old'", "process 0", "share"]),
     ("no source", ["process 1: workdir='source' holds no run"]),
@@ -330,46 +249,6 @@ def test_processes_that_do_not_fit_all_end(case, words, refused):
     assert_refused(result, *words)
   assert not (folder / "run").exists()
   assert not (folder / "0" / "old" / "checkpoints").exists()
-
-
-# Processes that are told to stop.
-
-
-def test_all_stop_when_one_is_told_and_go_on_bit_for_bit(
-  data, shared, tmp_path
-):
-  """The first is held until the second has heard of it, so in the middle."""
-  whole, _ = shared["data", 2]
-  workdir = tmp_path / "run"
-  running = start_run(workdir, data, 2)
-  wait_for(lambda: figures(workdir), running)
-  first, second = running
-  first.send_signal(signal.SIGSTOP)
-  second.send_signal(signal.SIGTERM)
-  time.sleep(2)  # It looks once a second whether it had a signal.
-  first.send_signal(signal.SIGCONT)
-  results = succeed(running)
-  (step,) = re.findall(r"told to stop after step (\d+)", results[0].stdout)
-  assert 1 <= int(step) < 16
-  saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-  assert max(saved) == int(step)
-  # Told again before the first step that it asks for: a point that lies behind.
-  running = start_run(workdir, data, 2)
-  first, second = running
-  line = ""
-  while "going on from" not in line:
-    line = first.stdout.readline()
-    assert line
-  assert f"from step {step} of 16" in line
-  second.send_signal(signal.SIGTERM)
-  results = succeed(running)
-  (later,) = re.findall(r"told to stop \w+ step (\d+)", results[0].stdout)
-  assert int(step) <= int(later) < 16
-  again = succeed(start_run(workdir, data, 2))
-  assert f"going on from step {later} of 16" in again[0].stdout
-  assert_equal_params(newest_params(workdir), newest_params(whole), 0)
-  assert figures(workdir)[-1] == figures(whole)[-1]
-  assert marks(workdir) == marks(whole)
 
 
 # Ensembles.
@@ -396,7 +275,8 @@ def test_members_of_a_killed_ensemble_are_the_single_runs(
   assert "going on from step" in said
   assert_equal_figures(figures(workdir, member), figures(singles[member]))
   params = jax.tree.map(lambda w: w[member], newest_params(workdir))
-  assert_equal_params(params, newest_params(singles[member]), 1e-6)
+  # Rounded otherwise, near ties in pools send gradients elsewhere.
+  assert_equal_params(params, newest_params(singles[member]), 1e-4)
 
 
 def test_lines_of_an_ensemble_stand_once(ensemble, alone):
@@ -462,7 +342,7 @@ def test_members_end_on_plateaus_of_their_own(data, tmp_path):
   for member, (workdir, end) in enumerate(zip(workdirs, ends, strict=True)):
     assert f"member {member}: no lower validation error" in first.stdout
     mine = jax.tree.map(lambda w, m=member: w[m], params)
-    assert_equal_params(mine, newest_params(workdir), 1e-6)
+    assert_equal_params(mine, newest_params(workdir), 3e-6)
     *expected, expected_test = figures(workdir)
     *found, test = figures(both, member)
     assert_equal_figures(

@@ -1,5 +1,6 @@
 """Batches of prepared shards: nothing lost, nothing twice, resumable."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -7,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from directories import write_shards
+from limits import no_file_grows_beyond
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -573,6 +575,29 @@ def test_a_run_keeps_its_classes_and_statistics(tmp_path, directory):
     np.testing.assert_array_equal(found, wanted)
     assert found.dtype == wanted.dtype
   source.keep(tmp_path, dataset, held)  # As a run that goes on does.
+
+
+def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
+  """A disk that fills up in any file of it."""
+  dataset = records.open_directory(directory)
+  # Longer than the mean image, which comes first.
+  names = tuple(name * 2000 for name in CLASSES)
+  dataset = dataclasses.replace(dataset, class_names=names)
+  held = statistics.read(directory)
+  (tmp_path / "whole").mkdir()
+  source.keep(tmp_path / "whole", dataset, held)
+  expected = {
+    path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
+  }
+  sizes = {len(data) for data in expected.values()}
+  for room in sorted({0, 1} | {size - 1 for size in sizes}):
+    workdir = tmp_path / str(room)
+    workdir.mkdir()
+    with no_file_grows_beyond(room), pytest.raises(OSError, match="too large"):
+      source.keep(workdir, dataset, held)
+    source.keep(workdir, dataset, held)
+    found = {path.name: path.read_bytes() for path in workdir.iterdir()}
+    assert found == expected
 
 
 def test_names_of_any_script_are_kept(tmp_path):

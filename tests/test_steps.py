@@ -1,5 +1,7 @@
 """A step on one device against its parts done by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import oracles
@@ -102,3 +104,115 @@ def test_images_share_a_crop_but_no_noise_where_the_config_says_so():
       group, np.broadcast_to(group[:1], (8, *group.shape[1:]))
     )
   assert not np.array_equal(views[0], views[8])
+
+
+def with_overflow(trainer):
+  """Makes the gradient of fc7's kernel overflow, and nothing else.
+
+  fc7 gives its tiny bias whatever it sees, and fc8 makes logits of that; what
+  fc7 sees is huge, so the product of that and of fc8's kernel is infinite.
+  """
+  params = trainer.params
+  fc6, fc7, fc8 = (params["classifier"][name] for name in ("fc6", "fc7", "fc8"))
+  fc6["kernel"] = fc6["kernel"] * np.float32(1e22)
+  fc7["kernel"], fc7["bias"] = 0 * fc7["kernel"], 0 * fc7["bias"] + 1e-20
+  fc8["kernel"] = np.sign(fc8["kernel"]) * np.float32(1e20)
+  trainer.state = dataclasses.replace(
+    trainer.state,
+    params=jax.tree.map(
+      lambda new, old: jax.device_put(np.float32(new), old.sharding),
+      params,
+      trainer.state.params,
+    ),
+  )
+
+
+@pytest.mark.parametrize(
+  ("layout", "devices", "changes"),
+  [
+    ("data", 2, {"microbatches": 2}),
+    ("towers", 2, {}),
+    ("fsdp", 2, {}),
+    ("owt_c", 2, {"fc_batch_size": 8}),
+  ],
+)
+def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
+  layout, devices, changes
+):
+  """Catches a device that goes on where another stands still."""
+  config = small_config(layout=layout, **changes)
+  trainer = Trainer(config, devices)
+  (batch,) = batches(config, 1)
+  trainer.state, sums = trainer.step(trainer.state, trainer.put(batch))
+  assert not np.asarray(sums["nonfinite"]).any()
+
+  with_overflow(trainer)
+  before = jax.device_get(trainer.state)
+  after, sums = trainer.step(trainer.state, trainer.put(batch))
+  paths = [
+    jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(before.params)
+  ]
+  bad = [
+    p for p, n in zip(paths, np.asarray(sums["nonfinite"]), strict=True) if n
+  ]
+  assert "['classifier']['fc7']['kernel']" in bad
+  # A second update of the fc layers starts with what the first has spoiled.
+  assert len(bad) == 1 or "fc_batch_size" in changes
+  after = jax.device_get(after)
+  assert after.step == before.step + 1
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (after.params, after.opt_state),
+    (before.params, before.opt_state),
+  )
+
+
+def test_step_whose_loss_alone_is_not_finite_changes_nothing():
+  """Softmaxes are, and so are gradients, where a sum of losses overflows."""
+  trainer = Trainer(small_config())
+  params = trainer.params
+  label = 3
+  fc8 = params["classifier"]["fc8"]
+  fc8["bias"] = np.where(np.arange(10) == label, -3e38, fc8["bias"])
+  fc8["bias"] = fc8["bias"].astype(np.float32)
+  trainer.state = dataclasses.replace(
+    trainer.state,
+    params=jax.tree.map(
+      lambda new, old: jax.device_put(new, old.sharding),
+      params,
+      trainer.state.params,
+    ),
+  )
+  (batch,) = batches(trainer.config, 1)
+  batch["label"] = np.full_like(batch["label"], label)
+  after, sums = trainer.step(trainer.state, trainer.put(batch))
+  assert np.isinf(sums["loss"])
+  assert not np.asarray(sums["nonfinite"]).any()
+  jax.tree.map(np.testing.assert_array_equal, after.params, params)
+
+
+def test_probe_finds_the_first_layer_that_overflows_and_for_which_image():
+  """Without biases a grey image is nothing to all layers."""
+  config = small_config(colour_noise=0.0)
+  trainer = Trainer(config)
+  grey = dataclasses.replace(
+    trainer.augmentation,
+    mean_image=np.full_like(trainer.augmentation.mean_image, 128),
+  )
+  (batch,) = batches(config, 1)
+  images = batch["image"].copy()
+  images[[0, 3, 5]] = 128
+  params = trainer.params
+  for half in params.values():
+    for layer in half.values():
+      layer["bias"] = 0 * layer["bias"]
+  for name in ("conv3", "conv4"):
+    layer = params["features"][name]
+    layer["kernel"] = layer["kernel"] * np.float32(1e25)
+  probe = steps.make_probe(trainer.net, grey)
+  rows = np.arange(16, dtype=np.int32)
+  finite = np.asarray(probe(params, images, rows, np.int32(0), np.uint32(0)))
+  layers = [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7", "fc8"]
+  assert finite.shape == (len(layers), 16)
+  assert finite[:3].all()
+  assert finite[3].tolist() == [row in (0, 3, 5) for row in range(16)]
