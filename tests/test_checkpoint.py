@@ -333,7 +333,7 @@ def test_step_that_is_asked_for_is_there_and_good_or_refused(tmp_path):
       np.testing.assert_array_equal, found(which)[1], tree(arrays(step))
     )
   for absent in ("4", "-1", "01", "2.unfinished"):
-    with pytest.raises(InputError, match=r"name one of 1, 2, 3, newest"):
+    with pytest.raises(InputError, match=r"name one of 1, 2, 3, or newest"):
       found(absent)
   (tmp_path / "checkpoints/2/params/_METADATA").unlink()
   with pytest.raises(InputError, match=r"step 2 .*'params/_METADATA'"):

@@ -235,7 +235,7 @@ def refused(data, alone, tmp_path_factory):
       "field",
       ["differ: momentum is 0.9 in process 0 but 0.8 in process 1", "same"],
     ),
-    ("data", ["differ: files of data_dir is", "; mean image of", "data"]),
+    ("data", ["differ: file ", " of data_dir is ", "more", "data"]),
     ("no data", ["process 1: data_dir='missing' does not exist"]),
     ("old workdir", ["process 1: workdir='old'", "process 0", "share"]),
     ("no source", ["process 1: workdir='source' holds no run"]),
@@ -276,7 +276,7 @@ def test_members_of_a_killed_ensemble_are_the_single_runs(
   assert_equal_figures(figures(workdir, member), figures(singles[member]))
   params = jax.tree.map(lambda w: w[member], newest_params(workdir))
   # Rounded otherwise, near ties in pools send gradients elsewhere.
-  assert_equal_params(params, newest_params(singles[member]), 1e-4)
+  assert_equal_params(params, newest_params(singles[member]), 1e-3)
 
 
 def test_lines_of_an_ensemble_stand_once(ensemble, alone):

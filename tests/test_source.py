@@ -369,6 +369,7 @@ def config(**changes):
     "num_classes": len(CLASSES),
     "image_size_px": SIZE_PX,
     "reader_threads": 2,
+    "input_timeout_s": 60,
   }
   return ConfigDict(known | changes)
 

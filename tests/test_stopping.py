@@ -45,7 +45,6 @@ DEATHS = [
   (2, "SIGKILL of 1"),
   (2, "SIGKILL of 0"),
   (2, "SIGSTOP of 1"),
-  (4, "SIGKILL of 2"),
 ]
 DAMAGE = 2, "damage"
 
