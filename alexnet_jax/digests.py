@@ -36,7 +36,7 @@ def problem(folder: Path) -> str:
     if name not in found:
       return f"{name!r} is missing, or {NAME} is damaged"
     if f"{found.pop(name)}  {name}" != line:
-      return f"{name} is not as it was written ({NAME} has {digest[:16]}...)"
+      return f"{name} is not as it was written ({NAME} has {digest[:16]!r})"
   extra = next(iter(found), None)
   return f"{extra} is not in {NAME}" if extra else ""
 

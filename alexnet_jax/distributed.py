@@ -98,7 +98,8 @@ def agree(facts: Mapping[str, Any]) -> None:
   """
   if jax.process_count() == 1:
     return
-  text = json.dumps(facts, sort_keys=True)
+  # What JSON cannot say is refused by what reads it.
+  text = json.dumps(facts, sort_keys=True, default=repr)
   digest = hashlib.sha256(text.encode()).digest()
   digests = _gather(np.frombuffer(digest, np.uint8))
   if (digests == digests[0]).all():

@@ -311,7 +311,7 @@ def command_line(*words):
 
 def use(config):
   """Does with a config what training does before it reads the data."""
-  json.dumps(logs.flatten(config.to_dict()))
+  json.dumps(logs.flatten(config.to_dict()), default=repr)  # As `agree` does.
   train._check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
@@ -349,7 +349,14 @@ def run_command(*words):
   return 0, said.getvalue()
 
 
-@target(overrides(), examples=[([("", "0")],), ([("seed.x", "0")],)])
+@target(
+  overrides(),
+  examples=[
+    ([("", "0")],),
+    ([("seed.x", "0")],),
+    ([("network.conv2.after", "(('conv1',1j),)")],),
+  ],
+)
 def config_flags(drawn):
   words = [f"--config.{field}={value}" for field, value in drawn]
   with playground():
@@ -360,7 +367,10 @@ def config_flags(drawn):
     check_line(said)
 
 
-@target(EDITS, examples=[([("set", 0.49, b"\r")],)])
+@target(
+  EDITS,
+  examples=[([("set", 0.49, b"\r")],), ([("set", 0.38, b"\x0b")],)],
+)
 def digest_file(edits):
   with playground() as folder:
     (folder / "params").mkdir()

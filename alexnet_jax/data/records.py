@@ -271,8 +271,8 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
   except (ValueError, KeyError) as e:
     raise errors.InputError(
       f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
-      f" {', '.join(dataset.splits)}, nor a slice of one; name another"
-      " (validation and test may be empty)."
+      f" {' '.join(', '.join(dataset.splits).split())}, nor a slice of"
+      " one; name another (validation and test may be empty)."
     ) from e
   if count <= 0:
     raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
