@@ -7,13 +7,14 @@ A convolution can round down instead, as torch does.
 """
 
 import functools
-import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from alexnet_jax import backends
+from alexnet_jax.backends import once
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -64,52 +65,40 @@ def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
   ]
 
 
-def _patches(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
-  """Lays out padded images as a [B H' W', window^2 C] matrix (im2col)."""
-  rows, cols = ((n - window) // stride + 1 for n in x_BxHxWxC.shape[1:3])
-
-  def along(x, axis, count):
-    last = (count - 1) * stride + 1
-    views = [
-      lax.slice_in_dim(x, start, start + last, stride, axis)
-      for start in range(window)
-    ]
-    return jnp.concatenate(views, axis=-1)
-
-  # First along the rows, then down the columns: far quicker to compile than
-  # all places of the window at once.
-  matrix = along(along(x_BxHxWxC, 2, cols), 1, rows)
-  return matrix.reshape(-1, matrix.shape[-1])
-
-
 def _pad(x: jax.Array, pads: Pads, value: float = 0.0) -> jax.Array:
   """Pads rows and columns; a negative pad cuts pixels off."""
   config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
   return lax.pad(x, jnp.array(value, x.dtype), config)
 
 
-def _by_four(x: jax.Array) -> jax.Array:
-  """Splits a batch into groups whose patches fit a CPU's cache."""
-  size = math.gcd(len(x), 4)
-  return x.reshape(-1, size, *x.shape[1:])
+@jax.custom_vjp
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+  """Adds a number to each channel or unit."""
+  return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def _correlate_by_gemm(x, kernel, *, stride, pads):
-  window, _, _, filters = kernel.shape
-  rows, cols = (
-    (size + sum(pad) - window) // stride + 1
-    for size, pad in zip(x.shape[1:3], pads, strict=True)
-  )
-  y = lax.map(
-    lambda images: (
-      _patches(images, window, stride) @ kernel.reshape(-1, filters)
-    ),
-    _by_four(_pad(x, pads)),
-  )
-  return y.reshape(len(x), rows, cols, filters)
+_add_bias.defvjp(
+  lambda y, bias: (_add_bias(y, bias), None),
+  lambda _, dy: (dy, backends.pick(backends.COLUMN_SUM, dy)),
+)
 
 
-def _correlate_by_lax(x, kernel, *, stride, pads):
+@jax.custom_vjp
+def _multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return x @ kernel
+
+
+def _multiply_backward(residuals, dy):
+  x, kernel = residuals
+  return backends.pick(backends.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
+
+
+_multiply.defvjp(lambda x, w: (_multiply(x, w), (x, w)), _multiply_backward)
+
+
+def _correlate(
+  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> jax.Array:
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -117,60 +106,6 @@ def _correlate_by_lax(x, kernel, *, stride, pads):
     pads,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-
-
-def _kernel_gradient_by_gemm(x, kernel, dy, *, stride, pads):
-  def of_four(images, gradients):
-    patches = _patches(images, kernel.shape[0], stride)
-    return patches.T @ gradients.reshape(-1, gradients.shape[-1])
-
-  x, dy = _by_four(_pad(x, pads)), _by_four(dy)
-  total, _ = lax.scan(
-    lambda total, four: (total + of_four(*four), None),
-    of_four(x[0], dy[0]),
-    (x[1:], dy[1:]),
-  )
-  return total.reshape(kernel.shape)
-
-
-def _kernel_gradient_by_lax(x, kernel, dy, *, stride, pads):
-  correlate = functools.partial(_correlate_by_lax, x, stride=stride, pads=pads)
-  return jax.vjp(correlate, kernel)[1](dy)[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _image_conv(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> jax.Array:
-  """Convolves images: on CPU, XLA is slow for as few as three channels."""
-  settings = {"stride": stride, "pads": pads}
-  return lax.platform_dependent(
-    x,
-    kernel,
-    cpu=functools.partial(_correlate_by_gemm, **settings),
-    default=functools.partial(_correlate_by_lax, **settings),
-  )
-
-
-def _image_conv_forward(x, kernel, stride, pads):
-  return _image_conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _image_conv_backward(stride, pads, residuals, dy):
-  x, kernel = residuals
-  settings = {"stride": stride, "pads": pads}
-  dkernel = lax.platform_dependent(
-    x,
-    kernel,
-    dy,
-    cpu=functools.partial(_kernel_gradient_by_gemm, **settings),
-    default=functools.partial(_kernel_gradient_by_lax, **settings),
-  )
-  _, pull_back = jax.vjp(lambda x: _correlate_by_lax(x, kernel, **settings), x)
-  return pull_back(dy)[0], dkernel
-
-
-_image_conv.defvjp(_image_conv_forward, _image_conv_backward)
 
 
 def conv(
@@ -206,13 +141,8 @@ def conv(
     for size in x_BxHxWxC.shape[1:3]
   )
 
-  def one_tower(x: jax.Array, w: jax.Array) -> Any:
-    if x.shape[-1] <= 3:
-      return _image_conv(x, w, stride, pads)
-    return _correlate_by_lax(x, w, stride=stride, pads=pads)
-
   blocks = [
-    one_tower(x, w)
+    once(_correlate(once(x), w, stride, pads))
     for x, w in zip(
       jnp.split(x_BxHxWxC, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),
@@ -220,7 +150,7 @@ def conv(
     )
   ]
   y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
-  return y + bias[None, None, None, :]
+  return _add_bias(y, bias)
 
 
 def dense(
@@ -238,14 +168,15 @@ def dense(
     [B, units].
   """
   blocks = [
-    x @ w
+    _multiply(once(x), w)
     for x, w in zip(
       jnp.split(x_BxN, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),
       strict=True,
     )
   ]
-  return jnp.concatenate(blocks, axis=-1) + bias[None]
+  y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
+  return _add_bias(once(y), bias)
 
 
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
@@ -296,30 +227,28 @@ def _max_pool_forward(x, window, stride):
 
 def _max_pool_backward(window, stride, residuals, dy):
   winner, sides = residuals
-
-  def share(index):
-    return jnp.where(winner == index, dy, jnp.zeros((), dy.dtype))
-
-  return (_spread(share, sides, window, stride),)
+  return (_spread(dy, winner, sides, window, stride),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _spread(
-  share: Callable[[int], jax.Array],
+  dy: jax.Array,
+  winner: jax.Array | None,
   sides: tuple[int, int],
   window: int,
   stride: int,
 ) -> jax.Array:
   """Adds up on each pixel what the windows over it send back.
 
-  Pixels whose row and column leave the same remainder by the stride see the
-  same places of a window: each of these sets is a dense map, and the maps are
-  interleaved at the end. (Dilating every share instead is slow on CPU.)
+  Pixels are seen as blocks of stride x stride: a window begins with a block,
+  and the same few windows, counted from there, cover all pixels of a block.
 
   Args:
-    share: from a place in the window to [B, H', W', C], what it sends.
+    dy: [B, H', W', C].
+    winner: int8 place in each window that gets all of it; None if all places
+      get it.
     sides: H and W of the pooled input.
     window: side in pixels.
     stride: in pixels.
@@ -327,32 +256,35 @@ def _spread(
   Returns:
     [B, H, W, C].
   """
-  batch, *outputs, channels = share(0).shape
-  reach = -(-window // stride) - 1
-  sizes = [count + reach for count in outputs]
+  batch, *outputs, channels = dy.shape
+  reach = -(-window // stride)
+  rows, cols = (count + reach - 1 for count in outputs)
+  pads = ((reach - 1, reach - 1),) * 2
+  dy = once(_pad(dy, pads))
+  winner = None if winner is None else once(_pad(winner, pads))
+  place = np.arange(reach * stride).reshape(reach, stride)
+  dx = jnp.zeros((), dy.dtype)
+  for down in range(reach):
+    for right in range(reach):
 
-  def pixels(row, col):
-    """Sums the shares on the pixels of these remainders."""
-    total = jnp.zeros((), share(0).dtype)
-    for i in range(row, window, stride):
-      for j in range(col, window, stride):
-        shifts = (i // stride, j // stride)
-        pads = tuple((shift, reach - shift) for shift in shifts)
-        total = total + _pad(share(i * window + j), pads)
-    return jnp.broadcast_to(total, (batch, *sizes, channels))
+      def covering(x, top=reach - 1 - down, left=reach - 1 - right):
+        return x[:, top : top + rows, None, left : left + cols, None]
 
-  grid = [
-    jnp.stack([pixels(row, col) for col in range(stride)], axis=3)
-    for row in range(stride)
-  ]
-  dx = jnp.stack(grid, axis=2)
-  dx = dx.reshape(batch, sizes[0] * stride, sizes[1] * stride, channels)
+      i, j = np.ix_(place[down], place[right])
+      places = np.where((i < window) & (j < window), i * window + j, -1)
+      places = places.astype(np.int8)[None, None, :, None, :, None]
+      sent = places >= 0 if winner is None else covering(winner) == places
+      dx = dx + jnp.where(sent, covering(dy), jnp.zeros((), dy.dtype))
+  dx = dx.reshape(batch, rows * stride, cols * stride, channels)
   # Pixels that no window reads get nothing; those past the edge are not there.
-  return _pad(
-    dx,
-    tuple(
-      (0, side - size * stride) for side, size in zip(sides, sizes, strict=True)
-    ),
+  return once(
+    _pad(
+      dx,
+      tuple(
+        (0, side - size)
+        for side, size in zip(sides, dx.shape[1:3], strict=True)
+      ),
+    )
   )
 
 
@@ -389,8 +321,7 @@ def _average_pool_forward(x, window, stride):
 
 def _average_pool_backward(window, stride, residuals, dy):
   counts, sides = residuals
-  mean = dy / counts
-  return (_spread(lambda _: mean, sides, window, stride),)
+  return (_spread(dy / counts, None, sides, window, stride),)
 
 
 average_pool.defvjp(_average_pool_forward, _average_pool_backward)
@@ -416,9 +347,8 @@ def _window_sum(x: jax.Array, towers: int, span: Span) -> jax.Array:
 
 
 def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
-  if beta == 0.75:  # Two square roots cost a fifth of a logarithm and exp.
-    root = lax.rsqrt(s)
-    return root * lax.sqrt(root)
+  if beta == 0.75:  # Square roots cost a fifth of a logarithm and exp.
+    return lax.rsqrt(s * lax.sqrt(s))
   return s**-beta
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax import collectives, errors
+from alexnet_jax import backends, collectives, errors
 
 Schedule = Callable[[Any, Any], Any]
 """Factor of the first rate, by step (int32) and drops on a plateau (int32)."""
@@ -147,16 +147,22 @@ def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
     momentum: m (paper: 0.9).
 
   Returns:
-    A transformation whose `update` takes `step` and `drops` by name.
+    A transformation whose `update` takes by name `step`, `drops`, and `hold`,
+    whether to move nothing.
   """
 
   def init(params):
     return _Velocity(optax.tree.zeros_like(params))
 
-  def update(updates, state, params=None, *, step, drops=0):
-    now = rates(updates, step, drops)
+  def update(updates, state, params=None, *, step, drops=0, hold=False):
+    now = jax.tree.map(
+      lambda rate: jnp.where(hold, 0.0, rate), rates(updates, step, drops)
+    )
+    # Once, so that the weights need only it, in place.
     moved = jax.tree.map(
-      lambda v, u, rate: jnp.where(rate > 0, momentum * v - rate * u, v),
+      lambda v, u, rate: backends.once(
+        jnp.where(rate > 0, momentum * v - rate * u, v)
+      ),
       state.velocity,
       updates,
       now,
@@ -365,8 +371,9 @@ def from_config(
 
   Returns:
     A transformation of {"features": ...}, {"classifier": ...} or both, whose
-    `update` takes `step` (updates of the whole net done) and `drops` by name;
-    and the learning rate of the convolutional weights by step and drops.
+    `update` takes by name `step` (updates of the whole net done), `drops` and
+    `hold` (whether to move nothing); and the learning rate of the convolutional
+    weights by step and drops.
   """
 
   def at(epoch: float) -> int:

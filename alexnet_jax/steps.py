@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import (
   augment,
+  backends,
   collectives,
   layouts,
   metrics,
@@ -24,11 +25,6 @@ from alexnet_jax import (
 from alexnet_jax.model import AlexNet
 
 Batch = dict[str, jax.Array]
-
-
-# XLA:CPU is many times slower at convolutions in a loop, or, under vmap, with a
-# kernel for each member.
-UNROLLING = ("cpu",)
 
 
 @flax.struct.dataclass
@@ -152,7 +148,7 @@ def make_train_step(
     seed: `config.seed`.
   """
   local = model.clone(network=layout.table(model.network))
-  unrolls = mesh.devices.flat[0].platform in UNROLLING
+  unrolls = mesh.devices.flat[0].platform in backends.UNROLLING
 
   def extract(features, views, keys_B) -> Any:
     variables = {"params": {"features": features}}
@@ -177,19 +173,26 @@ def make_train_step(
 
     nonfinite: Any = {}
 
-    def update(stack, grads):
-      old = {stack: params[stack]}
-      grads = collectives.add_up(layout, {stack: grads})
-      bad = jax.tree.map(lambda g: jnp.any(~jnp.isfinite(g)), grads)[stack]
+    def gather(stack, grads):
+      """Adds up the gradients of all devices, and looks at them."""
+      grads = collectives.add_up(layout, {stack: grads})[stack]
+      bad = jax.tree.map(
+        lambda g: ~backends.pick(backends.ALL_FINITE, g), grads
+      )
       nonfinite[stack] = jax.tree.map(
         jnp.logical_or, nonfinite.get(stack, bad), bad
       )
+      return grads
+
+    def update(stack, grads, hold):
+      old = {stack: params[stack]}
       updates, opt_state[stack] = tx.update(
-        grads,
+        {stack: grads},
         opt_state[stack],
         old,
         step=state.step,
         drops=state.plateau.drops,
+        hold=hold,
       )
       new: Any = optax.apply_updates(old, updates)
       params[stack] = new[stack]
@@ -216,7 +219,7 @@ def make_train_step(
         )
         back.append(collectives.send_back(layout, dx / layout.fc_updates, turn))
         if layout.fc_updates > 1:
-          update("classifier", grads)
+          update("classifier", gather("classifier", grads), False)
           grads = None
         total = _add(total, (grads, sums))
       return collectives.rejoin(layout, back), *total
@@ -244,19 +247,22 @@ def make_train_step(
         unroll=unrolls,
       )
     dfeatures, dclassifier, sums = total
-    update("features", dfeatures)
+    grads = {"features": gather("features", dfeatures)}
     if layout.fc_updates == 1:
-      update("classifier", dclassifier)
+      grads["classifier"] = gather("classifier", dclassifier)
     # No step makes rubbish of the state: who trains decides whether to go on.
     flags = jax.tree.map(lambda bad: bad.astype(jnp.int32), nonfinite)
     bad_parts = collectives.count_parts(layout, flags)
     sums = collectives.add_over(sums, layout.data_axes)
     rubbish = jnp.any(bad_parts > 0) | ~jnp.isfinite(sums["loss"])
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(rubbish, old, new),
-      (params, opt_state),
-      (state.params, state.opt_state),
-    )
+    for stack, found in grads.items():
+      update(stack, found, rubbish)
+    if layout.fc_updates > 1:
+      params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(rubbish, old, new),
+        (params, opt_state),
+        (state.params, state.opt_state),
+      )
     new = dataclasses.replace(
       state, step=state.step + 1, params=params, opt_state=opt_state
     )
@@ -300,7 +306,7 @@ def make_train_step(
     everywhere = layouts.shardings(mesh, layouts.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 
-  return jax.jit(train_step, donate_argnums=0)
+  return backends.jit(train_step, donate_argnums=0)
 
 
 def make_probe(
@@ -336,7 +342,7 @@ def make_probe(
     finite = [jnp.isfinite(outputs[name]) for name in layers]
     return jnp.stack([x.reshape(len(x), -1).all(axis=1) for x in finite])
 
-  return jax.jit(probe)
+  return backends.jit(probe)
 
 
 def make_view_step(
@@ -355,7 +361,7 @@ def make_view_step(
     logits: Any = model.apply({"params": params}, images)
     return jax.nn.log_softmax(logits)
 
-  return jax.jit(
+  return backends.jit(
     jax.shard_map(
       local_step,
       mesh=mesh,

@@ -8,7 +8,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from training import Trainer, batches, small_config
 
-from alexnet_jax import collectives, layouts, model, networks, steps
+from alexnet_jax import (
+  backends,
+  collectives,
+  layouts,
+  model,
+  networks,
+  steps,
+)
 from alexnet_jax.errors import InputError
 from configs import (
   alexnet,
@@ -206,7 +213,7 @@ def test_loops_of_accelerators_compute_the_same(monkeypatch, ensemble):
   Convolutions then round otherwise, so that with one seed in a few a near tie
   in a pool sends its gradient elsewhere: not with these.
   """
-  monkeypatch.setattr(steps, "UNROLLING", ())
+  monkeypatch.setattr(backends, "UNROLLING", ())
   config = two_towers(ensemble=ensemble, batch_size=48, microbatches=3)
   trainer = Trainer(config)
   losses = trainer.train(batches(config, STEPS)).reshape(STEPS, ensemble)

@@ -352,26 +352,6 @@ def test_pools_equal_the_loop_at_every_side(size):
     close(mean, oracles.average_pool(x, *size))
 
 
-def test_conv_is_the_same_by_gemm_and_by_lax():
-  """Catches a fault in what an accelerator runs for images."""
-  settings = {"stride": 2, "pads": ((0, 0), (0, 0))}
-
-  def both(x, kernel, dy):
-    return [
-      (correlate(x, kernel, **settings), gradient(x, kernel, dy, **settings))
-      for correlate, gradient in (
-        (ops._correlate_by_gemm, ops._kernel_gradient_by_gemm),
-        (ops._correlate_by_lax, ops._kernel_gradient_by_lax),
-      )
-    ]
-
-  by_gemm, by_lax = jax.jit(both)(
-    normal(0, 8, 11, 11, 3), normal(1, 5, 5, 3, 8), normal(2, 8, 4, 4, 8)
-  )
-  for one, other in zip(by_gemm, by_lax, strict=True):
-    close(one, other)
-
-
 @pytest.mark.parametrize(
   "size", [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2), (2, 3)]
 )

@@ -1,0 +1,93 @@
+"""What differs from backend to backend, chosen by measurement.
+
+Everything here changes speed alone. The figures are in experiments/throughput.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
+  "cpu": {
+    # YNNPACK's convolutions take 1.4 to 3.5 times as long as Eigen's, and its
+    # products of matrices three times, where one of them has few rows.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Else `once` has no effect: barriers go before operations are fused.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+  },
+}
+
+# Platforms that are many times slower at convolutions in a loop, or, under
+# vmap, with a kernel for each member.
+UNROLLING = ("cpu",)
+
+Table = Mapping[str, Callable[..., jax.Array]]
+"""Functions that compute the same, by platform, one of them "default"."""
+
+
+def jit(fun: Callable[..., Any], **settings: Any) -> Any:
+  """Returns `jax.jit(fun, **settings)` with the options of the backend."""
+  options = COMPILER_OPTIONS.get(jax.default_backend())
+  return jax.jit(fun, compiler_options=options, **settings)
+
+
+def pick(table: Table, *args: jax.Array) -> jax.Array:
+  """Returns what the function for the platform computed for makes of `args`."""
+  return lax.platform_dependent(*args, **table)
+
+
+ONCE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
+
+
+@jax.custom_vjp
+def once(x: jax.Array) -> jax.Array:
+  """Returns x, which is computed whole before it is used; its gradient too.
+
+  XLA:CPU would compute what is elementwise anew inside each of its users, and
+  in the order that suits them.
+  """
+  return pick(ONCE, x)
+
+
+once.defvjp(lambda x: (once(x), None), lambda _, dy: (once(dy),))
+
+
+def _sum_by_product(y: jax.Array) -> jax.Array:
+  y = y.reshape(-1, y.shape[-1])
+  return jnp.ones(len(y), y.dtype) @ y
+
+
+COLUMN_SUM: Table = {
+  "cpu": _sum_by_product,
+  "default": lambda y: y.sum(tuple(range(y.ndim - 1))),
+}
+"""The sum over all axes but the last."""
+
+
+def _rows_by_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  # Barriers, as XLA would write the same product as below.
+  columns = lax.optimization_barrier(x.T)
+  return lax.optimization_barrier(kernel @ columns).T
+
+
+TIMES_TRANSPOSED: Table = {
+  "cpu": _rows_by_columns,
+  "default": lambda x, kernel: x @ kernel.T,
+}
+"""`x @ kernel.T`."""
+
+
+def _finite_by_product(x: jax.Array) -> jax.Array:
+  # 0 times what is not finite is not a number.
+  rows = x.reshape(-1, x.shape[-1])
+  return jnp.isfinite((rows @ jnp.zeros(x.shape[-1], x.dtype)).sum())
+
+
+ALL_FINITE: Table = {
+  "cpu": _finite_by_product,
+  "default": lambda x: jnp.isfinite(x).all(),
+}
+"""Whether every number is finite."""

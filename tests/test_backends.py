@@ -1,0 +1,78 @@
+"""What is chosen by the platform computes the same on every one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import backends
+
+
+def normal(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# Every table with its arguments and what numpy makes of them, in float64.
+TABLES = {
+  "ONCE": ((normal(0, 3, 4),), lambda x: x),
+  "COLUMN_SUM": ((normal(0, 5, 6, 7, 8),), lambda y: y.sum((0, 1, 2))),
+  "TIMES_TRANSPOSED": (
+    (normal(0, 5, 8), normal(1, 6, 8)),
+    lambda x, kernel: x @ kernel.T,
+  ),
+}
+
+
+def test_every_table_is_here():
+  tables = {
+    name
+    for name, value in vars(backends).items()
+    if isinstance(value, dict) and "default" in value
+  }
+  assert tables == {*TABLES, "ALL_FINITE"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_all_platforms_compute_what_numpy_does(name):
+  args, oracle = TABLES[name]
+  expected = oracle(*(x.astype(np.float64) for x in args))
+  for compute in getattr(backends, name).values():
+    found = backends.jit(compute)(*args)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("platform", backends.ALL_FINITE)
+def test_one_number_that_is_not_finite_is_found_anywhere(platform, bad):
+  check = backends.jit(backends.ALL_FINITE[platform])
+  x = np.full((3, 4, 5), np.finfo(np.float32).max)
+  assert check(x)
+  for index in np.ndindex(x.shape):
+    y = x.copy()
+    y[index] = bad
+    assert not check(y)
+  assert not check(np.array([1, 2, bad], np.float32))
+
+
+def test_what_two_need_is_computed_once():
+  """Catches a compiler that no longer knows the option behind `once`."""
+
+  def both(x):
+    y = backends.once(jnp.tanh(x))
+    return y.T + 1, y[::2] * 3
+
+  x = normal(0, 64, 64)
+  program = backends.jit(both).lower(x).compile()
+  fused = program.as_text()
+  assert fused.count("tanh(") == 1
+  assert fused.count("opt-barrier") == (jax.default_backend() == "cpu")
+  turned, thinned = program(x)
+  np.testing.assert_allclose(turned, np.tanh(x).T + 1, atol=1e-5)
+  np.testing.assert_allclose(thinned, np.tanh(x)[::2] * 3, atol=1e-5)
+
+
+def test_gradients_pass_through_once():
+  x, cotangent = normal(0, 5), normal(1, 5)
+  y, pull_back = jax.vjp(lambda x: backends.once(2 * x), x)
+  np.testing.assert_array_equal(y, 2 * x)
+  np.testing.assert_array_equal(pull_back(cotangent)[0], 2 * cotangent)
