@@ -15,8 +15,7 @@ from jax import lax
 
 from alexnet_jax import backends
 from alexnet_jax.backends import once
-
-Pads = tuple[tuple[int, int], ...]
+from alexnet_jax.convolutions import Pads, direct, pad
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -65,12 +64,6 @@ def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
   ]
 
 
-def _pad(x: jax.Array, pads: Pads, value: float = 0.0) -> jax.Array:
-  """Pads rows and columns; a negative pad cuts pixels off."""
-  config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
-  return lax.pad(x, jnp.array(value, x.dtype), config)
-
-
 @jax.custom_vjp
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds a number to each channel or unit."""
@@ -94,18 +87,6 @@ def _multiply_backward(residuals, dy):
 
 
 _multiply.defvjp(lambda x, w: (_multiply(x, w), (x, w)), _multiply_backward)
-
-
-def _correlate(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> jax.Array:
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    pads,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
 
 
 def conv(
@@ -142,7 +123,7 @@ def conv(
   )
 
   blocks = [
-    once(_correlate(once(x), w, stride, pads))
+    once(direct(once(x), w, stride, pads))
     for x, w in zip(
       jnp.split(x_BxHxWxC, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),
@@ -192,7 +173,7 @@ def _pool_pads(x: jax.Array, window: int, stride: int) -> Pads:
 def _max_and_argmax(
   x: jax.Array, window: int, stride: int
 ) -> tuple[jax.Array, jax.Array]:
-  x = _pad(x, _pool_pads(x, window, stride), -jnp.inf)
+  x = pad(x, _pool_pads(x, window, stride), value=-jnp.inf)
   best, *others = _slices(x, window, stride)
   winner = jnp.zeros(best.shape, jnp.int8)
   for index, candidate in enumerate(others, start=1):
@@ -260,8 +241,8 @@ def _spread(
   reach = -(-window // stride)
   rows, cols = (count + reach - 1 for count in outputs)
   pads = ((reach - 1, reach - 1),) * 2
-  dy = once(_pad(dy, pads))
-  winner = None if winner is None else once(_pad(winner, pads))
+  dy = once(pad(dy, pads))
+  winner = None if winner is None else once(pad(winner, pads))
   place = np.arange(reach * stride).reshape(reach, stride)
   dx = jnp.zeros((), dy.dtype)
   for down in range(reach):
@@ -278,7 +259,7 @@ def _spread(
   dx = dx.reshape(batch, rows * stride, cols * stride, channels)
   # Pixels that no window reads get nothing; those past the edge are not there.
   return once(
-    _pad(
+    pad(
       dx,
       tuple(
         (0, side - size)
@@ -291,7 +272,7 @@ def _spread(
 def _window_pixels(x: jax.Array, window: int, stride: int) -> jax.Array:
   """Counts the real pixels in each window: [1, H', W', 1]."""
   ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-  ones = _pad(ones, _pool_pads(x, window, stride))
+  ones = pad(ones, _pool_pads(x, window, stride))
   return functools.reduce(jnp.add, _slices(ones, window, stride))
 
 
@@ -309,7 +290,7 @@ def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
 
   Source: the average pooling of cuda-convnet's `layers-19pct.cfg`.
   """
-  x = _pad(x_BxHxWxC, _pool_pads(x_BxHxWxC, window, stride))
+  x = pad(x_BxHxWxC, _pool_pads(x_BxHxWxC, window, stride))
   total = functools.reduce(jnp.add, _slices(x, window, stride))
   return total / _window_pixels(x_BxHxWxC, window, stride)
 

@@ -1,0 +1,184 @@
+"""Our side: the repository's own steps, on one device."""
+
+import functools
+import time
+from typing import Any
+
+import inputs
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
+
+from alexnet_jax import (
+  augment,
+  layouts,
+  model,
+  networks,
+  optimizer,
+  steps,
+)
+
+COMPILER_OPTIONS: dict[str, Any] | None = None
+"""Of what is jitted here and in layers.py; steps.py has its own."""
+
+
+def is_cpu() -> bool:
+  """Whether there is no accelerator."""
+  return jax.default_backend() == "cpu"
+
+
+def gemm(size: int, repeats: int) -> float:
+  """Returns the multiply-add FLOP/s of square matrices.
+
+  Args:
+    size: of their sides.
+    repeats: how many products are timed.
+  """
+  dtype = jnp.float32 if is_cpu() else jnp.bfloat16
+  a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  multiply = jax.jit(jnp.matmul)
+  multiply(a, a).block_until_ready()
+  start = time.perf_counter()
+  products = [multiply(a, a) for _ in range(repeats)]
+  jax.block_until_ready(products)
+  return 2 * size**3 * repeats / (time.perf_counter() - start)
+
+
+def flops(net: str) -> dict[str, float]:
+  """Returns the FLOPs for one image of a forward pass and of a training step.
+
+  A training step does not need the gradient of the image.
+  """
+  network = networks.from_config(inputs.config_of(net, 1))
+  macs = [row.macs for row in networks.rows(network)]
+  return {"forward": 2 * sum(macs), "train": 2 * (3 * sum(macs) - macs[0])}
+
+
+def random_views(
+  images: jax.Array, step: Any, augmentation: augment.Augmentation
+) -> jax.Array:
+  """Returns what a step makes of images before the net sees them."""
+  keys = jax.random.split(
+    jax.random.fold_in(jax.random.key(0), step), 2 * len(images)
+  ).reshape(2, -1)
+  return augment.augment(images, keys[0], keys[1], step, augmentation)
+
+
+class Contestant:
+  """A net, its training step and its answers; `run` does one of `whats`."""
+
+  def __init__(self, net: str, batch_size: int):
+    """Draws the parameters and places a batch."""
+    config = inputs.config_of(net, batch_size, half=not is_cpu())
+    self.config = config
+    self.net = model.from_config(config)
+    layout = layouts.from_config(config, self.net.network, 1)
+    self.mesh = layouts.make_mesh(1, layout.model)
+    tx, _ = optimizer.from_config(config, 1_281_167, 10**6, layout.axes_of)
+    self.augmentation = augment.from_config(config, inputs.statistics(config))
+    params = steps.init_params(self.net, config.seed)
+    state = steps.init_state(params, tx)
+    where = layouts.shardings(self.mesh, layouts.specs(layout, state))
+    self.state = jax.device_put(state, where)
+    self.layout = layout
+    self.step = steps.make_train_step(
+      self.net, tx, self.augmentation, layout, self.mesh, config.seed
+    )
+    self.view_step = steps.make_view_step(
+      self.net, self.augmentation, self.mesh
+    )
+    self.batch = self._put(*inputs.examples(config, batch_size))
+    self.random_views = jax.jit(
+      functools.partial(random_views, augmentation=self.augmentation),
+      compiler_options=COMPILER_OPTIONS,
+    )
+    self.loss = 0.0
+
+  def _put(self, images: np.ndarray, labels: np.ndarray) -> Any:
+    batch = {"image": images, "label": labels}
+    return layouts.put_batch(
+      self.mesh, self.layout.batch_spec, labels.shape, batch
+    )
+
+  def train(self, count: int) -> None:
+    """Takes steps on the batch that lies on the device."""
+    sums: Any = None
+    for _ in range(count):
+      self.state, sums = self.step(self.state, self.batch)
+    jax.block_until_ready(self.state)
+    self.loss = float(sums["loss"]) / self.config.batch_size
+
+  def forward(self, count: int) -> None:
+    """Looks at the central crops of that batch."""
+    view = self._views(1)[0]
+    seen: Any = None
+    for _ in range(count):
+      seen = self.view_step(self.state.params, self.batch, view)
+    jax.block_until_ready(seen)
+
+  def augment(self, count: int) -> None:
+    """Makes views of that batch alone."""
+    seen: Any = None
+    for step in range(count):
+      seen = self.random_views(self.batch["image"], np.int32(step))
+    jax.block_until_ready(seen)
+
+  def answer(self, count: int, images: np.ndarray) -> np.ndarray:
+    """Returns probabilities by ten views, from host to host."""
+    # Late: it brings checkpoints and data sets, no memory of the step's.
+    from alexnet_jax import evaluate
+
+    labels, answers = np.zeros(len(images), np.int32), np.empty(0)
+    views = self._views(10)
+    for _ in range(count):
+      batch = self._put(images, labels)
+      # What the evaluation does with a batch.
+      seen = evaluate._mean(
+        (1 / len(views), self.view_step(self.state.params, batch, view))
+        for view in views
+      )
+      answers = np.exp(seen)
+    return answers
+
+  def _views(self, count: int) -> np.ndarray:
+    config = self.config
+    return augment.views(count, config.image_size_px, config.crop_size_px)
+
+  @functools.cached_property
+  def pool(self) -> tuple[Any, Any]:
+    """A whole split, and what draws a batch from it."""
+    take = jax.jit(
+      lambda pool, index: jax.tree.map(lambda values: values[index], pool)
+    )
+    return self._put(*inputs.examples(self.config, inputs.EPOCH_EXAMPLES)), take
+
+  def epoch(self, count: int) -> None:
+    """Trains on a whole split that lives on the device, as `feed.py` does."""
+    size, many = self.config.batch_size, inputs.EPOCH_EXAMPLES
+    pool, take = self.pool
+    rng = np.random.default_rng(0)
+
+    for _ in range(count):
+      order = rng.permutation(many).astype(np.int32)
+      for start in range(0, many - size + 1, size):
+        index = jax.device_put(order[start : start + size])
+        self.state, _ = self.step(self.state, take(pool, index))
+    jax.block_until_ready(self.state)
+
+  def memory(self) -> float:
+    """Returns the peak in GB: of the device, or of this process on CPU."""
+    if is_cpu():
+      return inputs.memory_gb()
+    stats: Any = jax.devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / 1e9
+
+
+def about() -> dict[str, str]:
+  """Returns platform, device and versions."""
+  device = jax.devices()[0]
+  return {
+    "platform": "cpu" if is_cpu() else device.platform,
+    "device": device.device_kind,
+    "versions": f"jax {jax.__version__}, jaxlib {jaxlib.version.__version__}",
+  }
