@@ -64,6 +64,19 @@ def run(
     sys.exit(130)
 
 
+def keep_programs() -> None:
+  """Has compiled programs kept on disk for the next run (jax's own cache).
+
+  In ~/.cache/alexnet_jax, or where JAX_COMPILATION_CACHE_DIR says; "" for none.
+  """
+  import jax  # Some commands need none.
+
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    kept = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = str(Path(kept, "alexnet_jax"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
 def load_config(path: str) -> config_dict.ConfigDict:
   """Returns the config of `FILE.py` or `FILE.py:ARGUMENT`.
 

@@ -113,7 +113,7 @@ def evaluate_members(
     each = [
       _mean(
         (1 / len(member.views), member.view_step(member.params, batch, view))
-        for view in member.views
+        for view in member.views[:, None]  # One by one: a batch is large.
       )
       for member in members
     ]
@@ -313,6 +313,7 @@ def evaluate_runs(
 def main(_) -> None:
   """Runs the command."""
   options = flags.FLAGS
+  cli.keep_programs()
   try:
     weights = [float(weight) for weight in options.weights]
   except ValueError as e:

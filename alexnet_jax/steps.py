@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
@@ -347,8 +349,11 @@ def make_probe(
 
 def make_view_step(
   model: AlexNet, augmentation: augment.Augmentation, mesh: Mesh
-) -> Callable[[Any, Batch, jax.Array], jax.Array]:
-  """Returns the jitted `(params, batch, view) -> log_probabilities_BxK`.
+) -> Callable[[Any, Batch, np.ndarray], jax.Array]:
+  """Returns the jitted `(params, batch, views_Vx3) -> log_probabilities_BxK`.
+
+  Probabilities are the mean of the views' softmaxes (paper 4.1). All views are
+  seen at once, as one batch of V B images.
 
   Args:
     model: the net.
@@ -356,10 +361,15 @@ def make_view_step(
     mesh: from `layouts.make_mesh`.
   """
 
-  def local_step(params, batch, view):
-    images = augment.look(batch["image"], view, augmentation)
+  def local_step(params, batch, views_Vx3):
+    images = jnp.concatenate(
+      [augment.look(batch["image"], view, augmentation) for view in views_Vx3]
+    )
     logits: Any = model.apply({"params": params}, images)
-    return jax.nn.log_softmax(logits)
+    each = jax.nn.log_softmax(logits).reshape(
+      len(views_Vx3), -1, logits.shape[-1]
+    )
+    return jax.nn.logsumexp(each, axis=0) - math.log(len(views_Vx3))
 
   return backends.jit(
     jax.shard_map(

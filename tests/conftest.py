@@ -1,9 +1,15 @@
 """Eight virtual CPU devices and strict rules, for every test."""
 
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+# Runs that the tests start share what they compile.
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  str(Path(__file__).parents[1] / ".pytest_cache" / "programs"),
 )
 
 import jax

@@ -30,12 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import convolutions
+from alexnet_jax import backends, convolutions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"
-# On CPU, YNNPACK takes up to 3.5 times as long as XLA's other convolutions.
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 Row = dict[str, Any]
 
@@ -195,8 +193,7 @@ def program(layer: str, direction: str, algorithm: str, inputs: Any) -> Any:
       return jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)[0]
     return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)[0]
 
-  options = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
-  return jax.jit(run, compiler_options=options).lower(*inputs).compile()
+  return backends.jit(run).lower(*inputs).compile()
 
 
 def measure(batch: int, trials: int) -> list[Row]:

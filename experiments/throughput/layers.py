@@ -31,7 +31,16 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch_nets
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from alexnet_jax import augment, metrics, model, networks, ops, optimizer, steps
+from alexnet_jax import (
+  augment,
+  backends,
+  metrics,
+  model,
+  networks,
+  ops,
+  optimizer,
+  steps,
+)
 
 HERE = Path(__file__).parent
 TRIALS = 5
@@ -63,7 +72,7 @@ class Operation:
 
 def _jit(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
   """Returns a call of the jitted function that ends when it is done."""
-  jitted = jax.jit(function, compiler_options=ours.COMPILER_OPTIONS)
+  jitted = backends.jit(function)
   return lambda: jax.block_until_ready(jitted(*arguments))
 
 
@@ -354,16 +363,16 @@ class Profile:
     count = sum(x.size for x in jax.tree.leaves(params))
 
     def update(params: Any, velocity: Any, grads: Any) -> Any:
-      bad = [jnp.any(~jnp.isfinite(g)) for g in jax.tree.leaves(grads)]
-      rubbish = jnp.any(jnp.stack(bad))
-      updates, new = tx.update(grads, velocity, params, step=jnp.int32(0))
-      new = optax.apply_updates(params, updates), new
-      old = params, velocity
-      return jax.tree.map(lambda n, o: jnp.where(rubbish, o, n), new, old)
+      finite = [
+        backends.pick(backends.ALL_FINITE, g) for g in jax.tree.leaves(grads)
+      ]
+      hold = ~jnp.all(jnp.stack(finite))
+      updates, new = tx.update(
+        grads, velocity, params, step=jnp.int32(0), hold=hold
+      )
+      return optax.apply_updates(params, updates), new
 
-    jitted = jax.jit(
-      update, donate_argnums=(0, 1), compiler_options=ours.COMPILER_OPTIONS
-    )
+    jitted = backends.jit(update, donate_argnums=(0, 1))
     grads = jax.tree.map(jnp.zeros_like, params)
     held = [params, tx.init(params)]
 
