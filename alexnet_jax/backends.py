@@ -24,6 +24,12 @@ COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
 # vmap, with a kernel for each member.
 UNROLLING = ("cpu",)
 
+
+def loops() -> bool:
+  """Whether convolutions in a loop are as quick as one by one."""
+  return jax.default_backend() not in UNROLLING
+
+
 Table = Mapping[str, Callable[..., jax.Array]]
 """Functions that compute the same, by platform, one of them "default"."""
 

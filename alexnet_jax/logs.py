@@ -48,6 +48,7 @@ FREE_FIELDS = (
   "log_every_steps",
   "microbatches",
   "reader_threads",
+  "steps_at_once",
   "skip_nonfinite_steps",
 )
 

@@ -123,15 +123,18 @@ def _add(total: Any, more: Any) -> Any:
   return more if total is None else jax.tree.map(jnp.add, total, more)
 
 
-def make_train_step(
+Step = Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]
+
+
+def make_step(
   model: AlexNet,
   tx: optax.GradientTransformationExtraArgs,
   augmentation: augment.Augmentation,
   layout: layouts.Layout,
   mesh: Mesh,
   seed: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]:
-  """Returns the jitted `(state, batch) -> (state, sums)`; it eats its state.
+) -> Step:
+  """Returns the pure `(state, batch) -> (state, sums)` of training.
 
   Beside `metrics.sums`, `sums` has `nonfinite`: int32, above 0 for each array
   whose gradient is not finite, in the order of `jax.tree.leaves`. If there is
@@ -150,7 +153,7 @@ def make_train_step(
     seed: `config.seed`.
   """
   local = model.clone(network=layout.table(model.network))
-  unrolls = mesh.devices.flat[0].platform in backends.UNROLLING
+  unrolls = not backends.loops()
 
   def extract(features, views, keys_B) -> Any:
     variables = {"params": {"features": features}}
@@ -308,7 +311,42 @@ def make_train_step(
     everywhere = layouts.shardings(mesh, layouts.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 
-  return backends.jit(train_step, donate_argnums=0)
+  return train_step
+
+
+def make_train_step(*args: Any) -> Step:
+  """Returns `make_step(*args)`, jitted; it eats its state."""
+  return backends.jit(make_step(*args), donate_argnums=0)
+
+
+def make_train_loop(
+  step: Step, draw: Callable[[Any, jax.Array], Batch]
+) -> Callable[..., tuple[TrainState, metrics.Sums]]:
+  """Returns many steps as one program, for examples that live on the devices.
+
+  The jitted `(state, pool, index_NxB, count) -> (state, sums_N)` takes the
+  first `count` of N steps, and eats its state.
+
+  Args:
+    step: from `make_step`.
+    draw: from a pool of examples and the index of a batch to the batch.
+  """
+
+  def loop(state, pool, index_NxB, count):
+    def body(turn, carry):
+      state, sums_N = carry
+      state, sums = step(state, draw(pool, index_NxB[turn]))
+      return state, jax.tree.map(
+        lambda all_N, one: all_N.at[turn].set(one), sums_N, sums
+      )
+
+    _, like = jax.eval_shape(step, state, draw(pool, index_NxB[0]))
+    sums_N = jax.tree.map(
+      lambda x: jnp.zeros((len(index_NxB), *x.shape), x.dtype), like
+    )
+    return lax.fori_loop(0, count, body, (state, sums_N))
+
+  return backends.jit(loop, donate_argnums=0)
 
 
 def make_probe(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import (
   augment,
+  backends,
   checkpoint,
   distributed,
   errors,
@@ -119,6 +121,10 @@ def train_and_evaluate(
       log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
     elif started:
       log.say(f"starting with {started}")
+    step = steps.make_step(net, tx, augmentation, layout, mesh, config.seed)
+    loop = None
+    if batches.draw and backends.loops() and config.steps_at_once > 1:
+      loop = steps.make_train_loop(step, batches.draw)
     _Run(
       config=config,
       net=net,
@@ -127,9 +133,8 @@ def train_and_evaluate(
       whole_mesh=whole_mesh,
       splits=splits,
       augmentation=augmentation,
-      train_step=steps.make_train_step(
-        net, tx, augmentation, layout, mesh, config.seed
-      ),
+      train_step=backends.jit(step, donate_argnums=0),
+      train_loop=loop,
       view_step=steps.make_view_step(net, augmentation, whole_mesh),
       learning_rate=learning_rate,
       batches=batches,
@@ -141,6 +146,23 @@ def train_and_evaluate(
       state=state,
       progress=progress,
     ).finish()
+
+
+@dataclasses.dataclass
+class _Running:
+  """Steps whose figures are still to come.
+
+  Attributes:
+    first: the number of the first.
+    count: how many there are.
+    sums: of each, stacked; of a step that is no loop's, as they are.
+    batch_of: from the turn of a step, from 0, to what it saw.
+  """
+
+  first: int
+  count: int
+  sums: dict[str, jax.Array]
+  batch_of: Callable[[int], steps.Batch]
 
 
 @dataclasses.dataclass
@@ -156,6 +178,7 @@ class _Run:
   splits: dict[str, records.Examples]
   augmentation: augment.Augmentation
   train_step: Callable[..., Any]
+  train_loop: Callable[..., Any] | None
   view_step: Callable[..., jax.Array]
   learning_rate: Callable[..., Any]
   batches: feed.Feed
@@ -173,7 +196,7 @@ class _Run:
     self.plateau = jax.device_get(
       layouts.replicate(self.mesh, self.state.plateau)
     )
-    self.running: tuple[int, metrics.Sums, steps.Batch] | None = None
+    self.running: _Running | None = None
     self.saved = True  # Whether what is here is what is on disk.
 
   def finish(self) -> None:
@@ -226,45 +249,87 @@ class _Run:
         self.log.say(self._told())
       if told or ended:
         return not told
-      self._take_step()
+      self._take_steps()
       self.saved = False
 
-  def _take_step(self) -> None:
-    with self.meter.waiting():
-      batch = next(self.batches)
+  def _take_steps(self) -> None:
+    """Takes a step, or those up to the next event as one program."""
+    ahead = itertools.count(self.step + 1)
+    last = next(ahead)
+    if self.train_loop:
+      room = self.config.steps_at_once
+      while last < self.step + room and not self._is_event(last):
+        last = next(ahead)
+      count = last - self.step
+      with self.meter.waiting():
+        index = self.batches.indices(count, room)
+      pool, draw = self.batches.pool, self.batches.draw
+      assert draw
+      self.state, sums = self.train_loop(self.state, pool, index, count)
+
+      def batch_of(turn: int) -> steps.Batch:
+        return jax.jit(draw)(pool, index[turn])
+
+    else:
+      with self.meter.waiting():
+        batch = next(self.batches)
+      self.state, sums = self.train_step(self.state, batch)
+
+      def batch_of(turn: int) -> steps.Batch:
+        return batch
+
     self._know(batches=self.batches.get_state())
-    self.state, sums = self.train_step(self.state, batch)
-    # The step before is read while this one runs.
+    # Those before are read while these run.
     self._settle()
-    self.step += 1
-    self.running = self.step, sums, batch
+    self.running = _Running(self.step + 1, last - self.step, sums, batch_of)
+    self.step = last
+    self._know(evaluated=not self._evaluates_after(last))
+
+  def _is_event(self, step: int) -> bool:
+    """Whether there is something to do after a step but the next."""
     config = self.config
-    evaluates = "validation" in self.splits and (
-      self.step == self.total_steps
+    return (
+      step % config.log_every_steps == 0
+      or step % config.checkpoint_every_steps == 0
+      or step == self.total_steps
+      or self._evaluates_after(step)
+    )
+
+  def _evaluates_after(self, step: int) -> bool:
+    return "validation" in self.splits and (
+      step == self.total_steps
       or _crosses(
-        config.evaluate_every_epochs,
-        self.step,
-        config.batch_size,
+        self.config.evaluate_every_epochs,
+        step,
+        self.config.batch_size,
         len(self.splits["train"]),
       )
     )
-    self._know(evaluated=not evaluates)
 
   def _know(self, **changes: Any) -> None:
     self.progress = dataclasses.replace(self.progress, **changes)
 
   def _settle(self) -> None:
-    """Waits for the step that runs, if one does, and takes its figures in."""
+    """Waits for the steps that run, if some do, and takes their figures in."""
     if self.running is None:
       return
-    (step, sums, batch), self.running = self.running, None
-    nonfinite = np.asarray(sums.pop("nonfinite"))
-    losses = np.atleast_1d(sums["loss"]) / np.asarray(sums["examples"])
-    if nonfinite.any() or not np.isfinite(losses).all():
-      self._skip(step, losses, np.atleast_2d(nonfinite), batch)
-    else:
-      self.meter.add(sums)
-    self.log.advance(step, self._epoch(step))
+    running, self.running = self.running, None
+    whole = {name: np.asarray(x) for name, x in running.sums.items()}
+    if not self.train_loop:
+      whole = {name: x[None] for name, x in whole.items()}
+    good = []
+    for turn in range(running.count):
+      step = running.first + turn
+      sums = {name: values[turn] for name, values in whole.items()}
+      nonfinite = sums.pop("nonfinite")
+      losses = np.atleast_1d(sums["loss"] / sums["examples"])
+      if nonfinite.any() or not np.isfinite(losses).all():
+        batch = running.batch_of(turn)
+        self._skip(step, losses, np.atleast_2d(nonfinite), batch)
+      else:
+        good.append(sums)
+      self.log.advance(step, self._epoch(step))
+    self.meter.add(good)
     if step % self.config.log_every_steps == 0:
       self._record_training(step)
 
@@ -538,7 +603,7 @@ class _Meter:
 
   def __init__(self, totals: dict[str, Any]):
     """Goes on from `totals()`."""
-    self._steps = 0
+    self._calls = 0
     self._clear()
     self._totals = {name: np.float64(value) for name, value in totals.items()}
     self.restart()
@@ -567,16 +632,18 @@ class _Meter:
     yield
     self._waited += time.perf_counter() - start
 
-  def add(self, sums: metrics.Sums) -> None:
-    """Waits for a step's sums and counts them."""
-    metrics.add(self._totals, sums)
-    examples = float(np.sum(sums["examples"]))
+  def add(self, steps: list[metrics.Sums]) -> None:
+    """Counts the sums of the steps that have ended since the last call."""
+    if not steps:
+      return
     start, self._mark = self._mark, time.perf_counter()
-    self._steps += 1
-    if self._steps == 2:  # The first step compiled: it is no measure of speed.
+    self._calls += 1
+    if self._calls == 2:  # The first compiled: it is no measure of speed.
       self._seconds = self._timed_images = self._waited = 0.0
     self._seconds += self._mark - start
-    self._timed_images += examples
+    for sums in steps:
+      metrics.add(self._totals, sums)
+      self._timed_images += float(np.sum(sums["examples"]))
 
   def take(self) -> list[dict[str, float]]:
     """Returns the figures since the last call and starts anew.
@@ -727,6 +794,7 @@ def _check_config(config: Any) -> None:
     "log_every_steps",
     "plateau_patience",
     "reader_threads",
+    "steps_at_once",
     "total_epochs",
     "total_steps",
   ):

@@ -195,6 +195,47 @@ def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
+# The command as it is where convolutions in loops are quick.
+LOOPING = """
+from alexnet_jax import backends, cli, main, steps
+backends.UNROLLING = ()
+make = steps.make_train_loop
+steps.make_train_loop = lambda *args: print("many at once") or make(*args)
+cli.run(main.main, main._define_flags)
+"""
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_steps_in_one_program_are_those_taken_one_by_one(
+  members, data, tmp_path
+):
+  """Catches lost or repeated batches; 5 at once do not divide the 12 steps."""
+  one, looped = tmp_path / "one", tmp_path / "looped"
+  fields = {"data_dir": data, "steps_at_once": 5, "ensemble": members, **TINY}
+  fields["log_every_steps"] = 6
+  options = command("main", f"--workdir={looped}", **fields)
+  options["args"][1:3] = ["-c", LOOPING]
+  for result in (
+    run("main", f"--workdir={one}", **fields),
+    subprocess.run(**options, capture_output=True),
+  ):
+    assert result.returncode == 0, result.stderr
+  assert "many at once" in result.stdout
+  timeless = [
+    [{**r, "images_per_second": 0, "input_wait": 0} for r in records(w)]
+    for w in (one, looped)
+  ]
+  for ours, theirs in zip(*timeless, strict=True):
+    assert ours == pytest.approx(theirs, rel=1e-4)
+  for ours, theirs in zip(
+    jax.tree.leaves(newest_params(looped)),
+    jax.tree.leaves(newest_params(one)),
+    strict=True,
+  ):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
+
+
 def test_run_goes_on_with_its_own_data_alone(finished, data, tmp_path):
   """Other pictures, prepared anew in the same place, have another mean."""
   workdir, other = tmp_path / "run", tmp_path / "data"

@@ -8,6 +8,7 @@ import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import cli, layouts
 from alexnet_jax.data import records, source
@@ -17,29 +18,40 @@ class Feed:
   """Endless batches on the devices, that resume exactly.
 
   Either kind gives the same batches for the same state.
+
+  Attributes:
+    pool: all examples, if they live on the devices, else None.
+    draw: then from the pool and the index of a batch to the batch, pure.
   """
 
   def __init__(
     self,
     streams: Sequence[grain.DatasetIterator],
-    put: Callable[[Any], dict[str, jax.Array]],
+    put: Callable[[Any], Any],
     stacks: bool,
     timeout_s: float,
+    pool: Any = None,
+    draw: Callable[[Any, jax.Array], dict[str, jax.Array]] | None = None,
   ):
     """Takes what comes on the host, and how it gets to the devices.
 
     Args:
       streams: of arrays or trees of them; one, or one for each member whose
         devices this process has.
-      put: places what came.
+      put: places what came, of one batch or, with a pool, of several.
       stacks: whether there are members, perhaps one here; their arrays get a
         first axis.
       timeout_s: seconds to wait for a batch.
+      pool: as above; the streams are then of indices.
+      draw: as above.
     """
     self._streams = streams
     self._in_time = [source.InTime(stream, timeout_s) for stream in streams]
     self._put = put
     self._stacks = stacks
+    self.pool = pool
+    self.draw = draw
+    self._take = draw and jax.jit(lambda pool, index: draw(pool, index[0]))
 
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
@@ -47,11 +59,25 @@ class Feed:
     For several members, [members, B, ...]. Raises errors.StallError if it does
     not come.
     """
+    if self._take:
+      return self._take(self.pool, self.indices(1, 1))
+    return self._put(self._next())
+
+  def indices(self, count: int, room: int) -> jax.Array:
+    """Returns int32 [room, B], which examples the next `count` batches are.
+
+    For several members, [room, members, B]. Only where there is a pool.
+    """
+    found = [self._next() for _ in range(count)]
+    unused = [np.zeros_like(found[0])] * (room - count)
+    return self._put(np.stack(found + unused).astype(np.int32))
+
+  def _next(self) -> Any:
     found = [next(stream) for stream in self._in_time]
     if self._stacks:
-      return self._put(jax.tree.map(lambda *rows: np.stack(rows), *found))
+      return jax.tree.map(lambda *rows: np.stack(rows), *found)
     (alone,) = found
-    return self._put(alone)
+    return alone
 
   def get_state(self) -> dict[str, Any]:
     """Returns where it stands, for JSON."""
@@ -101,23 +127,22 @@ def open_feed(
       layout.members > 1,
       config.input_timeout_s,
     )
-  pool = layouts.replicate(mesh, _load_all(examples, config))
-  take = jax.jit(
-    jax.shard_map(
-      lambda pool, index: jax.tree.map(lambda values: values[index], pool),
-      mesh=mesh,
-      in_specs=(layouts.REPLICATED, spec),
-      out_specs=spec,
-    )
+  draw = jax.shard_map(
+    lambda pool, index: jax.tree.map(lambda values: values[index], pool),
+    mesh=mesh,
+    in_specs=(layouts.REPLICATED, spec),
+    out_specs=spec,
   )
 
-  def draw(index: np.ndarray) -> dict[str, jax.Array]:
-    indices = {"index": index.astype(np.int32)}
-    sent = layouts.put_batch(mesh, spec, shape, indices)
-    return take(pool, sent["index"])
+  def put(indices: np.ndarray) -> jax.Array:
+    steps_spec, steps_shape = P(None, *spec), (len(indices), *shape)
+    sent = {"index": indices}
+    return layouts.put_batch(mesh, steps_spec, steps_shape, sent)["index"]
 
   streams = [source.train_indices(len(examples), **order) for order in orders]
-  return Feed(streams, draw, layout.members > 1, config.input_timeout_s)
+  pool = layouts.replicate(mesh, _load_all(examples, config))
+  stacks = layout.members > 1
+  return Feed(streams, put, stacks, config.input_timeout_s, pool, draw)
 
 
 def _device_memory(mesh: Mesh) -> float:
