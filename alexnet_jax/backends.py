@@ -1,6 +1,7 @@
 """What differs from backend to backend, chosen by measurement.
 
-Everything here changes speed alone. The figures are in experiments/throughput.
+Everything here changes speed, and rounding. The figures are in
+experiments/throughput.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# Of jax 0.10 and 0.11; one that does not know an option compiles nothing.
 COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
   "cpu": {
-    # YNNPACK's convolutions take 1.4 to 3.5 times as long as Eigen's, and its
-    # products of matrices three times, where one of them has few rows.
+    # YNNPACK's convolutions are slower than Eigen's, and so are its products
+    # where one of the matrices has few rows.
     "xla_cpu_experimental_ynn_fusion_type": "",
     # Else `once` has no effect: barriers go before operations are fused.
     "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -62,9 +64,11 @@ once.defvjp(lambda x: (once(x), None), lambda _, dy: (once(dy),))
 
 
 def _sum_by_product(y: jax.Array) -> jax.Array:
-  # By images first: ten times as exact as one sum, too.
+  # By images first, which is more exact than one long sum, too.
   y = y.reshape(len(y), -1, y.shape[-1])
-  return jnp.einsum("bn,bnc->bc", jnp.ones(y.shape[:2], y.dtype), y).sum(0)
+  ones = jnp.ones(y.shape[:2], y.dtype)
+  each = jnp.einsum("bn,bnc->bc", ones, y, preferred_element_type=jnp.float32)
+  return each.sum(0).astype(y.dtype)
 
 
 COLUMN_SUM: Table = {

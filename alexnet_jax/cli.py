@@ -71,9 +71,11 @@ def keep_programs() -> None:
   """
   import jax  # Some commands need none.
 
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    kept = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = str(Path(kept, "alexnet_jax"))
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  if os.path.isabs(kept):  # Who runs in a container may have no home.
+    folder = os.path.join(kept, "alexnet_jax")
     jax.config.update("jax_compilation_cache_dir", folder)
 
 

@@ -48,8 +48,8 @@ FREE_FIELDS = (
   "log_every_steps",
   "microbatches",
   "reader_threads",
-  "steps_at_once",
   "skip_nonfinite_steps",
+  "steps_at_once",
 )
 
 

@@ -188,7 +188,7 @@ def max_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
   """Takes the maximum of each window (paper 3.4); overlapping if it is wider.
 
   The backward pass sends the whole gradient to the first maximum of a window,
-  as the select-and-scatter of XLA does, at a tenth of its cost on CPU.
+  as the select-and-scatter of XLA does, which is slow on CPU.
 
   Args:
     x_BxHxWxC: input; no NaN.
@@ -253,8 +253,10 @@ def _spread(
 
       i, j = np.ix_(place[down], place[right])
       places = np.where((i < window) & (j < window), i * window + j, -1)
-      places = places.astype(np.int8)[None, None, :, None, :, None]
-      sent = places >= 0 if winner is None else covering(winner) == places
+      places = places[None, None, :, None, :, None]
+      sent = places >= 0
+      if winner is not None:
+        sent = covering(winner) == places.astype(np.int8)
       dx = dx + jnp.where(sent, covering(dy), jnp.zeros((), dy.dtype))
   dx = dx.reshape(batch, rows * stride, cols * stride, channels)
   # Pixels that no window reads get nothing; those past the edge are not there.
@@ -328,7 +330,7 @@ def _window_sum(x: jax.Array, towers: int, span: Span) -> jax.Array:
 
 
 def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
-  if beta == 0.75:  # Square roots cost a fifth of a logarithm and exp.
+  if beta == 0.75:  # Roots cost less than a logarithm and exp.
     return lax.rsqrt(s * lax.sqrt(s))
   return s**-beta
 
@@ -353,10 +355,10 @@ def _response_norm_forward(x, towers, span, k, alpha, beta):
 def _response_norm_backward(towers, span, k, alpha, beta, x, dy):
   # s is computed anew: cheaper than the memory to keep it.
   s = _energy(x, towers, span, k, alpha)
-  direct = dy.astype(jnp.float32) * _inverse_power(s, beta)
+  scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
   x32 = x.astype(jnp.float32)
-  spread = _window_sum(direct * x32 / s, towers, span)
-  dx = direct - (2 * alpha * beta) * x32 * spread
+  spread = _window_sum(scaled * x32 / s, towers, span)
+  dx = scaled - (2 * alpha * beta) * x32 * spread
   return (dx.astype(x.dtype),)
 
 

@@ -320,7 +320,10 @@ def make_train_step(*args: Any) -> Step:
 
 
 def make_train_loop(
-  step: Step, draw: Callable[[Any, jax.Array], Batch]
+  step: Step,
+  draw: Callable[[Any, jax.Array], Batch],
+  layout: layouts.Layout,
+  mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, metrics.Sums]]:
   """Returns many steps as one program, for examples that live on the devices.
 
@@ -330,6 +333,8 @@ def make_train_loop(
   Args:
     step: from `make_step`.
     draw: from a pool of examples and the index of a batch to the batch.
+    layout: of the step.
+    mesh: of the layout.
   """
 
   def loop(state, pool, index_NxB, count):
@@ -340,11 +345,20 @@ def make_train_loop(
         lambda all_N, one: all_N.at[turn].set(one), sums_N, sums
       )
 
-    _, like = jax.eval_shape(step, state, draw(pool, index_NxB[0]))
+    _, like = jax.eval_shape(
+      lambda state, pool, index: step(state, draw(pool, index)),
+      state,
+      pool,
+      index_NxB[0],
+    )
     sums_N = jax.tree.map(
       lambda x: jnp.zeros((len(index_NxB), *x.shape), x.dtype), like
     )
-    return lax.fori_loop(0, count, body, (state, sums_N))
+    where = layouts.specs(layout, state), layouts.REPLICATED
+    return lax.with_sharding_constraint(
+      lax.fori_loop(0, count, body, (state, sums_N)),
+      layouts.shardings(mesh, where),
+    )
 
   return backends.jit(loop, donate_argnums=0)
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -47,8 +47,8 @@ def train_and_evaluate(
   Args:
     config: a whole config; see configs/alexnet.py for its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-    is_told_to_stop: asked after every step and batch of an evaluation; the run
-      is then saved and can go on from there.
+    is_told_to_stop: asked after every step, or every program of several, and
+      batch of an evaluation; the run is then saved and can go on from there.
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step;
@@ -124,7 +124,7 @@ def train_and_evaluate(
     step = steps.make_step(net, tx, augmentation, layout, mesh, config.seed)
     loop = None
     if batches.draw and backends.loops() and config.steps_at_once > 1:
-      loop = steps.make_train_loop(step, batches.draw)
+      loop = steps.make_train_loop(step, batches.draw, layout, mesh)
     _Run(
       config=config,
       net=net,
@@ -254,22 +254,17 @@ class _Run:
 
   def _take_steps(self) -> None:
     """Takes a step, or those up to the next event as one program."""
-    ahead = itertools.count(self.step + 1)
-    last = next(ahead)
+    last = self.step + 1
     if self.train_loop:
       room = self.config.steps_at_once
       while last < self.step + room and not self._is_event(last):
-        last = next(ahead)
+        last += 1
       count = last - self.step
       with self.meter.waiting():
         index = self.batches.indices(count, room)
-      pool, draw = self.batches.pool, self.batches.draw
-      assert draw
+      pool = self.batches.pool
       self.state, sums = self.train_loop(self.state, pool, index, count)
-
-      def batch_of(turn: int) -> steps.Batch:
-        return jax.jit(draw)(pool, index[turn])
-
+      batch_of = functools.partial(self.batches.batch_of, index)
     else:
       with self.meter.waiting():
         batch = next(self.batches)
@@ -632,16 +627,16 @@ class _Meter:
     yield
     self._waited += time.perf_counter() - start
 
-  def add(self, steps: list[metrics.Sums]) -> None:
+  def add(self, each: list[metrics.Sums]) -> None:
     """Counts the sums of the steps that have ended since the last call."""
-    if not steps:
+    if not each:
       return
     start, self._mark = self._mark, time.perf_counter()
     self._calls += 1
     if self._calls == 2:  # The first compiled: it is no measure of speed.
       self._seconds = self._timed_images = self._waited = 0.0
     self._seconds += self._mark - start
-    for sums in steps:
+    for sums in each:
       metrics.add(self._totals, sums)
       self._timed_images += float(np.sum(sums["examples"]))
 

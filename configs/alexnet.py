@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
   config.reader_threads = 2
   # A train split that fits this share of each device's memory is kept there.
   config.device_data_share = 0.2
-  config.steps_at_once = 16  # then, as one program; on CPU one by one
+  config.steps_at_once = 16  # at most, as one program then; on CPU one by one
 
   # Views (4.1).
   config.crop_size_px = config.get_ref("image_size_px") * 7 // 8  # 224 of 256

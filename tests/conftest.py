@@ -1,16 +1,12 @@
 """Eight virtual CPU devices and strict rules, for every test."""
 
 import os
-from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# Runs that the tests start share what they compile.
-os.environ.setdefault(
-  "JAX_COMPILATION_CACHE_DIR",
-  str(Path(__file__).parents[1] / ".pytest_cache" / "programs"),
-)
+# The tests' own runs leave no programs at the user's (see `tiny_runs`).
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 
 import jax
 import pytest

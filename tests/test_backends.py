@@ -52,6 +52,11 @@ def test_one_number_that_is_not_finite_is_found_anywhere(platform, bad):
     y[index] = bad
     assert not check(y)
   assert not check(np.array([1, 2, bad], np.float32))
+  large = np.ones((3000, 2000), np.float32)
+  for index in ((0, 0), (1499, 1000), (2999, 1999)):
+    y = large.copy()
+    y[index] = bad
+    assert not check(y)
 
 
 def test_what_two_need_is_computed_once():

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -200,24 +201,39 @@ LOOPING = """
 from alexnet_jax import backends, cli, main, steps
 backends.UNROLLING = ()
 make = steps.make_train_loop
-steps.make_train_loop = lambda *args: print("many at once") or make(*args)
+
+def told(*args):
+  loop = make(*args)
+  def run(state, pool, index, count):
+    print("together:", count)
+    return loop(state, pool, index, count)
+  return run
+
+steps.make_train_loop = told
 cli.run(main.main, main._define_flags)
 """
 
 
-def test_steps_in_one_program_are_those_taken_one_by_one(data, tmp_path):
-  """Catches lost or repeated batches; 5 at once do not divide the 12 steps."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
+  """Catches lost or repeated batches, of one net or of two on two devices."""
   one, looped = tmp_path / "one", tmp_path / "looped"
-  fields = {"data_dir": data, "steps_at_once": 5, **TINY}
-  fields["log_every_steps"] = 6
-  options = command("main", f"--workdir={looped}", **fields)
+  fields = TINY | {
+    "data_dir": data,
+    "ensemble": count,
+    "steps_at_once": 5,
+    "log_every_steps": 7,
+    "checkpoint_every_steps": 12,
+    "evaluate_every_epochs": 2,
+  }
+  options = command("main", f"--workdir={looped}", devices=count, **fields)
   options["args"][1:3] = ["-c", LOOPING]
   for result in (
-    run("main", f"--workdir={one}", **fields),
+    run("main", f"--workdir={one}", devices=count, **fields),
     subprocess.run(**options, capture_output=True),
   ):
     assert result.returncode == 0, result.stderr
-  assert "many at once" in result.stdout
+  assert re.findall(r"together: (\d+)", result.stdout) == ["5", "2", "5"]
   timeless = [
     [{**r, "images_per_second": 0, "input_wait": 0} for r in records(w)]
     for w in (one, looped)

@@ -51,7 +51,11 @@ class Feed:
     self._stacks = stacks
     self.pool = pool
     self.draw = draw
-    self._take = draw and jax.jit(lambda pool, index: draw(pool, index[0]))
+    self._take = (
+      jax.jit(lambda pool, index, turn: draw(pool, index[turn]))
+      if draw
+      else None
+    )
 
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
@@ -59,9 +63,14 @@ class Feed:
     For several members, [members, B, ...]. Raises errors.StallError if it does
     not come.
     """
-    if self._take:
-      return self._take(self.pool, self.indices(1, 1))
+    if self.draw:
+      return self.batch_of(self.indices(1, 1), 0)
     return self._put(self._next())
+
+  def batch_of(self, indices: jax.Array, turn: int) -> dict[str, jax.Array]:
+    """Returns the batch of a row of `indices`."""
+    assert self._take
+    return self._take(self.pool, indices, turn)
 
   def indices(self, count: int, room: int) -> jax.Array:
     """Returns int32 [room, B], which examples the next `count` batches are.

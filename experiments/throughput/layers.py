@@ -435,7 +435,7 @@ FIELDS = ("operation", "way", "ours_s", "torch_s", "flops_s", "bytes_s")
 
 def table(rows: list[dict[str, Any]], heading: str) -> str:
   """Returns the table in Markdown, in milliseconds."""
-  names = ("operation", "", "ours", "torch", "ours / torch", "arithmetic")
+  names = ("operation", "", "ours", "torch", "torch / ours", "arithmetic")
   lines = [
     f"| {' | '.join((*names, 'bytes', 'ours - floor'))} |",
     "|---" * 8 + "|",

@@ -67,7 +67,7 @@ def random_views(
 
 
 class Contestant:
-  """A net, its training step and its answers; `run` does one of `whats`."""
+  """A net, its training step and its answers."""
 
   def __init__(self, net: str, batch_size: int):
     """Draws the parameters and places a batch."""
@@ -83,9 +83,9 @@ class Contestant:
     where = layouts.shardings(self.mesh, layouts.specs(layout, state))
     self.state = jax.device_put(state, where)
     self.layout = layout
-    self.step = steps.make_train_step(
-      self.net, tx, self.augmentation, layout, self.mesh, config.seed
-    )
+    parts = self.net, tx, self.augmentation, layout, self.mesh, config.seed
+    self.step = steps.make_train_step(*parts)
+    self.pure_step = steps.make_step(*parts)
     self.view_step = steps.make_view_step(
       self.net, self.augmentation, self.mesh
     )
@@ -143,23 +143,28 @@ class Contestant:
 
   @functools.cached_property
   def pool(self) -> tuple[Any, Any]:
-    """A whole split, and what draws a batch from it."""
-    take = jax.jit(
-      lambda pool, index: jax.tree.map(lambda values: values[index], pool)
-    )
-    return self._put(*inputs.examples(self.config, inputs.EPOCH_EXAMPLES)), take
+    """A whole split, and the program of several steps on it."""
+
+    def draw(pool: Any, index: jax.Array) -> Any:
+      return jax.tree.map(lambda values: values[index], pool)
+
+    loop = steps.make_train_loop(self.pure_step, draw, self.layout, self.mesh)
+    return self._put(*inputs.examples(self.config, inputs.EPOCH_EXAMPLES)), loop
 
   def epoch(self, count: int) -> None:
-    """Trains on a whole split that lives on the device, as `feed.py` does."""
+    """Trains on a whole split that lives on the device, as train.py does."""
     size, many = self.config.batch_size, inputs.EPOCH_EXAMPLES
-    pool, take = self.pool
+    room = self.config.steps_at_once
+    pool, loop = self.pool
     rng = np.random.default_rng(0)
 
     for _ in range(count):
       order = rng.permutation(many).astype(np.int32)
-      for start in range(0, many - size + 1, size):
-        index = jax.device_put(order[start : start + size])
-        self.state, _ = self.step(self.state, take(pool, index))
+      order = order[: many // size * size].reshape(-1, size)
+      for first in range(0, len(order), room):
+        some = order[first : first + room]
+        index = np.pad(some, ((0, room - len(some)), (0, 0)))
+        self.state, _ = loop(self.state, pool, jax.device_put(index), len(some))
     jax.block_until_ready(self.state)
 
   def memory(self) -> float:
