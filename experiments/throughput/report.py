@@ -305,14 +305,17 @@ COLOURS = {"ours": "#3366bb", "eager": "#cccccc", "compiled": "#888888"}
 def draw(found: list[Results], path: Path) -> None:
   """Writes the plot: ours beside torch, with ratios on the bars."""
   figure, axes = plt.subplots(
-    len(found), 2, figsize=(13, 4.2 * len(found)), squeeze=False
+    len(found),
+    2,
+    figsize=(13, 4.5 * len(found)),
+    squeeze=False,
+    layout="constrained",
   )
   for results, pair in zip(found, axes, strict=True):
     for axis, what in zip(pair, ("train", "forward"), strict=True):
       _bars(axis, results, what)
   marks = axes[0][0].get_legend_handles_labels()
-  figure.legend(*marks, loc="upper center", ncols=3, frameon=False)
-  figure.tight_layout()
+  figure.legend(*marks, loc="outside lower center", ncols=3, frameon=False)
   figure.savefig(path, dpi=120)
   plt.close(figure)
 
@@ -338,14 +341,15 @@ def _bars(axis: Any, results: Results, what: str) -> None:
         ratio = results.ratio(net, batch, what, kind)
         words = f"{ratio:.2f}x" if ratio else "failed"
       axis.annotate(
-        words, (x, height), (0, 2), textcoords="offset points",
-        ha="center", fontsize=7,
+        words, (x, height), (0, 3), textcoords="offset points",
+        ha="center", fontsize=7, rotation=90,
       )  # fmt: skip
   names = [f"{net.replace('_', ' ')}\n{batch}" for net, batch in places]
   axis.set_xticks(range(len(places)), names, fontsize=7)
   axis.set(
     ylabel="images per second",
     title=f"{what}, {results.about['device']} (above torch: ours / torch)",
+    ylim=(0, 1.12 * axis.get_ylim()[1]),
   )
   axis.grid(axis="y", alpha=0.25)
   axis.spines[["top", "right"]].set_visible(False)
