@@ -314,9 +314,9 @@ def make_step(
   return train_step
 
 
-def make_train_step(*args: Any) -> Step:
-  """Returns `make_step(*args)`, jitted; it eats its state."""
-  return backends.jit(make_step(*args), donate_argnums=0)
+def make_train_step(*args: Any, **named: Any) -> Step:
+  """Returns what `make_step` does for the same, jitted; it eats its state."""
+  return backends.jit(make_step(*args, **named), donate_argnums=0)
 
 
 def make_train_loop(

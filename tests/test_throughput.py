@@ -27,9 +27,9 @@ def run(script, *flags):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", ["two_tower", "cifar10"])
-def test_torch_nets_give_our_logits_gradients_updates_and_answers(net):
-  assert "both sides agree" in run("guard.py", f"--nets={net}", "--batch=2")
+def test_torchs_net_gives_our_logits_gradients_updates_and_answers():
+  found = run("guard.py", "--nets=two_tower", "--batch=2")
+  assert "both sides agree" in found
 
 
 @pytest.mark.slow
