@@ -19,6 +19,14 @@ class InputError(ValueError):
   at_once = False
 
 
+class RubbishError(InputError):
+  """Training came to nothing: what it computes is not finite."""
+
+
+class DeadError(RubbishError):
+  """Training came to nothing: the net is no better than chance."""
+
+
 class StallError(InputError):
   """Something is waited for in vain, in a thread that may never come back."""
 

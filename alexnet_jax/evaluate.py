@@ -71,6 +71,7 @@ def evaluate_members(
   config: Any,
   mesh: Mesh,
   is_told_to_stop: Callable[[], bool] = lambda: False,
+  on_batch: Callable[[steps.Batch, list[jax.Array]], Any] | None = None,
 ) -> list[dict[str, float]] | None:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
@@ -83,6 +84,9 @@ def evaluate_members(
     config: a whole config.
     mesh: where to compute.
     is_told_to_stop: asked before each batch.
+    on_batch: called with each batch on the mesh, padding included (its `mask`
+      tells), and the log probabilities [B, K] by each member and then, if there
+      are several, by all together.
 
   Returns:
     The figures of each member, and then, if there are several, of all together;
@@ -120,6 +124,8 @@ def evaluate_members(
     if len(members) > 1:
       shares = (member.weight / whole for member in members)
       each.append(_mean(zip(shares, each, strict=False)))
+    if on_batch:
+      on_batch(batch, each)
     for total, seen in zip(totals, each, strict=True):
       metrics.add(total, _sums(seen, batch["label"], batch["mask"]))
   seconds = time.perf_counter() - start
@@ -127,6 +133,20 @@ def evaluate_members(
     metrics.means(total) | {"images_per_second": total["examples"] / seconds}
     for total in totals
   ]
+
+
+def answers(
+  batch: steps.Batch, log_probabilities_BxK: jax.Array, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the label and the likeliest class of each image, without padding.
+
+  In every process those of all. The arguments are `on_batch`'s.
+  """
+  best_B = jnp.argmax(log_probabilities_BxK, axis=1)
+  labels, mask, best = jax.device_get(
+    layouts.replicate(mesh, (batch["label"], batch["mask"], best_B))
+  )
+  return labels[mask > 0], best[mask > 0]
 
 
 def evaluate_split(

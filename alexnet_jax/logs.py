@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,11 @@ class SilentLog:
   def record(self, record: dict[str, Any]) -> None:
     """Writes nothing."""
 
+  def keep_confusions(
+    self, step: int, views: int, counts: Mapping[tuple[int, int], int]
+  ) -> None:
+    """Writes nothing."""
+
   def flush(self) -> bool:
     """Has nothing that is not written."""
     return True
@@ -225,6 +230,7 @@ class RunLog(SilentLog):
       total_steps: of the whole run.
     """
     super().__init__(workdir, start_step, evaluated)
+    self._workdir = workdir
     file = workdir / "metrics.jsonl"
     _replace(file, "".join(json.dumps(r) + "\n" for r in self._kept))
     self._file = file.open("ab", buffering=0)
@@ -290,6 +296,26 @@ class RunLog(SilentLog):
       f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
       f"  {split:<10}  {figures}"
     )
+
+  def keep_confusions(
+    self, step: int, views: int, counts: Mapping[tuple[int, int], int]
+  ) -> None:
+    """Writes `confusions.json`: what the test images were taken for.
+
+    Args:
+      step: updates done.
+      views: of each image.
+      counts: of images by (label, likeliest class), in an ensemble by all its
+        members together.
+    """
+    held = {
+      "split": "test",
+      "step": step,
+      "views": views,
+      "counts": [[*pair, count] for pair, count in sorted(counts.items())],
+    }
+    with writing(self._workdir):
+      _replace(self._workdir / "confusions.json", json.dumps(held) + "\n")
 
   def flush(self) -> bool:
     """Writes what a full disk has held up; returns whether all is written."""

@@ -244,12 +244,14 @@ def make_step(
       for x in (batch["image"], batch["label"], rows_B)
     ]
     total = microbatch(*(x[0] for x in parts))
-    if count > 1:
+    if unrolls:  # Not by scan: even unrolled, one of length one is a loop.
+      for turn in range(1, count):
+        total = _add(total, microbatch(*(x[turn] for x in parts)))
+    elif count > 1:
       total, _ = lax.scan(
         lambda total, part: (_add(total, microbatch(*part)), None),
         total,
         [x[1:] for x in parts],
-        unroll=unrolls,
       )
     dfeatures, dclassifier, sums = total
     grads = {"features": gather("features", dfeatures)}
@@ -290,9 +292,11 @@ def make_step(
 
     own = (state.params, state.opt_state, state.plateau, batch, seeds)
     if unrolls:
-      new, sums = lax.scan(
-        lambda _, own: (None, member_step(own)), None, own, unroll=True
-      )[1]
+      each = [
+        member_step(jax.tree.map(lambda x, i=i: x[i], own))
+        for i in range(len(seeds))
+      ]
+      new, sums = stack_members(each)
     else:
       new, sums = jax.vmap(member_step)(own)
     return TrainState(state.step + 1, *new), sums

@@ -1,5 +1,6 @@
 """The training loop: build, iterate, log, evaluate, save."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -52,7 +53,7 @@ def train_and_evaluate(
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step;
-      or rubbish in training, the last good checkpoint being kept.
+      RubbishError in training, the last good checkpoint being kept.
   """
   distributed.agree(logs.flatten(config.to_dict()) | {"workdir": str(workdir)})
   _check_config(config)
@@ -279,16 +280,21 @@ class _Run:
     self.running = _Running(self.step + 1, last - self.step, sums, batch_of)
     self.step = last
     self._know(evaluated=not self._evaluates_after(last))
+    if self.config.stop_at_train_error and self._is_logged(last):
+      self._settle()  # What stops is not to take the next step.
 
   def _is_event(self, step: int) -> bool:
     """Whether there is something to do after a step but the next."""
     config = self.config
     return (
-      step % config.log_every_steps == 0
+      self._is_logged(step)
       or step % config.checkpoint_every_steps == 0
       or step == self.total_steps
       or self._evaluates_after(step)
     )
+
+  def _is_logged(self, step: int) -> bool:
+    return step % self.config.log_every_steps == 0
 
   def _evaluates_after(self, step: int) -> bool:
     return "validation" in self.splits and (
@@ -325,7 +331,7 @@ class _Run:
         good.append(sums)
       self.log.advance(step, self._epoch(step))
     self.meter.add(good)
-    if step % self.config.log_every_steps == 0:
+    if self._is_logged(step):
       self._record_training(step)
 
   def _epoch(self, step: int) -> float:
@@ -343,6 +349,10 @@ class _Run:
     step = step or self.step
     each = self.meter.take()
     self._record(step, "train", each)
+    if target := self.config.stop_at_train_error:
+      error = self._of_members(each)
+      stopped = self.plateau.stopped | (error < target)
+      self._follow(dataclasses.replace(self.plateau, stopped=stopped))
     after = self.config.dead_after_steps
     if after and step >= after:
       _check_alive(self.config, step, [figures["loss"] for figures in each])
@@ -353,7 +363,7 @@ class _Run:
     """Writes the figures of each member, and of all together the last."""
     bad = [x["loss"] for x in each if not math.isfinite(x["loss"])]
     if bad:
-      raise errors.InputError(
+      raise errors.RubbishError(
         f"the {split} loss is {bad[0]} at step {step}; lower learning_rate."
         f" {self._newest()}"
       )
@@ -372,6 +382,12 @@ class _Run:
     config = self.config
     seen = augment.views(views, config.image_size_px, config.crop_size_px)
     params = layouts.replicate(self.whole_mesh, self.state.params)
+    counts = collections.Counter()
+
+    def count(batch: steps.Batch, each: list[jax.Array]) -> None:
+      answers = evaluate.answers(batch, each[-1], self.whole_mesh)
+      counts.update(zip(*(x.tolist() for x in answers), strict=True))
+
     each = evaluate.evaluate_members(
       [
         evaluate.Member(self.view_step, member, seen)
@@ -381,8 +397,11 @@ class _Run:
       config,
       self.whole_mesh,
       self.is_told_to_stop,
+      on_batch=count if split == "test" else None,
     )
     if each is not None:
+      if split == "test":
+        self.log.keep_confusions(self.step, views, counts)
       self._record(self.step, split, each)
     return each
 
@@ -398,19 +417,27 @@ class _Run:
     if each is None:
       return None
     if self.config.schedule == "plateau":
-      error = [x["top1_error"] for x in each[: self.layout.members]]
-      error = np.reshape(error, self.plateau.stale.shape)
-      self.plateau = _watch(self.plateau, error, self.config, self.log)
-      where = jax.tree.map(lambda x: x.sharding, self.state.plateau)
-      self.state = dataclasses.replace(
-        self.state, plateau=jax.device_put(self.plateau, where)
-      )
+      error = self._of_members(each)
+      self._follow(_watch(self.plateau, error, self.config, self.log))
     error, best = each[-1]["top1_error"], self.progress.best_error
     improved = best is None or error < best
     self._know(evaluated=True)
     if improved:
       self._know(best_step=self.step, best_error=error)
     return improved
+
+  def _of_members(self, each: list[dict[str, float]]) -> np.ndarray:
+    """Returns the error of each member, in the shape of the plateau's."""
+    error = [x["top1_error"] for x in each[: self.layout.members]]
+    return np.reshape(error, self.plateau.stale.shape)
+
+  def _follow(self, plateau: optimizer.Plateau) -> None:
+    """Has the next steps go by this plateau."""
+    where = jax.tree.map(lambda x: x.sharding, self.state.plateau)
+    self.plateau = plateau
+    self.state = dataclasses.replace(
+      self.state, plateau=jax.device_put(plateau, where)
+    )
 
   def _save_is_due(self) -> bool:
     """Whether to save now, by the steps or by the clock of process 0."""
@@ -469,7 +496,7 @@ class _Run:
     )
     with distributed.together():
       if blamed := self._blame(step, batch):
-        raise errors.InputError(f"{loss}: {blamed}, {remedy}")
+        raise errors.RubbishError(f"{loss}: {blamed}, {remedy}")
     # Gradients come from the last layer: those before it have them from there.
     paths = jax.tree.leaves_with_path(self.state.params)
     names = networks.names(self.net.network)
@@ -480,7 +507,7 @@ class _Run:
     ]
     _, array = max(bad, default=(0, "no array"))
     seen = self._examples(step, member, slice(None))
-    raise errors.InputError(
+    raise errors.RubbishError(
       f"{loss}, and of {len(bad)} arrays the gradient is not finite, first that"
       f" of {array}, for {seen}, {remedy}"
     )
@@ -564,7 +591,7 @@ def _check_alive(config: Any, step: int, losses: list[float]) -> None:
   chance = math.log(config.num_classes)
   dead = [loss for loss in losses if abs(loss / chance - 1) < _DEAD]
   if dead:
-    raise errors.InputError(
+    raise errors.DeadError(
       f"the net learns nothing: at step {step} its loss is {dead[0]:.4f}, and"
       f" ln(num_classes={config.num_classes}) is {chance:.4f}. Usual causes:"
       f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
@@ -808,6 +835,9 @@ def _check_config(config: Any) -> None:
   check("device_data_share", lambda value: 0 <= value <= 1, "from 0 to 1")
   check("num_classes", lambda value: value >= 2, "2 or more")
   check("dexp_rates", lambda value: 2 <= value <= 1000, "from 2 to 1000")
+  check(
+    "stop_at_train_error", lambda value: 0 <= value < 1, "from 0 to under 1"
+  )
   check("target_factor", lambda value: 1 <= value < 2**31, "from 1 to 2**31")
   check("momentum", lambda value: 0 <= value < 1, "from 0 to under 1")
   members = config.ensemble

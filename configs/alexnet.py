@@ -159,6 +159,9 @@ def get_config() -> ConfigDict:
   config.warmup_epochs = 0.0
   config.total_epochs = 90.0
   config.total_steps = config_dict.placeholder(int)  # instead, where given
+  # Ends the run, or a member of it, once the error of a training line is below;
+  # 0: never.
+  config.stop_at_train_error = 0.0
   config.seed = 0
 
   # Where (numbers do not depend on it; see layouts.py). data: every device has

@@ -61,6 +61,42 @@ def test_same_batch_again_and_again_is_learned():
   assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
 
 
+def loops_with_convolutions(jaxpr, inside=False):
+  """Names of the loops of a program that hold a convolution."""
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    if inside and name == "conv_general_dilated":
+      yield inside
+    inner = name if name in ("scan", "while") else inside
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    ):
+      value = getattr(value, "jaxpr", value)
+      if hasattr(value, "eqns"):
+        yield from loops_with_convolutions(value, inner)
+
+
+@pytest.mark.parametrize(
+  ("changes", "devices"),
+  [({"microbatches": 2}, 1), ({"microbatches": 3}, 1), ({"ensemble": 2}, 2)],
+)
+def test_no_convolution_stands_in_a_loop_on_cpu(changes, devices):
+  """There it is a hundred times slower; a scan of length one stays a loop."""
+  config = small_config(batch_size=24, **changes)
+  trainer = Trainer(config, devices)
+  batch = trainer.put(next(batches(config, 1)))
+  step = steps.make_step(
+    trainer.net,
+    trainer.tx,
+    trainer.augmentation,
+    trainer.layout,
+    trainer.mesh,
+    seed=0,
+  )
+  jaxpr = jax.make_jaxpr(step)(trainer.state, batch).jaxpr
+  assert list(loops_with_convolutions(jaxpr)) == []
+
+
 def test_randomness_follows_the_step_and_the_seed():
   # With this rate the weights stand still: views and dropout alone change.
   config = small_config(learning_rate=1e-30)

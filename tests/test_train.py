@@ -1,5 +1,6 @@
 """The whole path as its users run it: real files, real processes."""
 
+import collections
 import io
 import json
 import math
@@ -16,7 +17,16 @@ import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused
 from PIL import Image
-from tiny_runs import COUNTS, TINY, command, newest_params, records, run, train
+from tiny_runs import (
+  COUNTS,
+  TINY,
+  command,
+  newest_params,
+  records,
+  run,
+  train,
+  train_quick,
+)
 
 from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
@@ -406,6 +416,62 @@ def test_run_lowers_its_rate_on_a_plateau_and_ends_there(data, tmp_path):
   again = train(workdir, data, **fields)
   assert "finished" in again.stdout
   assert records(workdir) == found
+
+
+def test_each_net_stops_where_its_training_error_is_low_enough(data, tmp_path):
+  fields = {"total_steps": 40, "evaluate_every_epochs": 9.0}
+  pair = {**fields, "ensemble": 2}
+  result = train_quick(tmp_path / "free", data, **pair)
+  assert result.returncode == 0, result.stderr
+  errors = [
+    {
+      r["step"]: r["top1_error"]
+      for r in records(tmp_path / "free")
+      if r["split"] == "train" and r.get("member") == member
+    }
+    for member in (0, 1)
+  ]
+  # Lower than all before it, in the line of step 8 or later.
+  target = min(e for step, e in errors[0].items() if step <= 8) - 1e-6
+  ends = [
+    min((s for s, e in own.items() if e < target), default=40) for own in errors
+  ]
+  assert ends[0] != ends[1], "another seed would show more"
+  assert min(ends) < 40
+  told = {"stop_at_train_error": target}
+  together = train_quick(tmp_path / "together", data, **pair, **told)
+  assert together.returncode == 0, together.stderr
+  found = records(tmp_path / "together")
+  assert found[-1]["split"] == "test"
+  assert found[-1]["step"] == max(ends)
+  again = train_quick(tmp_path / "together", data, **pair, **told)
+  assert "finished" in again.stdout
+  assert records(tmp_path / "together") == found
+  first = int(np.argmin(ends))
+  result = train_quick(tmp_path / "one", data, **fields, **told, seed=first)
+  assert result.returncode == 0, result.stderr
+  assert records(tmp_path / "one")[-1]["step"] == ends[first]
+  for ours, theirs in zip(
+    jax.tree.leaves(newest_params(tmp_path / "together")),
+    jax.tree.leaves(newest_params(tmp_path / "one")),
+    strict=True,
+  ):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours[first], theirs, rtol=0, atol=1e-4 * scale)
+
+
+def test_confusions_are_those_of_the_test_images(finished, data):
+  workdir, _ = finished
+  held = json.loads((workdir / "confusions.json").read_text())
+  assert (held["split"], held["step"], held["views"]) == ("test", 12, 1)
+  (test,) = (r for r in records(workdir) if r["split"] == "test")
+  missed = sum(count for label, best, count in held["counts"] if label != best)
+  assert missed / COUNTS["test"] == pytest.approx(test["top1_error"])
+  labels = collections.Counter()
+  for label, _, count in held["counts"]:
+    labels[label] += count
+  examples = tfds.builder_from_directory(data).as_data_source("test")
+  assert labels == collections.Counter(int(x["label"]) for x in examples)
 
 
 WIDER = {f"network.{name}.filters": 32 for name in ("conv1", "conv2", "conv3")}

@@ -1,0 +1,58 @@
+"""What is each part of AlexNet worth, on CIFAR-10?
+
+The two-tower net scaled to 32 px (configs/alexnet_cifar10.py), and one change
+at a time. Each change is one of configs/ablations.py, with the same rates, the
+same length, the same seeds; none was tuned but the base, on validation images.
+"""
+
+from configs import ablations
+from experiments.plan import Arm, Experiment
+
+BASE = "alexnet_cifar10"
+# The sign of the original's effect on the error.
+SIGNS = {
+  "tanh": 1,
+  "linear": 1,
+  "no_overlap": 1,
+  "no_lrn": 1,
+  "no_dropout": 1,
+  "one_tower": -1,
+  "half_tower": 1,
+  "no_links": 1,
+  "no_colour_noise": 1,
+  "no_crops": 1,
+  "no_mirror": 1,
+  "no_conv2": 1,
+  "no_conv3": 1,
+  "no_conv4": 1,
+}
+UNSIGNED = ("inverted_dropout", "run_lrn", "no_conv1", "no_conv5")
+
+
+def _ablation(name: str) -> Arm:
+  return Arm(
+    name,
+    f"configs/ablations.py:{name}@{BASE}",
+    ablations.ABLATIONS[name].change,
+    original=ablations.ABLATIONS[name].effect,
+    sign=SIGNS.get(name, 0),
+  )
+
+
+EXPERIMENT = Experiment(
+  question="What is each part of AlexNet worth, on CIFAR-10?",
+  arms=(
+    Arm("base", f"configs/{BASE}.py", seeds=7),
+    *map(_ablation, (*SIGNS, *UNSIGNED)),
+    Arm(
+      "one_view",
+      f"configs/{BASE}.py",
+      ablations.ABLATIONS["one_view"].change,
+      original=ablations.ABLATIONS["one_view"].effect,
+      sign=1,
+      nets_of="base",
+      metric="one_view_error",
+    ),
+  ),
+  metric="ten_view_error",
+)

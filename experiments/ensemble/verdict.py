@@ -1,0 +1,117 @@
+"""Averages the answers of 1, 3, 5 and 7 nets, every choice of them.
+
+  python -m experiments.ensemble.verdict
+
+Reads the answers that experiments.run left in runs/experiments, writes
+averages.csv, the table of the README and the plot.
+"""
+
+import csv
+import itertools
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from scipy import stats
+
+from experiments import intervals, plan, results, tables
+
+HERE = Path(__file__).parent
+NAME = HERE.name
+SIZES = (1, 3, 5, 7)
+METRICS = ("one_view_error", "ten_view_error")
+COLUMNS = ["nets", "seeds", *METRICS]
+
+
+def main() -> None:
+  """Writes averages.csv, the table and the plot."""
+  labels, answers = _answers()
+  rows, wrong = [], {}
+  for size in SIZES:
+    for chosen in itertools.combinations(sorted(answers), size):
+      row = {"nets": size, "seeds": "+".join(map(str, chosen))}
+      for metric in METRICS:
+        each = np.stack([answers[seed][metric] for seed in chosen])
+        missed = np.exp(each).sum(axis=0).argmax(axis=1) != labels
+        row[metric] = f"{missed.mean():.4f}"
+        wrong.setdefault((size, metric), []).append(missed)
+      rows.append(row)
+  with (HERE / "averages.csv").open("w", newline="") as file:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+  found = {key: np.array(missed) for key, missed in wrong.items()}
+  tables.fill(HERE / "README.md", "averages", _table(found))
+  _plot(found)
+
+
+def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
+  """Returns the labels, and the log probabilities of each net by metric."""
+  (arm,) = plan.load(NAME).arms
+  digest = plan.digest_of(plan.config_of(arm))
+  answers: dict[int, dict[str, np.ndarray]] = {}
+  labels = np.empty(0)
+  for folder, first, count in results.programs(digest):
+    with np.load(folder / "answers.npz") as held:
+      labels = held["labels"]
+      for member in range(count):
+        answers[first + member] = {m: held[m][member] for m in METRICS}
+  if len(answers) < max(SIZES):
+    raise SystemExit(
+      f"there are {len(answers)} of {max(SIZES)} nets here; train them with"
+      f" python -m experiments.run {NAME}"
+    )
+  return labels, answers
+
+
+def _effect(missed: np.ndarray, single: np.ndarray) -> str:
+  """Returns the difference to single nets, with an interval over images."""
+  each = 100 * (missed.mean(axis=0) - single.mean(axis=0))
+  half = (
+    stats.norm.ppf((1 + intervals.LEVEL) / 2) * each.std() / len(each) ** 0.5
+  )
+  mean = each.mean()
+  return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
+  lines = [
+    "| nets | choices | error, ten views | least to most | effect, points"
+    " | error, one view |",
+    "|---|---|---|---|---|---|",
+  ]
+  for size in SIZES:
+    missed = found[size, "ten_view_error"]
+    errors = missed.mean(axis=1)
+    effect = _effect(missed, found[1, "ten_view_error"]) if size > 1 else ""
+    cells = (
+      str(size), str(len(missed)), f"{errors.mean():.2%}",
+      f"{errors.min():.2%} to {errors.max():.2%}", effect,
+      f"{found[size, 'one_view_error'].mean():.2%}",
+    )  # fmt: skip
+    lines.append(f"| {' | '.join(cells)} |")
+  return lines
+
+
+def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:
+  matplotlib.rcParams["pdf.fonttype"] = 42
+  figure, axes = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
+  labels = ("one view", "ten views")
+  for number, (metric, label) in enumerate(zip(METRICS, labels, strict=True)):
+    means = []
+    for size in SIZES:
+      errors = 100 * found[size, metric].mean(axis=1)
+      means.append(errors.mean())
+      axes.plot(
+        [size] * len(errors), errors, ".", color=f"C{number}", alpha=0.3
+      )
+    axes.plot(SIZES, means, "o-", color=f"C{number}", label=label)
+  axes.set(xlabel="nets", ylabel="test error, %", xticks=SIZES)
+  axes.legend(frameon=False, fontsize=8)
+  for ending in ("png", "pdf"):
+    figure.savefig(HERE / f"ensemble.{ending}", dpi=200)
+
+
+if __name__ == "__main__":
+  main()

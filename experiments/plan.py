@@ -1,0 +1,113 @@
+"""What an experiment is: arms, seeds and the question, as data."""
+
+import dataclasses
+import hashlib
+import json
+import runpy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_jax import cli, errors, logs
+
+HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One way to train.
+
+  Attributes:
+    name: in results.csv and folders.
+    config: as `--config=` takes it.
+    change: from the base, in words.
+    fields: of the config, that differ from it.
+    original: what the originals saw, with the source.
+    sign: of the original's effect on the error beside the base arm: 1 if it is
+      higher, -1 if lower, 0 if none is known.
+    nets_of: the arm whose nets these are, if it only looks at them otherwise.
+    metric: a column of results.csv, if not the experiment's.
+    seeds: how many nets, of seeds from 0.
+  """
+
+  name: str
+  config: str
+  change: str = ""
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  original: str = ""
+  sign: int = 0
+  nets_of: str = ""
+  metric: str = ""
+  seeds: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A question and the runs that answer it.
+
+  Attributes:
+    question: of the paper.
+    arms: the base first.
+    metric: the column of results.csv that the arms are judged by.
+  """
+
+  question: str
+  arms: tuple[Arm, ...]
+  metric: str
+
+
+def load(name: str) -> Experiment:
+  """Returns `EXPERIMENT` of experiments/NAME/experiment.py.
+
+  Raises:
+    InputError: there is no such experiment.
+  """
+  known = [file.parent.name for file in HERE.glob("*/experiment.py")]
+  if name not in known:
+    raise errors.unknown("experiment", name, known)
+  return runpy.run_path(str(HERE / name / "experiment.py"))["EXPERIMENT"]
+
+
+def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
+  """Returns the arms of these names, all if there are none, that train nets.
+
+  Raises:
+    InputError: there is no such arm.
+  """
+  by_name = {arm.name: arm for arm in experiment.arms if not arm.nets_of}
+  for name in names:
+    if name not in by_name:
+      raise errors.unknown("--only", name, by_name)
+  return tuple(by_name[name] for name in names) or tuple(by_name.values())
+
+
+def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
+  """Returns the whole config of a program that trains nets of an arm."""
+  config = cli.load_config(str(HERE.parent / arm.config))
+  with config.unlocked():
+    config.update_from_flattened_dict(dict(arm.fields))
+    config.seed, config.ensemble = seed, members
+  return config.copy_and_resolve_references().lock()
+
+
+def digest_of(config: ConfigDict) -> str:
+  """Returns twelve digits that tell what is trained, whatever the seed."""
+  fields = logs.flatten(config.to_dict())
+  ours = {
+    name: value
+    for name, value in fields.items()
+    if name not in (*logs.FREE_FIELDS, "seed", "ensemble")
+  }
+  text = json.dumps(ours, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def command_of(arm: Arm, seed: int) -> str:
+  """Returns the command that trains one net of an arm again."""
+  fields = {**arm.fields, "seed": seed}
+  words = [f"--config={arm.config}"]
+  words += [f"--config.{name}={value!r}" for name, value in fields.items()]
+  workdir = f"--workdir=runs/{arm.name}-{seed}"
+  return " ".join(["python -m alexnet_jax.main", *words, workdir])

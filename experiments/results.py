@@ -1,0 +1,128 @@
+"""results.csv of an experiment: a row for each net that was trained."""
+
+import contextlib
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import errors
+from experiments import plan
+
+COLUMNS = [
+  "arm",
+  "seed",
+  "digest",
+  "commit",
+  "device",
+  "versions",
+  "nets_in_program",
+  "steps",
+  "wall_s",
+  "outcome",
+  "epochs_to_target",
+  "train_error",
+  "validation_error",
+  "one_view_error",
+  "ten_view_error",
+]
+"""`wall_s` is the share of its program; errors are fractions."""
+
+WORKDIRS = plan.HERE.parent / "runs" / "experiments"
+FINISHED, CHANCE, DIVERGED = "finished", "stuck at chance", "diverged"
+
+
+def file_of(name: str) -> Path:
+  """Returns where the results of an experiment are."""
+  return plan.HERE / name / "results.csv"
+
+
+def folder_of(name: str, arm: str, seed: int) -> Path:
+  """Returns where config, metrics and answers of a net are kept."""
+  return plan.HERE / name / "runs" / f"{arm}-{seed}"
+
+
+def programs(digest: str) -> Iterator[tuple[Path, int, int]]:
+  """Yields workdir, first seed and number of nets of what was begun here."""
+  for folder in sorted((WORKDIRS / digest).glob("*-*")):
+    first, count = folder.name.split("-")
+    yield folder, int(first), int(count)
+
+
+def read(name: str) -> list[dict[str, str]]:
+  """Returns the rows of an experiment.
+
+  Raises:
+    InputError: a row is damaged.
+  """
+  file = file_of(name)
+  if not file.exists():
+    return []
+  rows = list(csv.DictReader(file.read_text().splitlines()))
+  for number, row in enumerate(rows, start=2):
+    if list(row) != COLUMNS or None in row.values():
+      raise errors.InputError(
+        f"{file} is damaged in line {number}: it must have the columns"
+        f" {','.join(COLUMNS)}; remove that line, and its net is trained anew."
+      )
+  return rows
+
+
+def check(
+  rows: Sequence[Mapping[str, str]], digests: Mapping[str, str], name: str
+) -> None:
+  """Raises InputError for a row of an arm that is another config now."""
+  for row in rows:
+    arm, digest = row["arm"], digests.get(row["arm"])
+    if digest is None:
+      raise errors.unknown(f"{file_of(name)}: arm", arm, digests)
+    if row["digest"] != digest:
+      raise errors.InputError(
+        f"{file_of(name)} has a row of {arm!r} with config digest"
+        f" {row['digest']}, and that arm is {digest} now; remove its rows to"
+        " train it anew, or give the changed arm another name."
+      )
+
+
+def add(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Appends rows, whole or not at all; programs may do so side by side."""
+  with _locked(file_of(name)) as file:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    known = read(name)
+    have = {(row["arm"], row["seed"]) for row in known}
+    fresh = [r for r in rows if (r["arm"], str(r["seed"])) not in have]
+    writer.writerows([*known, *fresh])
+    new = file.with_suffix(".new")
+    new.write_text(text.getvalue())
+    os.replace(new, file)
+
+
+def numbers(
+  rows: Sequence[Mapping[str, str]], arm: str, metric: str
+) -> dict[int, float]:
+  """Returns a metric of the finished nets of an arm, by seed."""
+  return {
+    int(row["seed"]): float(row[metric])
+    for row in rows
+    if row["arm"] == arm and row["outcome"] == FINISHED and row[metric]
+  }
+
+
+def wrong(name: str, arm: str, seed: int, metric: str) -> np.ndarray:
+  """Returns which test images a net got wrong, bool [N]."""
+  with np.load(folder_of(name, arm, seed) / "wrong.npz") as held:
+    return np.unpackbits(held[metric], count=int(held["images"])).astype(bool)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[Path]:
+  with (file.parent / ".lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield file

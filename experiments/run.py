@@ -1,0 +1,365 @@
+"""Trains the nets of an experiment that are still to be trained.
+
+  python -m experiments.run NAME [--only=ARM,ARM] [--seeds=5]
+
+Killed or told to stop, the same command goes on where it was. Each net gives a
+row of experiments/NAME/results.csv and a folder in experiments/NAME/runs;
+weights stay in runs/experiments, where another experiment with the same config
+finds them.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from alexnet_jax import (
+  augment,
+  cli,
+  errors,
+  evaluate,
+  layouts,
+  logs,
+  steps,
+  stopping,
+  train,
+)
+from alexnet_jax.data import records, source
+from experiments import plan, results
+
+VIEWS = {"one_view_error": 1, "ten_view_error": 10}
+# As a share of the error of chance.
+_CHANCE = 0.95
+
+
+def main(words: Sequence[str]) -> None:
+  """Runs the command."""
+  if len(words) != 2:
+    raise errors.InputError(
+      f"{' '.join(words[1:])!r} must be the name of one experiment; write"
+      " python -m experiments.run NAME."
+    )
+  options, name = flags.FLAGS, words[1]
+  experiment = plan.load(name)
+  arms = plan.select(experiment, options.only)
+  at_once = options.seeds_at_once
+  for flag in ("seeds", "seeds_at_once"):
+    value: Any = options[flag].value
+    if value is not None and value < 1:
+      raise errors.InputError(f"--{flag}={value} must be 1 or more.")
+  seeds = {arm.name: options.seeds or arm.seeds for arm in arms}
+  digests = {
+    arm.name: plan.digest_of(plan.config_of(arm))
+    for arm in plan.select(experiment, ())
+  }
+  results.check(results.read(name), digests, name)
+  cli.keep_programs()
+  with stopping.listening() as is_told_to_stop:
+    # Breadth first: every arm has some seeds before one has them all.
+    for first in range(0, max(seeds.values()), at_once):
+      for arm in arms:
+        group = range(first, min(first + at_once, seeds[arm.name]))
+        _run(name, arm, group, digests[arm.name], is_told_to_stop)
+        if is_told_to_stop():
+          print("told to stop; the same command goes on")
+          return
+  print(f"{results.file_of(name)} has all {sum(seeds.values())} nets")
+
+
+def _run(
+  name: str,
+  arm: plan.Arm,
+  seeds: Sequence[int],
+  digest: str,
+  is_told_to_stop: Callable[[], bool],
+) -> None:
+  """Trains and tests the nets of an arm that have no row yet."""
+  rows = results.read(name)
+  done = {int(row["seed"]) for row in rows if row["arm"] == arm.name}
+  # By seed, the program that it is in, or is to be in.
+  held = {
+    seed: (first, count)
+    for _, first, count in results.programs(digest)
+    for seed in range(first, first + count)
+  }
+  fresh = [seed for seed in seeds if seed not in done | held.keys()]
+  for first, count in _stretches(fresh):
+    held |= dict.fromkeys(range(first, first + count), (first, count))
+  for program in sorted({held[seed] for seed in seeds if seed not in done}):
+    print(f"{name}: {arm.name}, seeds {program[0]} to {sum(program) - 1}")
+    workdir = results.WORKDIRS / digest / f"{program[0]}-{program[1]}"
+    wanted = [seed for seed in seeds if held[seed] == program]
+    rows = _rows(arm, program, wanted, workdir, is_told_to_stop)
+    if is_told_to_stop():
+      return
+    if not rows:
+      # One of them came to nothing; which one, each tells alone.
+      shutil.rmtree(workdir)
+      for seed in wanted:
+        (workdir.parent / f"{seed}-1").mkdir()
+      _run(name, arm, seeds, digest, is_told_to_stop)
+      return
+    for row in rows:
+      _keep(name, arm, row, workdir, program)
+    results.add(name, rows)
+    for row in rows:
+      figures = ", ".join(
+        f"{metric} {row[metric]:.2%}" for metric in VIEWS if metric in row
+      )
+      print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
+      print(f"  again: {plan.command_of(arm, row['seed'])}")
+
+
+def _stretches(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """Yields (first, count) of each run of consecutive seeds."""
+  first = None
+  for seed in seeds:
+    first = seed if first is None else first
+    if seed + 1 not in seeds:
+      yield first, seed + 1 - first
+      first = None
+
+
+def _rows(
+  arm: plan.Arm,
+  program: tuple[int, int],
+  wanted: Sequence[int],
+  workdir: Path,
+  is_told_to_stop: Callable[[], bool],
+) -> list[dict[str, Any]]:
+  """Trains the nets of a program, and tests them.
+
+  Args:
+    arm: of the nets.
+    program: its first seed, and how many nets it has.
+    wanted: seeds that are to have a row.
+    workdir: of the program.
+    is_told_to_stop: asked after every step.
+
+  Returns:
+    Rows of results.csv; none if told to stop, or if one net among several came
+    to nothing, and ended them all.
+  """
+  first, count = program
+  config: Any = plan.config_of(arm, first, count)
+  outcome, answers = results.FINISHED, {}
+  with _timing(workdir):
+    try:
+      train.train_and_evaluate(config, workdir, is_told_to_stop)
+    except errors.RubbishError as e:
+      print(e)
+      if count > 1:
+        return []
+      dead = isinstance(e, errors.DeadError)
+      outcome = results.CHANCE if dead else results.DIVERGED
+  jax.clear_caches()
+  if outcome == results.FINISHED and not is_told_to_stop():
+    answers = _answers(workdir, is_told_to_stop)
+    jax.clear_caches()
+  if is_told_to_stop():
+    return []
+  lines = logs.read_metrics(workdir)
+  seconds = float((workdir / "seconds.txt").read_text())
+  about: dict[str, Any] = {
+    "arm": arm.name,
+    "digest": plan.digest_of(config),
+    "commit": _commit(),
+    "device": _device(),
+    "versions": _versions(),
+    "nets_in_program": count,
+    "wall_s": round(seconds / count),
+    "outcome": outcome,
+  }
+  rows = []
+  for seed in wanted:
+    member = seed - first
+    own = [x for x in lines if count == 1 or x.get("member") == member]
+    row = about | {"seed": seed} | _figures(own, config)
+    for metric in VIEWS if answers else ():
+      best = answers[metric][member].argmax(axis=1)
+      row[metric] = float(np.mean(best != answers["labels"]))
+      if row[metric] > _CHANCE * (1 - 1 / config.num_classes):
+        row["outcome"] = results.CHANCE
+    rows.append(row)
+  return rows
+
+
+@contextlib.contextmanager
+def _timing(workdir: Path) -> Iterator[None]:
+  """Adds the seconds of a block to those before, in the workdir."""
+  start = time.perf_counter()
+  try:
+    yield
+  finally:
+    file = workdir / "seconds.txt"
+    if workdir.exists():
+      before = float(file.read_text()) if file.exists() else 0.0
+      file.write_text(f"{before + time.perf_counter() - start:.1f}\n")
+
+
+def _answers(
+  workdir: Path, is_told_to_stop: Callable[[], bool]
+) -> dict[str, np.ndarray]:
+  """Returns what the nets of a workdir make of the test split.
+
+  Args:
+    workdir: of a finished run.
+    is_told_to_stop: asked before each batch.
+
+  Returns:
+    `labels` int [N], and by metric float32 log probabilities [M, N, K] of M
+    nets; kept in answers.npz. Nothing if told to stop.
+  """
+  file = workdir / "answers.npz"
+  if file.exists():
+    with np.load(file) as held:
+      return dict(held)
+  mesh = layouts.make_mesh()
+  run = evaluate.open_run(workdir, mesh)
+  config = run.config
+  dataset = records.open_directory(Path(config.data_dir))
+  examples = records.open_split(dataset, config.test_split, "test_split")
+  augmentation = augment.from_config(config, source.kept(workdir)[1])
+  view_step = steps.make_view_step(run.net, augmentation, mesh)
+  answers: dict[str, Any] = {}
+  for metric, views in VIEWS.items():
+    seen = augment.views(views, config.image_size_px, config.crop_size_px)
+    labels, each = [], []
+
+    def keep(batch, found, labels=labels, each=each):
+      real = np.asarray(batch["mask"]) > 0
+      labels.append(np.asarray(batch["label"])[real])
+      own = found[: len(run.members)]
+      each.append(np.stack([np.asarray(x)[real] for x in own]))
+
+    members = [evaluate.Member(view_step, x, seen) for x in run.members]
+    figures = evaluate.evaluate_members(
+      members, examples, config, mesh, is_told_to_stop, keep
+    )
+    if figures is None:
+      return {}
+    answers["labels"] = np.concatenate(labels)
+    answers[metric] = np.concatenate(each, axis=1)
+  new = file.with_name(".answers.npz")
+  np.savez(new, **answers)
+  os.replace(new, file)
+  return answers
+
+
+def _figures(lines: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+  """Returns what the metrics of one net say of its training."""
+  trained = [x for x in lines if x["split"] == "train"]
+  figures = {"steps": max((x["step"] for x in lines), default=0)}
+  if trained:
+    figures["train_error"] = round(trained[-1]["top1_error"], 6)
+  if validated := [x for x in lines if x["split"] == "validation"]:
+    figures["validation_error"] = validated[-1]["top1_error"]
+  if target := config.stop_at_train_error:
+    reached = epochs_to(target, trained)
+    figures["epochs_to_target"] = reached and round(reached, 4)
+  return figures
+
+
+def epochs_to(target: float, trained: list[dict[str, Any]]) -> float | None:
+  """Returns when the training error came to a target, None if it never did.
+
+  An error is the mean since the line before, so it stands for the middle of
+  that stretch; between two of them the error is taken as straight.
+
+  Args:
+    target: fraction.
+    trained: the training lines of a net.
+  """
+  before, middle, error = 0.0, 0.0, 1.0
+  for line in trained:
+    last_middle, last_error = middle, error
+    middle, error = (before + line["epoch"]) / 2, line["top1_error"]
+    before = line["epoch"]
+    if error <= target:
+      share = (last_error - target) / (last_error - error)
+      return last_middle + share * (middle - last_middle)
+  return None
+
+
+def _keep(
+  name: str,
+  arm: plan.Arm,
+  row: dict[str, Any],
+  workdir: Path,
+  program: tuple[int, int],
+) -> None:
+  """Puts what a net leaves, but for its weights, beside the results."""
+  first, count = program
+  member = row["seed"] - first
+  folder = results.folder_of(name, arm.name, row["seed"])
+  folder.mkdir(parents=True, exist_ok=True)
+  config = plan.config_of(arm, row["seed"])
+  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  (folder / "config.json").write_text(text + "\n")
+  with (folder / "metrics.jsonl").open("w") as file:
+    for line in logs.read_metrics(workdir):
+      if count == 1 or line.pop("member", None) == member:
+        file.write(json.dumps(line) + "\n")
+  if not (workdir / "answers.npz").exists():
+    return
+  shutil.copy(workdir / "class_names.json", folder)
+  with np.load(workdir / "answers.npz") as held:
+    labels = held["labels"]
+    best = {metric: held[metric][member].argmax(axis=1) for metric in VIEWS}
+  bits: Any = {metric: np.packbits(x != labels) for metric, x in best.items()}
+  np.savez_compressed(folder / "wrong.npz", images=len(labels), **bits)
+  pairs, counts = np.unique(
+    np.stack([labels, best["one_view_error"]]), axis=1, return_counts=True
+  )
+  confusions = {
+    "split": "test",
+    "step": row["steps"],
+    "views": 1,
+    "counts": np.concatenate([pairs, counts[None]]).T.tolist(),
+  }
+  (folder / "confusions.json").write_text(json.dumps(confusions) + "\n")
+
+
+def _commit() -> str:
+  """Returns the commit, with a + where files differ from it."""
+  found = subprocess.run(
+    ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+    cwd=plan.HERE,
+    capture_output=True,
+    text=True,
+  )
+  return found.stdout.strip() or "unknown"
+
+
+def _device() -> str:
+  device = jax.devices()[0]
+  if device.platform == "cpu":
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+  return f"{jax.device_count()} x {device.device_kind}"
+
+
+def _versions() -> str:
+  packages = ("jax", "flax", "optax")
+  found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+  return f"{' '.join(found)} python {platform.python_version()}"
+
+
+def _define_flags() -> None:
+  flags.DEFINE_integer("seeds", None, "Nets of each arm; the experiment's.")
+  flags.DEFINE_integer("seeds_at_once", 5, "Nets in one program, at most.")
+  flags.DEFINE_list("only", [], "Arms to train; all by default.")
+
+
+if __name__ == "__main__":
+  cli.run(main, _define_flags, takes_files=True)

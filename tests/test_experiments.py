@@ -1,0 +1,357 @@
+"""Experiments: what is run, resumed, refused, and what is made of it."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import assert_refused
+from scipy import stats
+from tiny_runs import CACHE, COUNTS, QUICK, ROOT, records
+
+from alexnet_jax.data import shapes
+from experiments import intervals, plan, results, run, tables
+
+EXPERIMENT = """
+from experiments.plan import Arm, Experiment
+
+QUICK = {quick!r}
+BASE = {root!r} + "/configs/quickstart.py"
+EXPERIMENT = Experiment(
+  question="does it run?",
+  arms=(
+    Arm("base", BASE, fields=QUICK),
+    Arm("tanh", BASE, "", QUICK | {{"network.activation": "tanh"}}, seeds=1),
+    Arm("hot", BASE, "hot", QUICK | {{"learning_rate": 1e6}}, seeds=2),
+    Arm("frozen", BASE, "frozen", QUICK | {{"learning_rate": 1e-9}}, seeds=1),
+  ),
+  metric="ten_view_error",
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A project of its own with one small experiment, and its data."""
+  place = tmp_path_factory.mktemp("project")
+  data = place / "shapes"
+  shapes.generate(data, size_px=32, workers=0, **COUNTS)
+  (place / "experiments" / "tiny").mkdir(parents=True)
+  for file in (ROOT / "experiments").glob("*.py"):
+    shutil.copy(file, place / "experiments")
+  quick = {**QUICK, "data_dir": str(data), "dead_after_steps": 0}
+  quick |= {"total_steps": 60, "log_every_steps": 10}
+  text = EXPERIMENT.format(quick=quick, root=str(ROOT))
+  (place / "experiments" / "tiny" / "experiment.py").write_text(text)
+  return place
+
+
+def start(place, *words):
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "PYTHONPATH": str(ROOT),
+  }
+  return subprocess.Popen(
+    [sys.executable, "-m", "experiments.run", *words],
+    cwd=place,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  try:
+    stdout, stderr = process.communicate(timeout=240)
+  finally:
+    process.kill()
+  return subprocess.CompletedProcess(
+    process.args, process.returncode, stdout, stderr
+  )
+
+
+def execute(place, *words):
+  return finish(start(place, *words))
+
+
+def rows_of(place):
+  with (place / "experiments" / "tiny" / "results.csv").open() as file:
+    return {(r["arm"], int(r["seed"])): r for r in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+  """Killed twice on the way, by kill -9 and by SIGTERM."""
+  for number in (signal.SIGKILL, signal.SIGTERM):
+    process = start(place, "tiny", "--seeds_at_once=2")
+    lines = place / "runs" / "experiments"
+    deadline = time.monotonic() + 120
+    count = 0 if number == signal.SIGKILL else 1
+    while time.monotonic() < deadline and process.poll() is None:
+      begun = [x for x in lines.glob("*/*/metrics.jsonl") if x.stat().st_size]
+      if len(begun) > count:
+        break
+      time.sleep(0.05)
+    process.send_signal(number)
+    finish(process)
+  result = execute(place, "tiny", "--seeds_at_once=2")
+  assert result.returncode == 0, result.stdout + result.stderr
+  return place, result
+
+
+def test_every_net_has_its_row_and_failures_keep_theirs(finished):
+  place, result = finished
+  rows = rows_of(place)
+  assert set(rows) == {
+    *(("base", seed) for seed in range(3)),
+    ("tanh", 0), ("hot", 0), ("hot", 1), ("frozen", 0),
+  }  # fmt: skip
+  outcomes = {key: row["outcome"] for key, row in rows.items()}
+  assert outcomes.pop(("frozen", 0)) == results.CHANCE
+  assert outcomes.pop(("hot", 0)) == outcomes.pop(("hot", 1)) == "diverged"
+  assert set(outcomes.values()) == {"finished"}
+  assert rows["hot", 1]["ten_view_error"] == ""
+  assert rows["base", 0]["nets_in_program"] == "2"
+  assert rows["base", 2]["nets_in_program"] == "1"
+  assert {row["digest"] for (arm, _), row in rows.items() if arm == "base"} == {
+    rows["base", 0]["digest"]
+  }
+  assert "tiny/results.csv has all 7 nets" in result.stdout
+
+
+def test_row_says_what_its_net_answered(finished):
+  """Against the answers themselves, counted here."""
+  place, _ = finished
+  for (arm, seed), row in rows_of(place).items():
+    folder = place / "experiments" / "tiny" / "runs" / f"{arm}-{seed}"
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    assert all("member" not in line for line in lines)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["seed"], config["ensemble"]) == (seed, 1)
+    if row["outcome"] == "diverged":
+      continue
+    assert row["steps"] == "60"
+    assert [x["step"] for x in lines if x["split"] == "train"] == list(
+      range(10, 61, 10)
+    )
+    last = [x for x in lines if x["split"] == "train"][-1]
+    assert float(row["train_error"]) == pytest.approx(last["top1_error"])
+    # The run's own test took the config's one view.
+    (test,) = (x for x in lines if x["split"] == "test")
+    assert float(row["one_view_error"]) == pytest.approx(test["top1_error"])
+    confusions = json.loads((folder / "confusions.json").read_text())
+    missed = sum(n for label, best, n in confusions["counts"] if label != best)
+    assert missed / COUNTS["test"] == pytest.approx(test["top1_error"])
+    with np.load(folder / "wrong.npz") as held:
+      for metric in ("one_view_error", "ten_view_error"):
+        wrong = np.unpackbits(held[metric], count=COUNTS["test"])
+        assert wrong.mean() == pytest.approx(float(row[metric]))
+
+
+def test_printed_command_trains_the_same_net(finished, tmp_path):
+  """A row of a program of two nets, again as the run of its seed alone."""
+  place, result = finished
+  (found,) = re.findall(
+    r"base, seed 1: .*\n  again: python (.*)", result.stdout
+  ) or [None]
+  if found is None:  # It came before a kill, whose output is not at hand.
+    arm = plan.select(_load(place), ["base"])[0]
+    found = plan.command_of(arm, 1).removeprefix("python ")
+  environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+  command = f"{sys.executable} {found.rpartition('--workdir=')[0]}"
+  again = subprocess.run(
+    f"{command} --workdir={tmp_path}/again",
+    shell=True,
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert again.returncode == 0, again.stderr
+  folder = place / "experiments" / "tiny" / "runs" / "base-1"
+  for ours, theirs in zip(
+    records(tmp_path / "again"), records(folder), strict=True
+  ):
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def _load(place):
+  here = plan.HERE
+  plan.HERE = place / "experiments"
+  try:
+    return plan.load("tiny")
+  finally:
+    plan.HERE = here
+
+
+def test_second_call_trains_nothing(finished):
+  place, _ = finished
+  before = rows_of(place)
+  result = execute(place, "tiny", "--seeds_at_once=2")
+  assert result.returncode == 0
+  assert "step" not in result.stdout
+  assert rows_of(place) == before
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    (["tinny"], ["experiment='tinny'", "Did you mean 'tiny'?"]),
+    (["tiny", "--only=base,tahn"], ["--only='tahn'", "Did you mean 'tanh'?"]),
+    (["tiny", "--seeds=0"], ["--seeds=0", "1 or more"]),
+    (["tiny", "--seeds_at_once=0"], ["--seeds_at_once=0", "1 or more"]),
+    ([], ["name of one experiment"]),
+  ],
+)
+def test_bad_command_is_refused(words, said, finished):
+  assert_refused(execute(finished[0], *words), *said)
+
+
+def test_row_of_another_config_is_refused_and_kept(finished, tmp_path):
+  place = tmp_path / "copy"
+  shutil.copytree(finished[0], place)
+  file = place / "experiments" / "tiny" / "experiment.py"
+  file.write_text(file.read_text().replace("1e-09", "1e-08"))
+  before = rows_of(place)
+  digest = before["frozen", 0]["digest"]
+  result = execute(place, "tiny")
+  assert_refused(result, "'frozen'", digest)
+  (other,) = set(re.findall(r"\b[0-9a-f]{12}\b", result.stderr)) - {digest}
+  assert rows_of(place) == before
+  # The digest shown is what the rows of the changed arm would have.
+  (arm,) = plan.select(_load(place), ["frozen"])
+  assert plan.digest_of(plan.config_of(arm)) == other
+
+
+def test_damaged_results_are_refused(finished, tmp_path):
+  place = tmp_path / "copy"
+  shutil.copytree(finished[0], place)
+  file = place / "experiments" / "tiny" / "results.csv"
+  lines = file.read_text().splitlines()
+  file.write_text("\n".join([*lines[:2], lines[2][:30], *lines[3:]]) + "\n")
+  assert_refused(execute(place, "tiny"), "results.csv", "line 3")
+
+
+def test_time_to_a_target_is_where_the_straight_lines_cross_it():
+  rng = np.random.default_rng(0)
+  ends = np.cumsum(rng.uniform(0.1, 0.4, 40))
+  errors = np.linspace(0.9, 0.1, 40) + rng.normal(0, 0.01, 40)
+  lines = [
+    {"epoch": e, "top1_error": x} for e, x in zip(ends, errors, strict=True)
+  ]
+  found = run.epochs_to(0.25, lines)
+  middles = (ends + np.concatenate([[0], ends[:-1]])) / 2
+  fine = np.linspace(0, ends[-1], 400_001)
+  drawn = np.interp(fine, [0, *middles], [1, *errors])
+  assert found == pytest.approx(fine[np.argmax(drawn <= 0.25)], abs=1e-4)
+  assert run.epochs_to(0.01, lines) is None
+
+
+def test_interval_of_a_mean_is_students():
+  values = np.array([0.21, 0.24, 0.2, 0.26, 0.23])
+  low, high = stats.t.interval(
+    0.95, 4, loc=values.mean(), scale=stats.sem(values)
+  )
+  assert intervals.of_mean(values) == pytest.approx((values.mean(), low, high))
+  assert intervals.of_mean(values[:1])[1:] == (-np.inf, np.inf)
+
+
+def test_paired_intervals_hold_the_truth_as_often_as_they_say():
+  """Simulated nets: seeds and images vary, the true difference is known."""
+  rng = np.random.default_rng(0)
+  seeds, images, trials, truth = 3, 1000, 150, 0.02
+  held = 0
+  for trial in range(trials):
+    hard = rng.normal(0, 1, images)
+    luck = rng.normal(0, 0.01, (2, seeds, 1))
+    noise = rng.normal(0, 0.6, (2, seeds, images))
+
+    def wrong(arm, rate, hard=hard, luck=luck, noise=noise):
+      threshold = stats.norm.isf(rate + luck[arm], scale=(1 + 0.36) ** 0.5)
+      return hard + noise[arm] > threshold
+
+    _, low, high = intervals.of_paired_difference(
+      wrong(0, 0.22), wrong(1, 0.2), seed=trial
+    )
+    held += low <= truth <= high
+  # Two binomial deviations below 95 %; it may be wider than it need be.
+  assert held / trials >= 0.95 - 2 * (0.95 * 0.05 / trials) ** 0.5
+
+
+def test_paired_standard_error_is_that_of_the_formula():
+  """Variance of seeds / S, plus that of images / N (and a small both)."""
+  rng = np.random.default_rng(1)
+  wrong = rng.random((6, 4000)) < np.linspace(0.2, 0.3, 6)[:, None]
+  base = rng.random((6, 4000)) < 0.2
+  mean, low, high = intervals.of_paired_difference(wrong, base)
+  difference = wrong.astype(float) - base
+  of_seeds = difference.mean(axis=1).var(ddof=1) / 6
+  of_images = difference.mean(axis=0).var(ddof=1) / 4000
+  both = difference.var() / (6 * 4000)
+  half = stats.t.ppf(0.975, 5) * (of_seeds + of_images + both) ** 0.5
+  assert mean == pytest.approx(difference.mean())
+  assert (high - low) / 2 == pytest.approx(half, rel=0.08)
+
+
+def test_ratio_and_its_interval_do_not_depend_on_who_is_on_top():
+  tanh, relu = np.array([30.0, 31, 29, 33]), np.array([5.0, 6, 5.5, 5.2])
+  ratio, low, high = intervals.of_ratio(tanh, relu)
+  assert ratio == pytest.approx(stats.gmean(tanh) / stats.gmean(relu))
+  inverse = intervals.of_ratio(relu, tanh)
+  assert inverse == pytest.approx((1 / ratio, 1 / high, 1 / low))
+  assert low < ratio < high
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "sign", "said"),
+  [
+    (0.1, 0.4, 1, "agrees"),
+    (-0.4, -0.1, 1, "disagrees"),
+    (-0.1, 0.4, 1, "undecided"),
+    (-0.4, -0.1, -1, "agrees"),
+    (0.1, 0.4, 0, "nothing to compare"),
+  ],
+)
+def test_verdict_follows_the_interval(low, high, sign, said):
+  assert intervals.verdict(low, high, sign) == said
+
+
+@pytest.mark.parametrize("name", ["figure1", "ablations", "ensemble"])
+def test_results_of_the_experiments_are_those_of_their_configs(name):
+  """What stands in results.csv was trained by what stands in experiment.py."""
+  experiment = plan.load(name)
+  arms = plan.select(experiment, ())
+  digests = {arm.name: plan.digest_of(plan.config_of(arm)) for arm in arms}
+  rows = results.read(name)
+  results.check(rows, digests, name)
+  for row in rows:
+    folder = results.folder_of(name, row["arm"], int(row["seed"]))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["seed"] == int(row["seed"])
+    assert Path(folder / "metrics.jsonl").stat().st_size
+
+
+def test_table_goes_between_its_marks_alone(tmp_path):
+  readme = tmp_path / "README.md"
+  readme.write_text(
+    "a\n<!-- x -->\nold\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
+  )
+  tables.fill(readme, "x", ["| new |"])
+  assert readme.read_text() == (
+    "a\n<!-- x -->\n| new |\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
+  )
+  with pytest.raises(ValueError, match="no marks of 'z'"):
+    tables.fill(readme, "z", [])
