@@ -11,6 +11,7 @@ import base64
 import collections
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -71,7 +72,7 @@ def reduce(
   """
   bounds = buckets(len(value), most)
   kept = {len(value) - 1}
-  for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+  for low, high in itertools.pairwise(bounds):
     part = value[low:high]
     kept |= {low + int(part.argmin()), low + int(part.argmax())}
   at = np.array(sorted(kept))
@@ -172,9 +173,7 @@ def curve_runs(found: runs.Found) -> tuple[list[Any], list[Any]]:
   return list(groups.values()), drawn
 
 
-def _column(
-  found: runs.Found, experiment: str | None, run: runs.Run
-) -> str:
+def _column(found: runs.Found, experiment: str | None, run: runs.Run) -> str:
   """Returns the name of an arm or run, which tells experiments apart."""
   if run.arm is None or experiment is None:
     return run.name
@@ -265,9 +264,7 @@ def tables(found: runs.Found, groups: list[Any]) -> list[dict[str, Any]]:
   if own:
     columns = [f"{split} {metric}" for split, metric in _OWN_COLUMNS]
     used = [
-      at
-      for at in range(len(columns))
-      if any(row["cells"][at] for row in own)
+      at for at in range(len(columns)) if any(row["cells"][at] for row in own)
     ]
     for row in own:
       row["cells"] = [row["cells"][at] for at in used]
@@ -324,9 +321,9 @@ def _table(
   heads = [
     {
       "name": name,
-      "label": name.replace("_", " ").replace("top1", "top-1").replace(
-        "top5", "top-5"
-      ),
+      "label": name.replace("_", " ")
+      .replace("top1", "top-1")
+      .replace("top5", "top-5"),
       "percent": "error" in name,
     }
     for name in columns
@@ -352,9 +349,7 @@ def config_differences(columns: dict[str, list[dict[str, Any]]]) -> Any:
     cells = [
       list(
         dict.fromkeys(
-          json.dumps(each[field], ensure_ascii=False)
-          if field in each
-          else None
+          json.dumps(each[field], ensure_ascii=False) if field in each else None
           for each in configs
         )
       )
@@ -441,7 +436,9 @@ def draw_filters(
     low, high = filter_HxWxC.min(), filter_HxWxC.max()
     scaled = (filter_HxWxC - low) / (high - low) if high > low else 0.5
     patch = picture[top : top + height, left : left + width]
-    patch[..., :3] = np.round(255 * np.broadcast_to(scaled, patch[..., :3].shape))
+    patch[..., :3] = np.round(
+      255 * np.broadcast_to(scaled, patch[..., :3].shape)
+    )
     patch[..., 3] = 255
   buffer = io.BytesIO()
   Image.fromarray(picture).save(buffer, "PNG", optimize=True)
@@ -464,8 +461,7 @@ def _filters(found: runs.Found) -> list[dict[str, Any]]:
         png, width, height = draw_filters(kernel, towers)
         pictures.append(
           {
-            "name": run.name
-            + (f", net {number}" if len(kernels) > 1 else ""),
+            "name": run.name + (f", net {number}" if len(kernels) > 1 else ""),
             "column": run.name,
             "step": step,
             "count": kernel.shape[-1],
@@ -603,9 +599,6 @@ def main(argv: Sequence[str]) -> None:
     from alexnet_jax import figures  # matplotlib takes a second.
 
     folder = Path(options.figures)
-    with replacing(folder / "x"):
-      folder.mkdir(parents=True, exist_ok=True)
-      (folder / ".").stat()
     for name in figures.draw_all(data, folder, replacing):
       print(f"wrote {folder / name}")
 

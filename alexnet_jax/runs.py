@@ -22,9 +22,7 @@ DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
 FINISHED = "finished"
 # Columns of results.csv that are no figure of the run.
-_ABOUT = (
-  "arm seed digest commit device versions steps wall_s outcome".split()
-)
+_ABOUT = "arm seed digest commit device versions steps wall_s outcome".split()
 _NEEDED = ("arm", "seed", "outcome")
 _LARGEST_STEP = 2**53  # Beyond it a page could not tell steps apart.
 
@@ -230,7 +228,9 @@ def read_run(
   """
   config = _read_json(folder / "config.json", dict, notes)
   if config is None and not (folder / "config.json").exists():
-    notes.append(f"{_quote(folder)} has no config.json; its fields are unknown.")
+    notes.append(
+      f"{_quote(folder)} has no config.json; its fields are unknown."
+    )
   class_names = _read_json(folder / "class_names.json", list, notes) or []
   confusions = _read_json(folder / "confusions.json", dict, notes)
   if confusions is not None and not _are_confusions(confusions):
