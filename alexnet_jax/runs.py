@@ -149,6 +149,8 @@ def read(folders: Sequence[Path]) -> Found:
     experiment = read_experiment(folder, new_name(folder), found.notes)
     found.experiments[experiment.name] = experiment
     rows = {f"{r.arm}-{r.seed}": r for r in experiment.results}
+    order = list(rows)
+    inside.sort(key=lambda x: order.index(x.name) if x.name in rows else 1e9)
     without_row = []
     for path in inside:
       seen.add(path.resolve())

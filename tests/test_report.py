@@ -89,7 +89,7 @@ def test_lines_of_an_ensemble_are_told_apart(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(
-  st.lists(st.floats(-1e6, 1e6, width=16), min_size=1, max_size=2000),
+  st.lists(st.floats(-1e4, 1e4, width=16), min_size=1, max_size=2000),
   st.integers(3, 60),
 )
 def test_reduction_keeps_smallest_largest_and_last(values, most):
@@ -197,10 +197,10 @@ def test_config_differences_are_those_between_columns(tmp_path):
     ],
   )
   assert collect(folder)["config"] == {
-    "columns": ["base", "more", "tanh"],
+    "columns": ["base", "tanh", "more"],
     "rows": [
-      ["network.activation", [['"relu"'], ['"relu"'], ['"tanh"']]],
-      ["noise", [[None], ["true"], [None]]],
+      ["network.activation", [['"relu"'], ['"tanh"'], ['"relu"']]],
+      ["noise", [[None], [None], ["true"]]],
     ],
   }
 
