@@ -124,7 +124,7 @@ def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
   rows = math.ceil(len(groups) / 2)
   height = 2.1 + 0.13 * rows
   plot = figure.Figure((_WIDTH_IN, height), layout="constrained")
-  axes = plot.subplots()
+  axes: Any = plot.subplots()
   by = 100 if "error" in metric else 1
   for number, (name, curves) in enumerate(groups):
     at, values = _on_one_grid(curves, across)
@@ -177,7 +177,7 @@ def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
   rows = table["rows"]
   height = 0.5 + 0.16 * len(rows)
   plot = figure.Figure((_WIDTH_IN, height), layout="constrained")
-  axes = plot.subplots()
+  axes: Any = plot.subplots()
   for place, row in enumerate(rows):
     cell = row["cells"][column]
     if cell:
