@@ -33,7 +33,7 @@ def embedded(html):
 
 def test_page_holds_the_figures_that_were_written(tmp_path):
   train = [
-    record(s, loss=2.5 - s / 8, top1_error=0.5 - s / 64, learning_rate=0.01)
+    record(s, loss=2.5 - s / 8, top1_error=0.5 - s / 32, learning_rate=0.01)
     for s in range(1, 9)
   ]
   tested = record(8, "test", loss=1.25, top1_error=0.375, top5_error=0.125)
@@ -57,7 +57,7 @@ def test_page_holds_the_figures_that_were_written(tmp_path):
   }
   assert last == {
     "train loss": 1.5,
-    "train top1_error": 0.375,
+    "train top1_error": 0.25,
     "test top1_error": 0.375,
     "test top5_error": 0.125,
   }
