@@ -1,0 +1,211 @@
+"""Plots of a report for print: curves of arms, and their errors.
+
+They fit a column of 85 mm, with fonts of 7 points that are embedded.
+"""
+
+import contextlib
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import figure, ticker
+
+from alexnet_jax import errors
+
+_WIDTH_IN = 85 / 25.4
+_STYLE = {
+  "pdf.fonttype": 42,
+  "font.size": 7,
+  "axes.titlesize": 7,
+  "axes.labelsize": 7,
+  "xtick.labelsize": 7,
+  "ytick.labelsize": 7,
+  "legend.fontsize": 7,
+  "axes.linewidth": 0.6,
+  "lines.linewidth": 1.0,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "legend.frameon": False,
+}
+# As in the page: told apart in colour-blindness; dashes tell when they repeat.
+_COLOURS = (
+  "#0072b2", "#d55e00", "#007d5a", "#b5458f", "#8c6900", "#4b3fb0", "#6b6b6b",
+  "#a02020",
+)  # fmt: skip
+_DASHES = ("-", "--", ":", "-.")
+_LABELS = {
+  "loss": "loss (nats per image)",
+  "top1_error": "top-1 error (%)",
+  "top5_error": "top-5 error (%)",
+}
+_SPLITS = ("validation", "test", "train")
+
+Replacing = Callable[[Path], contextlib.AbstractContextManager[Path]]
+
+
+def draw_all(
+  data: dict[str, Any], folder: Path, replacing: Replacing
+) -> list[str]:
+  """Writes every plot as PNG and PDF; returns the names of the files.
+
+  Args:
+    data: of a report.
+    folder: for the files; made if it does not exist.
+    replacing: gives a path beside a file, which then takes its place.
+
+  Raises:
+    InputError: the folder cannot be written.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.InputError(
+      f"figures={str(folder)!r} cannot be made ({e.strerror}); choose another"
+      " folder."
+    ) from e
+  written = []
+  with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    # The font lacks some scripts, and shows their letters as boxes.
+    warnings.filterwarnings("ignore", "Glyph")
+    plots = {
+      f"curves_{metric}": draw_curves(data, metric) for metric in _LABELS
+    }
+    for number, table in enumerate(data["tables"]):
+      if table["what"] == "arm":
+        for at, column in enumerate(table["columns"]):
+          if column["percent"]:
+            more = f"_{number + 1}" if number else ""
+            name = re.sub(r"\W", "_", column["name"])
+            plots[f"errors_{name}{more}"] = draw_errors(table, at)
+    for name, plot in plots.items():
+      for suffix in ("png", "pdf") if plot else ():
+        with replacing(folder / f"{name}.{suffix}") as new:
+          plot.savefig(new, dpi=300)
+        written.append(f"{name}.{suffix}")
+  return written
+
+
+def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
+  """Returns a metric over training: means of groups, smallest to largest.
+
+  Args:
+    data: of a report.
+    metric: to draw, on the validation split if there is one.
+
+  Returns:
+    The plot, None if no run has the metric.
+  """
+  held = {split for run in data["runs"] for split in run["curves"]
+          if metric in run["curves"][split]}  # fmt: skip
+  split = next((split for split in _SPLITS if split in held), None)
+  if split is None:
+    return None
+  groups = []
+  for group in data["groups"]:
+    each = [data["runs"][index] for index in group["runs"]]
+    good = [run for run in each if run["outcome"] == "finished"]
+    curves = [
+      run["curves"][split][metric]
+      for run in good
+      if metric in run["curves"].get(split, {})
+    ]
+    if curves:
+      groups.append((group["name"], curves))
+  if not groups:
+    return None
+  across = "epoch"
+  if any(None in c["epoch"] for _, curves in groups for c in curves):
+    across = "step"
+  rows = math.ceil(len(groups) / 2)
+  height = 2.1 + 0.13 * rows
+  plot = figure.Figure((_WIDTH_IN, height), layout="constrained")
+  axes: Any = plot.subplots()
+  by = 100 if "error" in metric else 1
+  for number, (name, curves) in enumerate(groups):
+    at, values = _on_one_grid(curves, across)
+    colour = _COLOURS[number % len(_COLOURS)]
+    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    # The values of seeds that had ended before are not there.
+    mean, low, high = (
+      by * f(values, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)
+    )
+    marker = "o" if len(at) == 1 else None
+    axes.plot(
+      at, mean, dash, color=colour, label=_plain(name), marker=marker,
+      markersize=3,
+    )  # fmt: skip
+    if len(curves) > 1:
+      axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+  axes.set_xlabel(across)
+  axes.set_ylabel(f"{split} {_LABELS[metric]}")
+  axes.grid(axis="y", linewidth=0.3, color="0.85")
+  plot.legend(loc="outside lower center", ncols=2, handlelength=2.2)
+  return plot
+
+
+def _on_one_grid(
+  curves: Sequence[dict[str, Any]], across: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns x and [curves, x], NaN where a curve has ended or not begun."""
+  points = [curve.get("mean", curve) for curve in curves]
+  at = np.unique(np.concatenate([np.array(p[across], float) for p in points]))
+  rows = [
+    np.interp(
+      at,
+      np.array(p[across], float),
+      np.array(p["value"], float),
+      left=np.nan,
+      right=np.nan,
+    )
+    for p in points
+  ]
+  return at, np.stack(rows)
+
+
+def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
+  """Returns a column of an experiment's table: mean, interval, seeds.
+
+  Args:
+    table: of a report.
+    column: number of the column, of errors as fractions.
+  """
+  rows = table["rows"]
+  height = 0.5 + 0.16 * len(rows)
+  plot = figure.Figure((_WIDTH_IN, height), layout="constrained")
+  axes: Any = plot.subplots()
+  for place, row in enumerate(rows):
+    cell = row["cells"][column]
+    if cell:
+      mean, half = 100 * cell["mean"], 100 * (cell["half"] or 0)
+      seeds = [100 * value for value in cell["values"]]
+      axes.errorbar(
+        mean, place, xerr=half, fmt="o", color=_COLOURS[0], markersize=3,
+        linewidth=0.9, capsize=1.5,
+      )  # fmt: skip
+      if len(seeds) > 1:
+        axes.plot(seeds, [place] * len(seeds), "|", color="0.45", markersize=4)
+    if row["failed"]:
+      whole = row["n"] + len(row["failed"])
+      # Beside the axes, whatever their scale.
+      axes.annotate(
+        f"{len(row['failed'])} of {whole} failed", (1, place), (3, 0),
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+        va="center",
+      )  # fmt: skip
+  axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
+  axes.set_ylim(len(rows) - 0.5, -0.5)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+  axes.set_xlabel(f"{_plain(table['columns'][column]['label'])} (%)")
+  axes.grid(axis="x", linewidth=0.3, color="0.85")
+  return plot
+
+
+def _plain(name: str) -> str:
+  short = name if len(name) <= 28 else f"{name[:27]}…"
+  # Else a $ would begin a formula, and what begins in _ has no legend.
+  return " " * name.startswith("_") + short.replace("$", r"\$")
