@@ -596,10 +596,10 @@ def main(argv: Sequence[str]) -> None:
   size = output.stat().st_size / 1e6
   print(f"wrote {output}: {len(found.runs)} runs, {size:.2f} MB")
   if options.figures is not None:
-    from alexnet_jax import figures  # matplotlib takes a second.
+    from alexnet_jax import plots  # matplotlib takes a second.
 
     folder = Path(options.figures)
-    for name in figures.draw_all(data, folder, replacing):
+    for name in plots.draw_all(data, folder, replacing):
       print(f"wrote {folder / name}")
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_runs import record, write_experiment, write_run
 
-from alexnet_jax import figures, report, runs
+from alexnet_jax import plots as drawing
+from alexnet_jax import report, runs
 
 EVIL = "</script><script>alert(1)</script>\"'&<!--\u2028"
 
@@ -398,7 +399,7 @@ def test_plots_of_an_experiment_fit_a_column(tmp_path):
   )
   plots = tmp_path / "plots"
   plots.mkdir()
-  names = figures.draw_all(collect(folder), plots, report.replacing)
+  names = drawing.draw_all(collect(folder), plots, report.replacing)
   assert {"errors_test_error.pdf", "curves_top1_error.png"} <= set(names)
   with Image.open(plots / "errors_test_error.png") as image:
     assert image.width / 300 * 25.4 == pytest.approx(85, abs=0.5)

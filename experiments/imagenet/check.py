@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -50,7 +51,7 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def meta_mat() -> bytes:
   """Returns the development kit's list of classes, and a parent of all."""
   fields = ("ILSVRC2012_ID", "WNID", "words", "num_children", "children")
-  rows = [
+  rows: list[tuple[Any, ...]] = [
     (np.float64(number), wnid, f"words of {wnid}", np.float64(0), np.zeros(0))
     for number, wnid in enumerate(WNIDS, start=1)
   ]

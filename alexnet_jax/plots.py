@@ -69,7 +69,8 @@ def draw_all(
       " folder."
     ) from e
   written = []
-  with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+  rc: Any = _STYLE
+  with matplotlib.rc_context(rc), warnings.catch_warnings():
     # The font lacks some scripts, and shows their letters as boxes.
     warnings.filterwarnings("ignore", "Glyph")
     plots = {
@@ -84,6 +85,7 @@ def draw_all(
             plots[f"errors_{name}{more}"] = draw_errors(table, at)
     for name, plot in plots.items():
       for suffix in ("png", "pdf") if plot else ():
+        assert plot
         with replacing(folder / f"{name}.{suffix}") as new:
           plot.savefig(new, dpi=300)
         written.append(f"{name}.{suffix}")
