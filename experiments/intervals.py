@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 def of_mean(values: np.ndarray) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import runpy
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,6 @@ def digest_of(config: ConfigDict) -> str:
 def command_of(arm: Arm, seed: int) -> str:
   """Returns the command that trains one net of an arm again."""
   fields = {**arm.fields, "seed": seed}
-  words = [f"--config={arm.config}"]
-  words += [f"--config.{name}={value!r}" for name, value in fields.items()]
-  workdir = f"--workdir=runs/{arm.name}-{seed}"
-  return " ".join(["python -m alexnet_jax.main", *words, workdir])
+  words = ["python", "-m", "alexnet_jax.main", f"--config={arm.config}"]
+  words += [f"--config.{name}={value}" for name, value in fields.items()]
+  return shlex.join([*words, f"--workdir=runs/{arm.name}-{seed}"])

@@ -2,13 +2,15 @@
 
   python -m experiments.run NAME [--only=ARM,ARM] [--seeds=5]
 
-Killed or told to stop, the same command goes on where it was. Each net gives a
-row of experiments/NAME/results.csv and a folder in experiments/NAME/runs;
-weights stay in runs/experiments, where another experiment with the same config
-finds them.
+Killed or told to stop, the same command goes on where it was; several side by
+side, each on cores or a device of its own, share the work. Each net gives a row
+of experiments/NAME/results.csv and a folder in experiments/NAME/runs; weights
+stay in runs/experiments, where another experiment with the same config finds
+them.
 """
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -74,7 +76,10 @@ def main(words: Sequence[str]) -> None:
         if is_told_to_stop():
           print("told to stop; the same command goes on")
           return
-  print(f"{results.file_of(name)} has all {sum(seeds.values())} nets")
+  nets = sum(
+    int(r["seed"]) < seeds.get(r["arm"], 0) for r in results.read(name)
+  )
+  print(f"{results.file_of(name)} has {nets} of {sum(seeds.values())} nets")
 
 
 def _run(
@@ -100,7 +105,11 @@ def _run(
     print(f"{name}: {arm.name}, seeds {program[0]} to {sum(program) - 1}")
     workdir = results.WORKDIRS / digest / f"{program[0]}-{program[1]}"
     wanted = [seed for seed in seeds if held[seed] == program]
-    rows = _rows(arm, program, wanted, workdir, is_told_to_stop)
+    with _claim(workdir) as free:
+      if not free:
+        print("  another program is at it")
+        continue
+      rows = _rows(arm, program, wanted, workdir, is_told_to_stop)
     if is_told_to_stop():
       return
     if not rows:
@@ -119,6 +128,19 @@ def _run(
       )
       print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
       print(f"  again: {plan.command_of(arm, row['seed'])}")
+
+
+@contextlib.contextmanager
+def _claim(workdir: Path) -> Iterator[bool]:
+  """Yields whether no other program trains these nets."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / ".claimed").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+    else:
+      yield True
 
 
 def _stretches(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,6 @@ EXPERIMENT = Experiment(
   question="does it run?",
   arms=(
     Arm("base", BASE, fields=QUICK),
-    Arm("tanh", BASE, "", QUICK | {{"network.activation": "tanh"}}, seeds=1),
     Arm("hot", BASE, "hot", QUICK | {{"learning_rate": 1e6}}, seeds=2),
     Arm("frozen", BASE, "frozen", QUICK | {{"learning_rate": 1e-9}}, seeds=1),
   ),
@@ -48,7 +47,7 @@ def place(tmp_path_factory):
   for file in (ROOT / "experiments").glob("*.py"):
     shutil.copy(file, place / "experiments")
   quick = {**QUICK, "data_dir": str(data), "dead_after_steps": 0}
-  quick |= {"total_steps": 60, "log_every_steps": 10}
+  quick |= {"total_steps": 30, "log_every_steps": 10}
   text = EXPERIMENT.format(quick=quick, root=str(ROOT))
   (place / "experiments" / "tiny" / "experiment.py").write_text(text)
   return place
@@ -117,19 +116,23 @@ def test_every_net_has_its_row_and_failures_keep_theirs(finished):
   rows = rows_of(place)
   assert set(rows) == {
     *(("base", seed) for seed in range(3)),
-    ("tanh", 0), ("hot", 0), ("hot", 1), ("frozen", 0),
+    ("hot", 0), ("hot", 1), ("frozen", 0),
   }  # fmt: skip
   outcomes = {key: row["outcome"] for key, row in rows.items()}
-  assert outcomes.pop(("frozen", 0)) == results.CHANCE
   assert outcomes.pop(("hot", 0)) == outcomes.pop(("hot", 1)) == "diverged"
-  assert set(outcomes.values()) == {"finished"}
+  # Chance is 90 %; whoever is within a twentieth of it has learned nothing.
+  for key, outcome in outcomes.items():
+    errors = [float(rows[key][f"{n}_view_error"]) for n in ("one", "ten")]
+    bad = max(errors) > 0.855
+    assert outcome == ("stuck at chance" if bad else "finished")
+  assert outcomes["frozen", 0] == "stuck at chance"
   assert rows["hot", 1]["ten_view_error"] == ""
   assert rows["base", 0]["nets_in_program"] == "2"
   assert rows["base", 2]["nets_in_program"] == "1"
   assert {row["digest"] for (arm, _), row in rows.items() if arm == "base"} == {
     rows["base", 0]["digest"]
   }
-  assert "tiny/results.csv has all 7 nets" in result.stdout
+  assert "tiny/results.csv has 6 of 6 nets" in result.stdout
 
 
 def test_row_says_what_its_net_answered(finished):
@@ -137,16 +140,15 @@ def test_row_says_what_its_net_answered(finished):
   place, _ = finished
   for (arm, seed), row in rows_of(place).items():
     folder = place / "experiments" / "tiny" / "runs" / f"{arm}-{seed}"
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    lines = records(folder)
     assert all("member" not in line for line in lines)
     config = json.loads((folder / "config.json").read_text())
     assert (config["seed"], config["ensemble"]) == (seed, 1)
     if row["outcome"] == "diverged":
       continue
-    assert row["steps"] == "60"
-    assert [x["step"] for x in lines if x["split"] == "train"] == list(
-      range(10, 61, 10)
-    )
+    assert row["steps"] == "30"
+    trained = [x["step"] for x in lines if x["split"] == "train"]
+    assert trained == [10, 20, 30]
     last = [x for x in lines if x["split"] == "train"][-1]
     assert float(row["train_error"]) == pytest.approx(last["top1_error"])
     # The run's own test took the config's one view.
@@ -210,7 +212,7 @@ def test_second_call_trains_nothing(finished):
   ("words", "said"),
   [
     (["tinny"], ["experiment='tinny'", "Did you mean 'tiny'?"]),
-    (["tiny", "--only=base,tahn"], ["--only='tahn'", "Did you mean 'tanh'?"]),
+    (["tiny", "--only=base,hat"], ["--only='hat'", "Did you mean 'hot'?"]),
     (["tiny", "--seeds=0"], ["--seeds=0", "1 or more"]),
     (["tiny", "--seeds_at_once=0"], ["--seeds_at_once=0", "1 or more"]),
     ([], ["name of one experiment"]),
@@ -224,7 +226,7 @@ def test_row_of_another_config_is_refused_and_kept(finished, tmp_path):
   place = tmp_path / "copy"
   shutil.copytree(finished[0], place)
   file = place / "experiments" / "tiny" / "experiment.py"
-  file.write_text(file.read_text().replace("1e-09", "1e-08"))
+  file.write_text(file.read_text().replace("1e-9", "1e-8"))
   before = rows_of(place)
   digest = before["frozen", 0]["digest"]
   result = execute(place, "tiny")
@@ -272,7 +274,7 @@ def test_interval_of_a_mean_is_students():
 def test_paired_intervals_hold_the_truth_as_often_as_they_say():
   """Simulated nets: seeds and images vary, the true difference is known."""
   rng = np.random.default_rng(0)
-  seeds, images, trials, truth = 3, 1000, 150, 0.02
+  seeds, images, trials, truth = 3, 500, 60, 0.02
   held = 0
   for trial in range(trials):
     hard = rng.normal(0, 1, images)

@@ -12,7 +12,6 @@ BASE = "alexnet_cifar10"
 # The sign of the original's effect on the error.
 SIGNS = {
   "tanh": 1,
-  "linear": 1,
   "no_overlap": 1,
   "no_lrn": 1,
   "no_dropout": 1,

@@ -13,7 +13,7 @@ UNITS = {
   "scaled_tanh": "none",
   "sigmoid": "none",
 }
-RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 # The verdict checks them against the grid's results.
 CHOSEN = {"relu": 0.002, "tanh": 0.002, "scaled_tanh": 0.002, "sigmoid": 0.002}
 GRID_EPOCHS, EPOCHS = 2.0, 30.0
