@@ -28,6 +28,7 @@ from absl import flags
 
 from alexnet_jax import (
   augment,
+  backends,
   cli,
   errors,
   evaluate,
@@ -55,7 +56,8 @@ def main(words: Sequence[str]) -> None:
   options, name = flags.FLAGS, words[1]
   experiment = plan.load(name)
   arms = plan.select(experiment, options.only)
-  at_once = options.seeds_at_once
+  # Measured in experiments/seeds_at_once.
+  at_once = options.seeds_at_once or (5 if backends.loops() else 1)
   for flag in ("seeds", "seeds_at_once"):
     value: Any = options[flag].value
     if value is not None and value < 1:
@@ -379,7 +381,9 @@ def _versions() -> str:
 
 def _define_flags() -> None:
   flags.DEFINE_integer("seeds", None, "Nets of each arm; the experiment's.")
-  flags.DEFINE_integer("seeds_at_once", 5, "Nets in one program, at most.")
+  flags.DEFINE_integer(
+    "seeds_at_once", None, "Nets in one program, at most; 5, on a CPU 1."
+  )
   flags.DEFINE_list("only", [], "Arms to train; all by default.")
 
 
