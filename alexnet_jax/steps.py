@@ -262,11 +262,13 @@ def make_step(
     bad_parts = collectives.count_parts(layout, flags)
     sums = collectives.add_over(sums, layout.data_axes)
     rubbish = jnp.any(bad_parts > 0) | ~jnp.isfinite(sums["loss"])
+    # A member that has come to its end waits for the others.
+    stands = rubbish | state.plateau.stopped
     for stack, found in grads.items():
-      update(stack, found, rubbish)
+      update(stack, found, stands)
     if layout.fc_updates > 1:
       params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(rubbish, old, new),
+        lambda new, old: jnp.where(stands, old, new),
         (params, opt_state),
         (state.params, state.opt_state),
       )
@@ -284,10 +286,6 @@ def make_step(
       params, opt_state, plateau, batch, seed = own
       old = TrainState(state.step, params, opt_state, plateau)
       new, sums = local_step(old, batch, rows_B, seed)
-      # One that has come to its end waits for the others.
-      new = jax.tree.map(
-        lambda n, o: jnp.where(plateau.stopped, o, n), new, old
-      )
       return (new.params, new.opt_state, new.plateau), sums
 
     own = (state.params, state.opt_state, state.plateau, batch, seeds)
