@@ -31,7 +31,8 @@ COLUMNS = [
   "one_view_error",
   "ten_view_error",
 ]
-"""`wall_s` is the share of its program; errors are fractions."""
+"""Errors are fractions. `wall_s` is an equal share of the program's seconds of
+training, without those that a kill lost."""
 
 WORKDIRS = plan.HERE.parent / "runs" / "experiments"
 FINISHED, CHANCE, DIVERGED = "finished", "stuck at chance", "diverged"

@@ -11,6 +11,7 @@ them.
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -69,6 +70,7 @@ def main(words: Sequence[str]) -> None:
   }
   results.check(results.read(name), digests, name)
   cli.keep_programs()
+  _commit()  # That of the code which runs, whatever is committed meanwhile.
   with stopping.listening() as is_told_to_stop:
     # Breadth first: every arm has some seeds before one has them all.
     for first in range(0, max(seeds.values()), at_once):
@@ -355,6 +357,7 @@ def _keep(
   (folder / "confusions.json").write_text(json.dumps(confusions) + "\n")
 
 
+@functools.cache
 def _commit() -> str:
   """Returns the commit, with a + where files differ from it."""
   found = subprocess.run(
