@@ -43,7 +43,7 @@ _LABELS = {
   "top1_error": "top-1 error (%)",
   "top5_error": "top-5 error (%)",
 }
-_SPLITS = ("validation", "test", "train")
+_SPLITS = ("validation", "train", "test")
 
 Replacing = Callable[[Path], contextlib.AbstractContextManager[Path]]
 

@@ -22,7 +22,9 @@ DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
 FINISHED = "finished"
 # Columns of results.csv that are no figure of the run.
-_ABOUT = "arm seed digest commit device versions nets_in_program steps wall_s outcome".split()
+_ABOUT = (
+  "arm seed digest commit device versions nets_in_program steps wall_s outcome"
+).split()
 _NEEDED = ("arm", "seed", "outcome")
 _LARGEST_STEP = 2**53  # Beyond it a page could not tell steps apart.
 

@@ -352,6 +352,9 @@ class _Run:
     if target := self.config.stop_at_train_error:
       error = self._of_members(each)
       stopped = self.plateau.stopped | (error < target)
+      for member in np.flatnonzero(stopped & ~self.plateau.stopped):
+        who = f"member {member}: " if stopped.ndim else ""
+        self.log.say(f"{who}training error below {target:g}: the end")
       self._follow(dataclasses.replace(self.plateau, stopped=stopped))
     after = self.config.dead_after_steps
     if after and step >= after:
@@ -369,7 +372,11 @@ class _Run:
       )
     rates = self._rates(step)
     members = self.layout.members
+    ended = np.atleast_1d(self.plateau.stopped)
     for number, figures in enumerate(each):
+      # One that has ended waits for the others' test.
+      if number < members > 1 and split != "test" and ended[number]:
+        continue
       about = {"step": step, "epoch": self._epoch(step), "split": split}
       rate = rates.mean()
       if len(each) > 1 and number < members:

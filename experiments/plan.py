@@ -95,14 +95,16 @@ def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
 
 def digest_of(config: ConfigDict) -> str:
   """Returns twelve digits that tell what is trained, whatever the seed."""
-  fields = logs.flatten(config.to_dict())
-  ours = {
-    name: value
-    for name, value in fields.items()
-    if name not in (*logs.FREE_FIELDS, "seed", "ensemble")
-  }
-  text = json.dumps(ours, sort_keys=True)
+  text = json.dumps(fields_of(config.to_dict()), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a config that tell what is trained, as in JSON."""
+  free = {*logs.FREE_FIELDS, "seed", "ensemble"}
+  free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
+  fields = logs.flatten(json.loads(json.dumps(config)))
+  return {name: value for name, value in fields.items() if name not in free}
 
 
 def command_of(arm: Arm, seed: int) -> str:

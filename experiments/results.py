@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,19 +76,38 @@ def read(name: str) -> list[dict[str, str]]:
 
 
 def check(
-  rows: Sequence[Mapping[str, str]], digests: Mapping[str, str], name: str
+  rows: Sequence[Mapping[str, str]], configs: Mapping[str, Any], name: str
 ) -> None:
-  """Raises InputError for a row of an arm that is another config now."""
+  """Raises InputError for a row of an arm that is another config now.
+
+  Fields that have come since, whose first values change nothing, are no reason.
+
+  Args:
+    rows: of results.csv.
+    configs: of each arm, as it is now.
+    name: of the experiment.
+  """
   for row in rows:
-    arm, digest = row["arm"], digests.get(row["arm"])
-    if digest is None:
-      raise errors.unknown(f"{file_of(name)}: arm", arm, digests)
-    if row["digest"] != digest:
+    arm, config = row["arm"], configs.get(row["arm"])
+    if config is None:
+      raise errors.unknown(f"{file_of(name)}: arm", arm, configs)
+    digest = plan.digest_of(config)
+    if row["digest"] != digest and not _has_grown(name, row, config):
       raise errors.InputError(
         f"{file_of(name)} has a row of {arm!r} with config digest"
         f" {row['digest']}, and that arm is {digest} now; remove its rows to"
         " train it anew, or give the changed arm another name."
       )
+
+
+def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
+  """Whether a config is that of a row, and fields that the row's had not."""
+  file = folder_of(name, row["arm"], int(row["seed"])) / "config.json"
+  if not file.exists():
+    return False
+  held = plan.fields_of(json.loads(file.read_text()))
+  now = plan.fields_of(config.to_dict())
+  return held.keys() < now.keys() and held == {k: now[k] for k in held}
 
 
 def add(name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -57,18 +57,17 @@ def main(words: Sequence[str]) -> None:
   options, name = flags.FLAGS, words[1]
   experiment = plan.load(name)
   arms = plan.select(experiment, options.only)
-  # Measured in experiments/seeds_at_once.
+  # One on a CPU by measurement (experiments/seeds_at_once).
   at_once = options.seeds_at_once or (5 if backends.loops() else 1)
   for flag in ("seeds", "seeds_at_once"):
     value: Any = options[flag].value
     if value is not None and value < 1:
       raise errors.InputError(f"--{flag}={value} must be 1 or more.")
   seeds = {arm.name: options.seeds or arm.seeds for arm in arms}
-  digests = {
-    arm.name: plan.digest_of(plan.config_of(arm))
-    for arm in plan.select(experiment, ())
+  configs = {
+    arm.name: plan.config_of(arm) for arm in plan.select(experiment, ())
   }
-  results.check(results.read(name), digests, name)
+  results.check(results.read(name), configs, name)
   cli.keep_programs()
   _commit()  # That of the code which runs, whatever is committed meanwhile.
   with stopping.listening() as is_told_to_stop:
@@ -76,7 +75,8 @@ def main(words: Sequence[str]) -> None:
     for first in range(0, max(seeds.values()), at_once):
       for arm in arms:
         group = range(first, min(first + at_once, seeds[arm.name]))
-        _run(name, arm, group, digests[arm.name], is_told_to_stop)
+        digest = plan.digest_of(configs[arm.name])
+        _run(name, arm, group, digest, is_told_to_stop)
         if is_told_to_stop():
           print("told to stop; the same command goes on")
           return
@@ -94,44 +94,65 @@ def _run(
   is_told_to_stop: Callable[[], bool],
 ) -> None:
   """Trains and tests the nets of an arm that have no row yet."""
-  rows = results.read(name)
-  done = {int(row["seed"]) for row in rows if row["arm"] == arm.name}
-  # By seed, the program that it is in, or is to be in.
-  held = {
-    seed: (first, count)
-    for _, first, count in results.programs(digest)
-    for seed in range(first, first + count)
-  }
-  fresh = [seed for seed in seeds if seed not in done | held.keys()]
-  for first, count in _stretches(fresh):
-    held |= dict.fromkeys(range(first, first + count), (first, count))
-  for program in sorted({held[seed] for seed in seeds if seed not in done}):
+  for program in _programs(name, arm, seeds, digest):
     print(f"{name}: {arm.name}, seeds {program[0]} to {sum(program) - 1}")
     workdir = results.WORKDIRS / digest / f"{program[0]}-{program[1]}"
-    wanted = [seed for seed in seeds if held[seed] == program]
     with _claim(workdir) as free:
       if not free:
         print("  another program is at it")
         continue
+      wanted = [
+        seed
+        for seed in _pending(name, arm, seeds)
+        if seed in range(program[0], sum(program))
+      ]
+      if not wanted:  # Another program was.
+        continue
       rows = _rows(arm, program, wanted, workdir, is_told_to_stop)
-    if is_told_to_stop():
-      return
-    if not rows:
-      # One of them came to nothing; which one, each tells alone.
-      shutil.rmtree(workdir)
-      for seed in wanted:
-        (workdir.parent / f"{seed}-1").mkdir()
-      _run(name, arm, seeds, digest, is_told_to_stop)
-      return
-    for row in rows:
-      _keep(name, arm, row, workdir, program)
-    results.add(name, rows)
-    for row in rows:
+      if is_told_to_stop():
+        return
+      if rows is None:
+        # One of them came to nothing; which one, each tells alone.
+        for seed in wanted:
+          (workdir.parent / f"{seed}-1").mkdir(exist_ok=True)
+        shutil.rmtree(workdir)
+      else:
+        for row in rows:
+          _keep(name, arm, row, workdir, program)
+        results.add(name, rows)
+    for row in rows or ():
       figures = ", ".join(
         f"{metric} {row[metric]:.2%}" for metric in VIEWS if metric in row
       )
       print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
       print(f"  again: {plan.command_of(arm, row['seed'])}")
+    if rows is None:
+      _run(name, arm, seeds, digest, is_told_to_stop)
+
+
+def _pending(name: str, arm: plan.Arm, seeds: Sequence[int]) -> list[int]:
+  """Returns the seeds that have no row."""
+  rows = results.read(name)
+  done = {int(row["seed"]) for row in rows if row["arm"] == arm.name}
+  return [seed for seed in seeds if seed not in done]
+
+
+def _programs(
+  name: str, arm: plan.Arm, seeds: Sequence[int], digest: str
+) -> list[tuple[int, int]]:
+  """Returns first seed and number of nets of the programs still to end.
+
+  What was begun goes on as it was grouped.
+  """
+  pending = _pending(name, arm, seeds)
+  held = {
+    seed: (first, count)
+    for _, first, count in results.programs(digest)
+    for seed in range(first, first + count)
+  }
+  fresh = [seed for seed in pending if seed not in held]
+  begun = {held[seed] for seed in pending if seed in held}
+  return sorted([*begun, *_stretches(fresh)])
 
 
 @contextlib.contextmanager
@@ -163,7 +184,7 @@ def _rows(
   wanted: Sequence[int],
   workdir: Path,
   is_told_to_stop: Callable[[], bool],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | None:
   """Trains the nets of a program, and tests them.
 
   Args:
@@ -174,8 +195,8 @@ def _rows(
     is_told_to_stop: asked after every step.
 
   Returns:
-    Rows of results.csv; none if told to stop, or if one net among several came
-    to nothing, and ended them all.
+    Rows of results.csv, none if told to stop; None if one net among several
+    came to nothing, and ended them all.
   """
   first, count = program
   config: Any = plan.config_of(arm, first, count)
@@ -186,7 +207,7 @@ def _rows(
     except errors.RubbishError as e:
       print(e)
       if count > 1:
-        return []
+        return None
       dead = isinstance(e, errors.DeadError)
       outcome = results.CHANCE if dead else results.DIVERGED
   jax.clear_caches()
@@ -231,7 +252,9 @@ def _timing(workdir: Path) -> Iterator[None]:
     file = workdir / "seconds.txt"
     if workdir.exists():
       before = float(file.read_text()) if file.exists() else 0.0
-      file.write_text(f"{before + time.perf_counter() - start:.1f}\n")
+      new = workdir / "seconds.new"
+      new.write_text(f"{before + time.perf_counter() - start:.1f}\n")
+      os.replace(new, file)
 
 
 def _answers(
@@ -286,7 +309,7 @@ def _answers(
 def _figures(lines: list[dict[str, Any]], config: Any) -> dict[str, Any]:
   """Returns what the metrics of one net say of its training."""
   trained = [x for x in lines if x["split"] == "train"]
-  figures = {"steps": max((x["step"] for x in lines), default=0)}
+  figures = {"steps": trained[-1]["step"] if trained else 0}
   if trained:
     figures["train_error"] = round(trained[-1]["top1_error"], 6)
   if validated := [x for x in lines if x["split"] == "validation"]:
@@ -360,19 +383,23 @@ def _keep(
 @functools.cache
 def _commit() -> str:
   """Returns the commit, with a + where files differ from it."""
-  found = subprocess.run(
-    ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-    cwd=plan.HERE,
-    capture_output=True,
-    text=True,
-  )
-  return found.stdout.strip() or "unknown"
+
+  def git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+      ["git", *words], cwd=plan.HERE, capture_output=True, text=True
+    )
+
+  commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+  code = ("../alexnet_jax", "../configs", "*.py")  # Results change meanwhile.
+  changed = git("diff", "--quiet", "HEAD", "--", *code).returncode
+  return f"{commit}{'+' if changed else ''}" if commit else "unknown"
 
 
 def _device() -> str:
   device = jax.devices()[0]
   if device.platform == "cpu":
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()})"
   return f"{jax.device_count()} x {device.device_kind}"
 
 

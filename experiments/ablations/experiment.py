@@ -28,11 +28,23 @@ SIGNS = {
 UNSIGNED = ("inverted_dropout", "no_conv1", "no_conv5")
 
 
+# What sees the pixels has the rates and the first weights for them.
+FIELDS = {
+  "no_conv1": {
+    "network.conv2.sigma": 0.01,
+    "learning_rate_of_layers": (
+      (0.0, "conv2", 0.00075), (8.0, "conv2", 0.0003), (12.0, "conv2", 0.0001),
+    ),
+  },
+}  # fmt: skip
+
+
 def _ablation(name: str) -> Arm:
   return Arm(
     name,
     f"configs/ablations.py:{name}@{BASE}",
     ablations.ABLATIONS[name].change,
+    FIELDS.get(name, {}),
     original=ablations.ABLATIONS[name].effect,
     sign=SIGNS.get(name, 0),
   )
