@@ -1,10 +1,9 @@
-"""How sure a difference is: paired bootstraps, and means over seeds."""
+"""How sure a mean, a difference of paired nets, or a ratio is."""
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 1000
 
 
 def of_mean(values: np.ndarray) -> tuple[float, float, float]:
@@ -16,25 +15,25 @@ def of_mean(values: np.ndarray) -> tuple[float, float, float]:
   mean, count = float(np.mean(values)), len(values)
   if count < 2:
     return mean, -np.inf, np.inf
-  half = _quantile(count) * float(np.std(values, ddof=1)) / count**0.5
+  spread = float(np.std(values, ddof=1)) / count**0.5
+  half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * spread
   return mean, mean - half, mean + half
 
 
 def of_paired_difference(
-  wrong: np.ndarray, wrong_base: np.ndarray, seed: int = 0
+  wrong: np.ndarray, wrong_base: np.ndarray
 ) -> tuple[float, float, float]:
   """Returns the difference of two error rates, and the interval's low and high.
 
-  Pairs of nets of one seed, and images, are both drawn with replacement, as
-  another seed and another image would have given another difference. The
-  bootstrap gives the standard error; so few seeds tell little of their spread,
-  so deviations of seeds are enlarged by sqrt(S / (S - 1)), which makes their
-  variance unbiased, and the quantile is Student's with S - 1 degrees.
+  Another seed would have given another difference, and so would other images.
+  The variance is the sum of what a bootstrap of pairs of nets and one of images
+  come to (with S - 1 for S), less what both of them count, the luck of one net
+  with one image. Degrees of freedom are Satterthwaite's: of the S seeds, and of
+  so many images that theirs do not matter.
 
   Args:
     wrong: bool [S, N], which of N images the net of each seed got wrong.
     wrong_base: bool [S, N], of the base arm, of the same seeds and images.
-    seed: of the bootstrap.
   """
   differences_SxN = wrong.astype(np.float64) - wrong_base
   seeds, images = differences_SxN.shape
@@ -42,18 +41,16 @@ def of_paired_difference(
   if seeds < 2:
     return mean, -np.inf, np.inf
   of_seed = differences_SxN.mean(axis=1, keepdims=True)
-  widened = differences_SxN + (of_seed - mean) * (
-    (seeds / (seeds - 1)) ** 0.5 - 1
-  )
-  rng = np.random.default_rng(seed)
-  draws = [
-    rng.multinomial(seeds, np.full(seeds, 1 / seeds))
-    @ widened
-    @ rng.multinomial(images, np.full(images, 1 / images))
-    / (seeds * images)
-    for _ in range(RESAMPLES)
-  ]
-  half = _quantile(seeds) * float(np.std(draws))
+  of_image = differences_SxN.mean(axis=0, keepdims=True)
+  luck = differences_SxN - of_seed - of_image + mean
+  by_seeds = of_seed.var(ddof=1) / seeds
+  by_images = of_image.var(ddof=1) / images
+  by_luck = (luck**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
+  variance = max(by_seeds + by_images - by_luck, by_seeds)
+  if not variance:
+    return mean, mean, mean
+  degrees = (seeds - 1) * (variance / max(by_seeds, 1e-300)) ** 2
+  half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
   return mean, mean - half, mean + half
 
 
@@ -87,7 +84,3 @@ def verdict(low: float, high: float, sign: int) -> str:
   if low <= 0 <= high:
     return "undecided"
   return "agrees" if (low > 0) == (sign > 0) else "disagrees"
-
-
-def _quantile(count: int) -> float:
-  return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))

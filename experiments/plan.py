@@ -49,12 +49,10 @@ class Experiment:
   """A question and the runs that answer it.
 
   Attributes:
-    question: of the paper.
     arms: the base first.
     metric: the column of results.csv that the arms are judged by.
   """
 
-  question: str
   arms: tuple[Arm, ...]
   metric: str
 

@@ -125,6 +125,27 @@ def add(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     os.replace(new, file)
 
 
+def check_complete(rows: Sequence[Mapping[str, str]], name: str) -> None:
+  """Raises InputError for a net of the experiment that has no row."""
+  have = {(row["arm"], int(row["seed"])) for row in rows}
+  for arm in plan.select(plan.load(name), ()):
+    missing = [s for s in range(arm.seeds) if (arm.name, s) not in have]
+    if missing:
+      raise errors.InputError(
+        f"{file_of(name)} has no row of {arm.name!r}, seeds"
+        f" {', '.join(map(str, missing))}; python -m experiments.run {name}"
+        " trains them."
+      )
+
+
+def failures(rows: Sequence[Mapping[str, str]], arm: str) -> str:
+  """Returns how many nets of an arm failed, and how, in words."""
+  found = [row["outcome"] for row in rows if row["arm"] == arm]
+  bad = [outcome for outcome in found if outcome != FINISHED]
+  kinds = [f"{bad.count(kind)} {kind}" for kind in sorted(set(bad))]
+  return f"{' and '.join(kinds)}, of {len(found)}" if bad else ""
+
+
 def numbers(
   rows: Sequence[Mapping[str, str]], arm: str, metric: str
 ) -> dict[int, float]:

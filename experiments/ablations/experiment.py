@@ -51,7 +51,6 @@ def _ablation(name: str) -> Arm:
 
 
 EXPERIMENT = Experiment(
-  question="What is each part of AlexNet worth, on CIFAR-10?",
   arms=(
     Arm("base", f"configs/{BASE}.py", seeds=7),
     *map(_ablation, (*SIGNS, *UNSIGNED)),

@@ -11,18 +11,30 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
+from alexnet_jax import cli
 from experiments import intervals, plan, results, tables
 from experiments.plan import Arm
 
 HERE = Path(__file__).parent
 NAME = HERE.name
-COLUMNS = ["arm", "change", "effect", "low", "high", "original", "verdict"]
+COLUMNS = [
+  "arm",
+  "change",
+  "pairs",
+  "effect",
+  "low",
+  "high",
+  "one_view_effect",
+  "original",
+  "verdict",
+]
 
 
-def main() -> None:
+def main(_: Any = None) -> None:
   """Writes effects.csv, the table of the README and the plot."""
   experiment = plan.load(NAME)
   rows = results.read(NAME)
+  results.check_complete(rows, NAME)
   base, *arms = experiment.arms
   found = [_effect(experiment, rows, base, arm) for arm in arms]
   with (HERE / "effects.csv").open("w", newline="") as file:
@@ -33,43 +45,41 @@ def main() -> None:
   _plot(found)
 
 
-def _nets(
-  rows: list[dict[str, str]], arm: Arm
-) -> tuple[dict[str, str], dict[str, str]]:
-  """Returns the outcomes of an arm's nets, by seed, and those that finished."""
-  name = arm.nets_of or arm.name
-  outcomes = {r["seed"]: r["outcome"] for r in rows if r["arm"] == name}
-  good = {s: o for s, o in outcomes.items() if o == results.FINISHED}
-  return outcomes, good
-
-
-def _wrong(arm: Arm, metric: str, seeds: list[int]) -> np.ndarray:
-  name = arm.nets_of or arm.name
-  return np.array([results.wrong(NAME, name, seed, metric) for seed in seeds])
-
-
 def _effect(
   experiment: plan.Experiment, rows: list[dict[str, str]], base: Arm, arm: Arm
 ) -> dict[str, Any]:
   """Returns a row of effects.csv, in points of error; seeds are paired."""
-  outcomes, good = _nets(rows, arm)
-  seeds = sorted(int(s) for s in good.keys() & _nets(rows, base)[1].keys())
-  about = {"arm": arm.name, "change": arm.change, "original": arm.original}
-  failed = [o for o in outcomes.values() if o != results.FINISHED]
-  if failed or not seeds:
-    what = ", ".join(f"{failed.count(o)} {o}" for o in sorted(set(failed)))
-    text = f"{what} of {len(outcomes)}" if outcomes else "not run"
-    return about | {"effect": "", "low": "", "high": "", "verdict": text}
-  effect = intervals.of_paired_difference(
-    _wrong(arm, arm.metric or experiment.metric, seeds),
-    _wrong(base, experiment.metric, seeds),
-  )
-  points = {
-    name: round(100 * value, 2)
-    for name, value in zip(("effect", "low", "high"), effect, strict=True)
+  name, metric = arm.nets_of or arm.name, arm.metric or experiment.metric
+  ours = results.numbers(rows, name, metric)
+  theirs = results.numbers(rows, base.name, experiment.metric)
+  seeds = sorted(ours.keys() & theirs.keys())
+  about = {
+    "arm": arm.name,
+    "change": arm.change,
+    "pairs": len(seeds),
+    "original": arm.original,
   }
-  verdict = intervals.verdict(effect[1], effect[2], arm.sign)
-  return about | points | {"verdict": verdict}
+  if len(seeds) < 2:
+    return about | {"verdict": results.failures(rows, name)}
+
+  def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
+    return intervals.of_paired_difference(
+      *(
+        np.array([results.wrong(NAME, whose, seed, what) for seed in seeds])
+        for whose, what in ((name, metric), (base.name, metric_of_base))
+      )
+    )
+
+  effect, low, high = compare(metric, experiment.metric)
+  points = {"effect": effect, "low": low, "high": high}
+  if not arm.metric:
+    view = "one_view_error"
+    points["one_view_effect"] = compare(view, view)[0]
+  verdict = intervals.verdict(low, high, arm.sign)
+  if failed := results.failures(rows, name):
+    verdict += f" ({failed})"
+  rounded = {name: round(100 * value, 2) for name, value in points.items()}
+  return about | rounded | {"verdict": verdict}
 
 
 def _table(
@@ -78,25 +88,30 @@ def _table(
   found: list[dict[str, Any]],
 ) -> list[str]:
   base = experiment.arms[0]
-  errors = results.numbers(rows, base.name, experiment.metric)
-  mean, low, high = intervals.of_mean(np.array(list(errors.values())))
-  lines = [
-    f"Base: {mean:.2%} test error on ten views ({low:.2%} to {high:.2%},"
-    f" {len(errors)} nets).",
+  lines = []
+  for metric, views in (("ten_view_error", "ten"), ("one_view_error", "one")):
+    errors = results.numbers(rows, base.name, metric)
+    mean, low, high = intervals.of_mean(np.array(list(errors.values())))
+    lines.append(
+      f"Base, {views} view{'s' * (views == 'ten')}: {mean:.2%} ({low:.2%} to"
+      f" {high:.2%}), {len(errors)} nets."
+    )
+  if failed := results.failures(rows, base.name):
+    lines.append(f"Of the base: {failed}.")
+  lines += [
     "",
-    "| arm | change | nets | error | effect, points | original | verdict |",
+    "| arm | change | pairs | effect | one view | original | verdict |",
     "|---|---|---|---|---|---|---|",
   ]
-  for arm, row in zip(experiment.arms[1:], found, strict=True):
-    name = arm.nets_of or arm.name
-    nets = results.numbers(rows, name, arm.metric or experiment.metric)
-    error = f"{np.mean(list(nets.values())):.2%}" if nets else ""
-    effect = ""
-    if row["effect"] != "":
+  for row in found:
+    effect = one = ""
+    if "effect" in row:
       effect = f"{row['effect']:+} ({row['low']:+} to {row['high']:+})"
+    if "one_view_effect" in row:
+      one = f"{row['one_view_effect']:+}"
     cells = (
-      f"`{arm.name}`", arm.change, str(len(nets)), error, effect,
-      arm.original, str(row["verdict"]),
+      f"`{row['arm']}`", row["change"], str(row["pairs"]), effect, one,
+      row["original"], row["verdict"],
     )  # fmt: skip
     lines.append(f"| {' | '.join(cells)} |")
   return lines
@@ -104,25 +119,25 @@ def _table(
 
 def _plot(found: list[dict[str, Any]]) -> None:
   matplotlib.rcParams["pdf.fonttype"] = 42
-  known = [row for row in found if row["effect"] != ""]
-  known.sort(key=lambda row: row["effect"])
+  ordered = sorted(found, key=lambda row: row.get("effect", np.inf))
   figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
   colours = {"agrees": "C0", "disagrees": "C3", "undecided": "0.5"}
-  for height, row in enumerate(known):
-    effect, low, high = (float(str(row[x])) for x in ("effect", "low", "high"))
-    colour = colours.get(str(row["verdict"]), "0.2")
-    axes.plot([low, high], [height] * 2, color=colour, linewidth=1.5)
-    axes.plot([effect], [height], "o", color=colour, markersize=4)
+  for height, row in enumerate(ordered):
+    if "effect" not in row:
+      axes.text(0, height, f" {row['verdict']}", fontsize=7, va="center")
+      continue
+    colour = colours.get(row["verdict"].split()[0], "0.2")
+    axes.plot([row["low"], row["high"]], [height] * 2, color=colour)
+    axes.plot([row["effect"]], [height], "o", color=colour, markersize=4)
   axes.axvline(0, color="0.6", linewidth=0.8)
-  axes.set_yticks(range(len(known)), [str(row["arm"]) for row in known])
+  axes.set_yticks(range(len(ordered)), [row["arm"] for row in ordered])
   axes.set(xlabel="effect on the test error, points (95 % interval)")
-  for name, colour in colours.items():
+  for name, colour in (*colours.items(), ("no original", "0.2")):
     axes.plot([], [], "o-", color=colour, label=name, markersize=4)
-  axes.plot([], [], "o-", color="0.2", label="no original", markersize=4)
   axes.legend(frameon=False, fontsize=8, loc="lower right")
   for ending in ("png", "pdf"):
     figure.savefig(HERE / f"ablations.{ending}", dpi=200)
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main, lambda: None)

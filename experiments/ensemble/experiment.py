@@ -6,7 +6,6 @@ Seven nets of the ablations' base, from seven seeds.
 from experiments.plan import Arm, Experiment
 
 EXPERIMENT = Experiment(
-  question="What is it worth to average the answers of several nets?",
   arms=(
     Arm(
       "base",

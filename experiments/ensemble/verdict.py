@@ -9,12 +9,14 @@ averages.csv, the table of the README and the plot.
 import csv
 import itertools
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
+from alexnet_jax import cli, errors
 from experiments import intervals, plan, results, tables
 
 HERE = Path(__file__).parent
@@ -24,12 +26,12 @@ METRICS = ("one_view_error", "ten_view_error")
 COLUMNS = ["nets", "seeds", *METRICS]
 
 
-def main() -> None:
+def main(_: Any = None) -> None:
   """Writes averages.csv, the table and the plot."""
   labels, answers = _answers()
   rows, wrong = [], {}
   for size in SIZES:
-    for chosen in itertools.combinations(sorted(answers), size):
+    for chosen in itertools.combinations(answers, size):
       row = {"nets": size, "seeds": "+".join(map(str, chosen))}
       for metric in METRICS:
         each = np.stack([answers[seed][metric] for seed in chosen])
@@ -48,21 +50,29 @@ def main() -> None:
 
 def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
   """Returns the labels, and the log probabilities of each net by metric."""
+  rows = results.read(NAME)
+  results.check_complete(rows, NAME)
   (arm,) = plan.load(NAME).arms
-  digest = plan.digest_of(plan.config_of(arm))
+  good = results.numbers(rows, arm.name, METRICS[0])
   answers: dict[int, dict[str, np.ndarray]] = {}
   labels = np.empty(0)
+  digest = plan.digest_of(plan.config_of(arm))
   for folder, first, count in results.programs(digest):
+    held_here = range(first, first + count)
+    if not {*range(max(SIZES))} & good.keys() & {*held_here}:
+      continue
     with np.load(folder / "answers.npz") as held:
       labels = held["labels"]
-      for member in range(count):
-        answers[first + member] = {m: held[m][member] for m in METRICS}
-  if len(answers) < max(SIZES):
-    raise SystemExit(
-      f"there are {len(answers)} of {max(SIZES)} nets here; train them with"
-      f" python -m experiments.run {NAME}"
+      for seed in held_here:
+        answers[seed] = {m: held[m][seed - first] for m in METRICS}
+  lacking = [seed for seed in range(max(SIZES)) if seed not in answers]
+  if lacking:
+    raise errors.InputError(
+      f"the answers of seeds {', '.join(map(str, lacking))} must be in"
+      f" {results.WORKDIRS / digest}; remove their rows from"
+      f" {results.file_of(NAME)} and run python -m experiments.run {NAME}."
     )
-  return labels, answers
+  return labels, {seed: answers[seed] for seed in range(max(SIZES))}
 
 
 def _effect(missed: np.ndarray, single: np.ndarray) -> str:
@@ -83,11 +93,11 @@ def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
   ]
   for size in SIZES:
     missed = found[size, "ten_view_error"]
-    errors = missed.mean(axis=1)
+    rates = missed.mean(axis=1)
     effect = _effect(missed, found[1, "ten_view_error"]) if size > 1 else ""
     cells = (
-      str(size), str(len(missed)), f"{errors.mean():.2%}",
-      f"{errors.min():.2%} to {errors.max():.2%}", effect,
+      str(size), str(len(missed)), f"{rates.mean():.2%}",
+      f"{rates.min():.2%} to {rates.max():.2%}", effect,
       f"{found[size, 'one_view_error'].mean():.2%}",
     )  # fmt: skip
     lines.append(f"| {' | '.join(cells)} |")
@@ -101,11 +111,9 @@ def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:
   for number, (metric, label) in enumerate(zip(METRICS, labels, strict=True)):
     means = []
     for size in SIZES:
-      errors = 100 * found[size, metric].mean(axis=1)
-      means.append(errors.mean())
-      axes.plot(
-        [size] * len(errors), errors, ".", color=f"C{number}", alpha=0.3
-      )
+      rates = 100 * found[size, metric].mean(axis=1)
+      means.append(rates.mean())
+      axes.plot([size] * len(rates), rates, ".", color=f"C{number}", alpha=0.3)
     axes.plot(SIZES, means, "o-", color=f"C{number}", label=label)
   axes.set(xlabel="nets", ylabel="test error, %", xticks=SIZES)
   axes.legend(frameon=False, fontsize=8)
@@ -114,4 +122,4 @@ def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main, lambda: None)

@@ -4,12 +4,13 @@ python -m experiments.figure1.verdict
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import logs
+from alexnet_jax import cli, errors, logs
 from experiments import intervals, results, tables
 from experiments.figure1 import experiment
 
@@ -23,45 +24,53 @@ LABELS = {
 }
 
 
-def main() -> None:
+def main(_: Any = None) -> None:
   """Checks the rates, and writes the tables and the plot."""
   rows = results.read(NAME)
-  _check_rates(rows)
-  tables.fill(HERE / "README.md", "rates", _rates(rows))
+  results.check_complete(rows, NAME)
+  grid = {
+    (units, rate): _error(rows, f"{units}-{rate:g}")
+    for units in experiment.UNITS
+    for rate in experiment.RATES
+  }
+  _check_rates(grid)
+  tables.fill(HERE / "README.md", "rates", _rates(grid))
   tables.fill(HERE / "README.md", "ratios", _ratios(rows))
   _plot(rows)
 
 
-def _grid(rows: list[dict[str, str]]) -> dict[tuple[str, float], str]:
-  """Returns the training error of each kind of unit and rate, as text."""
-  found = {row["arm"]: row for row in rows}
-  return {
-    (units, rate): found[f"{units}-{rate:g}"]["train_error"]
-    for units in experiment.UNITS
-    for rate in experiment.RATES
-  }
+def _error(rows: list[dict[str, str]], arm: str) -> float | str:
+  """Returns the training error of a net of the grid, or what became of it."""
+  (row,) = (row for row in rows if row["arm"] == arm)
+  good = row["outcome"] == results.FINISHED
+  return float(row["train_error"]) if good else row["outcome"]
 
 
-def _check_rates(rows: list[dict[str, str]]) -> None:
-  grid = _grid(rows)
+def _check_rates(grid: dict[tuple[str, float], float | str]) -> None:
+  """Raises InputError where the rate of an arm is not the best of its row."""
   for units, chosen in experiment.CHOSEN.items():
-    errors = {rate: grid[units, rate] for rate in experiment.RATES}
-    best = min(errors, key=lambda rate: float(errors[rate] or "inf"))
+    own = {rate: grid[units, rate] for rate in experiment.RATES}
+    good = {r: error for r, error in own.items() if isinstance(error, float)}
+    best = min(good, key=lambda rate: good[rate], default=chosen)
     if best != chosen:
-      raise SystemExit(
-        f"the best rate of {units} is {best}, not CHOSEN's {chosen}: {errors}"
+      raise errors.InputError(
+        f"CHOSEN[{units!r}]={chosen} must be the best rate, {best}: {own}."
+      )
+    if best in (experiment.RATES[0], experiment.RATES[-1]):
+      raise errors.InputError(
+        f"the best rate of {units}, {best}, is at the end of RATES; a better"
+        " one may lie beyond. Add rates there."
       )
 
 
-def _rates(rows: list[dict[str, str]]) -> list[str]:
-  grid = _grid(rows)
+def _rates(grid: dict[tuple[str, float], float | str]) -> list[str]:
   head = " | ".join(f"{rate:g}" for rate in experiment.RATES)
   lines = [f"| | {head} |", "|---" * (len(experiment.RATES) + 1) + "|"]
   for units in experiment.UNITS:
     cells = []
     for rate in experiment.RATES:
       error = grid[units, rate]
-      cell = f"{float(error):.1%}" if error else "diverged"
+      cell = f"{error:.1%}" if isinstance(error, float) else error
       bold = rate == experiment.CHOSEN[units]
       cells.append(f"**{cell}**" if bold else cell)
     lines.append(f"| {LABELS[units]} | {' | '.join(cells)} |")
@@ -80,22 +89,19 @@ def _ratios(rows: list[dict[str, str]]) -> list[str]:
   ]
   relu = _epochs(rows, "relu")
   for units, original in experiment.UNITS.items():
-    nets = [row for row in rows if row["arm"] == units]
+    count = sum(row["arm"] == units for row in rows)
     reached = _epochs(rows, units)
-    cells = [LABELS[units], str(len(nets))]
-    if len(reached) < len(nets) or not nets:
-      ends = [f"{float(row['train_error'] or 'nan'):.0%}" for row in nets]
-      cells.append(
-        f"{len(reached)} of {len(nets)} came there within"
-        f" {experiment.EPOCHS:g}; at the end {', '.join(ends)}"
-      )
-      cells.append("")
-    else:
+    cells = [LABELS[units], str(count), "", ""]
+    if len(reached) == count:
       mean, low, high = intervals.of_mean(reached)
-      cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
-      ratio, low, high = intervals.of_ratio(reached, relu)
-      own = units == "relu"
-      cells.append("1" if own else f"{ratio:.2f} ({low:.2f} to {high:.2f})")
+      cells[2] = f"{mean:.2f} ({low:.2f} to {high:.2f})"
+      if units != "relu" and len(relu) == count:
+        ratio, low, high = intervals.of_ratio(reached, relu)
+        cells[3] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+    else:
+      cells[2] = f"{len(reached)} of {count} within {experiment.EPOCHS:g}"
+      if failed := results.failures(rows, units):
+        cells[2] += f"; {failed}"
     lines.append(f"| {' | '.join([*cells, original])} |")
   return lines
 
@@ -138,4 +144,4 @@ def _plot(rows: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main, lambda: None)
