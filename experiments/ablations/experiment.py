@@ -2,7 +2,7 @@
 
 The two-tower net scaled to 32 px (configs/alexnet_cifar10.py), and one change
 at a time. Each change is one of configs/ablations.py, with the same rates, the
-same length, the same seeds; none was tuned but the base, on validation images.
+same length, the same seeds; the base alone was tuned, on validation images.
 """
 
 from configs import ablations
