@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from commands import assert_refused
 from scipy import stats
-from tiny_runs import CACHE, COUNTS, QUICK, ROOT, records
+from tiny_runs import CACHE, COUNTS, QUICK, ROOT, finish, records
 
 from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
@@ -69,16 +69,6 @@ def start(place, *words):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
-
-
-def finish(process):
-  try:
-    stdout, stderr = process.communicate(timeout=240)
-  finally:
-    process.kill()
-  return subprocess.CompletedProcess(
-    process.args, process.returncode, stdout, stderr
   )
 
 
