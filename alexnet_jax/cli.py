@@ -109,6 +109,17 @@ def load_config(path: str) -> config_dict.ConfigDict:
     raise errors.InputError(f"{path!r}: {e}.") from e
 
 
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns a nested config as one level of `a.b` names, as flags have them."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
 def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
   """Defines `--config=FILE[:ARGUMENT]`.
 

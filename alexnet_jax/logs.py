@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,25 +14,24 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich import progress as rich_progress
 from rich.console import Console
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
 
-from alexnet_jax import errors
+from alexnet_jax import cli, errors
+
+# Where torch is installed TensorBoardX imports it, which takes seconds, for
+# nothing that is used here; to an import, None says that it is not there.
+_hides_torch = "torch" not in sys.modules
+if _hides_torch:
+  sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+try:
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2, summary_pb2
+finally:
+  if _hides_torch:
+    del sys.modules["torch"]
 
 # Protobuf makes their classes when they are imported.
 _EVENTS: Any = event_pb2
 _SUMMARIES: Any = summary_pb2
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Returns a nested config as one level of `a.b` names."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 # They say where, how often and when to give up, not what is computed, so a run
@@ -83,9 +83,9 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
           f"workdir={str(workdir)!r} is in use by another program; wait until"
           " it ends, or choose another --workdir."
         ) from e
-      asked = flatten(json.loads(text))
+      asked = cli.flatten(json.loads(text))
       try:
-        held = flatten(_read_object(file)) if file.exists() else asked
+        held = cli.flatten(_read_object(file)) if file.exists() else asked
       except ValueError as e:
         raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
       differing = [

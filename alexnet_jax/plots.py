@@ -132,9 +132,8 @@ def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
     at, values = _on_one_grid(curves, across)
     colour = _COLOURS[number % len(_COLOURS)]
     dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    # The values of seeds that had ended before are not there.
     mean, low, high = (
-      by * f(values, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)
+      by * f(values, axis=0) for f in (np.mean, np.min, np.max)
     )
     marker = "o" if len(at) == 1 else None
     axes.plot(
@@ -153,20 +152,16 @@ def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
 def _on_one_grid(
   curves: Sequence[dict[str, Any]], across: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns x and [curves, x], NaN where a curve has ended or not begun."""
+  """Returns x, as far as all curves go, and [curves, x]."""
   points = [curve.get("mean", curve) for curve in curves]
-  at = np.unique(np.concatenate([np.array(p[across], float) for p in points]))
-  rows = [
-    np.interp(
-      at,
-      np.array(p[across], float),
-      np.array(p["value"], float),
-      left=np.nan,
-      right=np.nan,
-    )
-    for p in points
-  ]
-  return at, np.stack(rows)
+  xs = [np.array(p[across], float) for p in points]
+  first, last = max(x[0] for x in xs), min(x[-1] for x in xs)
+  at = np.unique(np.concatenate(xs))
+  at = at[(first <= at) & (at <= last)]
+  values = [np.array(p["value"], float) for p in points]
+  return at, np.stack(
+    [np.interp(at, *xy) for xy in zip(xs, values, strict=True)]
+  )
 
 
 def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:

@@ -30,7 +30,7 @@ _PLACE = "@DATA@"  # In the page, where the data go.
 # Points of a curve are twice as many; all curves together have these.
 _BUCKETS, _FEWEST_BUCKETS, _ALL_BUCKETS = 150, 40, 40_000
 _CONFUSIONS = 20
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _OWN_COLUMNS = (
   ("train", "loss"),
   ("train", "top1_error"),
@@ -115,7 +115,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, None
   from scipy import special  # Takes long to import.
 
-  quantile = special.stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2)
+  quantile = special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
   deviation = np.std(np.asarray(values, np.float64), ddof=1)
   return mean, float(quantile * deviation / math.sqrt(len(values)))
 

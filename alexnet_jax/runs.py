@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors
+from alexnet_jax import cli, errors
 
 DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
@@ -243,29 +243,43 @@ def read_run(
       " [label, predicted, count]); left out."
     )
     confusions = None
+  series = read_series(folder, notes)
+  flat = cli.flatten(config or {})
+  if row is None:
+    _tell_of_unfinished(folder, flat, series, notes)
   return Run(
     name=name,
     folder=folder,
     arm=row.arm if row else None,
     seed=row.seed if row else None,
     outcome=row.outcome or None if row else None,
-    config=flatten(config or {}),
-    series=read_series(folder, notes),
+    config=flat,
+    series=series,
     class_names=tuple(str(name) for name in class_names),
     confusions=confusions,
   )
 
 
-# logs.flatten would bring TensorBoard with it, which takes seconds to import.
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Returns a nested config as one level of `a.b` names."""
-  flat = {}
-  for name, value in tree.items():
-    nested = isinstance(value, dict)
-    flat |= (
-      flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    )
-  return flat
+def _tell_of_unfinished(
+  folder: Path,
+  config: dict[str, Any],
+  series: dict[Key, Series],
+  notes: list[str],
+) -> None:
+  """Adds a line for a run that has neither a test nor all of its steps."""
+  trained = [s for (_, split), s in series.items() if split == "train"]
+  if not trained or any(split == "test" for _, split in series):
+    return
+  step = max(s.step[-1] for s in trained)
+  epoch = max(s.epoch[-1] for s in trained)
+  steps, epochs = (
+    _number(config.get(f"total_{x}")) for x in ("steps", "epochs")
+  )
+  if step < steps or (math.isnan(steps) and epoch < epochs - 0.005):
+    whole = f"step {step:,.0f} of {steps:,.0f}"
+    if math.isnan(steps):
+      whole = f"epoch {epoch:.2f} of {epochs:g}"
+    notes.append(f"{_quote(folder)} is not finished: it stands at {whole}.")
 
 
 def _read_json(file: Path, kind: type, notes: list[str]) -> Any:

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_jax import cli, errors, logs, networks
+from alexnet_jax import cli, errors, networks
 
 Line = tuple[str, str, str, str, str]
 """Layer, output, filters, parameters and MACs of a layer, in words."""
@@ -66,7 +66,7 @@ def difference(a: Any, b: Any) -> tuple[Table, Table]:
     b: another, its lines marked with +.
   """
   fields = Table("field", "-", "+", box=box.SIMPLE_HEAD)
-  mine, theirs = (logs.flatten(config.to_dict()) for config in (a, b))
+  mine, theirs = (cli.flatten(config.to_dict()) for config in (a, b))
   for name in sorted(mine | theirs):
     held, other = (side.get(name, "no such field") for side in (mine, theirs))
     if held != other:

@@ -19,6 +19,7 @@ from alexnet_jax import (
   augment,
   backends,
   checkpoint,
+  cli,
   distributed,
   errors,
   evaluate,
@@ -55,7 +56,7 @@ def train_and_evaluate(
     InputError: a bad config, data set or workdir, found before the first step;
       RubbishError in training, the last good checkpoint being kept.
   """
-  distributed.agree(logs.flatten(config.to_dict()) | {"workdir": str(workdir)})
+  distributed.agree(cli.flatten(config.to_dict()) | {"workdir": str(workdir)})
   _check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))

@@ -3,7 +3,9 @@
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+from alexnet_jax import report
+
+LEVEL = report.CONFIDENCE
 
 
 def of_mean(values: np.ndarray) -> tuple[float, float, float]:
@@ -12,11 +14,8 @@ def of_mean(values: np.ndarray) -> tuple[float, float, float]:
   Args:
     values: float [S], one for each seed; of one alone the interval is endless.
   """
-  mean, count = float(np.mean(values)), len(values)
-  if count < 2:
-    return mean, -np.inf, np.inf
-  spread = float(np.std(values, ddof=1)) / count**0.5
-  half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * spread
+  mean, half = report.interval(values.tolist())
+  half = np.inf if half is None else half
   return mean, mean - half, mean + half
 
 

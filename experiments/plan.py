@@ -101,7 +101,7 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a config that tell what is trained, as in JSON."""
   free = {*logs.FREE_FIELDS, "seed", "ensemble"}
   free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
-  fields = logs.flatten(json.loads(json.dumps(config)))
+  fields = cli.flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields.items() if name not in free}
 
 

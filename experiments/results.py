@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors
+from alexnet_jax import errors, runs
 from experiments import plan
 
 COLUMNS = [
@@ -36,7 +36,8 @@ COLUMNS = [
 training, without those that a kill lost."""
 
 WORKDIRS = plan.HERE.parent / "runs" / "experiments"
-FINISHED, CHANCE, DIVERGED = "finished", "stuck at chance", "diverged"
+FINISHED = runs.FINISHED
+CHANCE, DIVERGED = "stuck at chance", "diverged"
 
 
 def file_of(name: str) -> Path:

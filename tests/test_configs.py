@@ -20,7 +20,6 @@ from alexnet_jax import (
   augment,
   cli,
   layouts,
-  logs,
   model,
   networks,
   optimizer,
@@ -196,7 +195,7 @@ def docstring(name):
 
 
 def differing(a, b):
-  a, b = (logs.flatten(config.to_dict()) for config in (a, b))
+  a, b = (cli.flatten(config.to_dict()) for config in (a, b))
   return {f for f in a | b if f not in a or f not in b or a[f] != b[f]}
 
 
@@ -229,7 +228,7 @@ def test_commands_of_a_docstring_exist_and_keep_apart(name):
     default = re.sub(r"configs/(\w+)\.py", r"runs/\1", path)
     workdirs.append(given.pop("workdir", default))
     if not path.endswith(":list"):
-      fields = logs.flatten(cli.load_config(path).to_dict())
+      fields = cli.flatten(cli.load_config(path).to_dict())
       assert set(given) <= {f"config.{field}" for field in fields}
   assert len(set(workdirs)) == len(workdirs)
 
@@ -532,7 +531,7 @@ FIELDS = {
 @pytest.mark.parametrize("name", FIELDS)
 def test_ablation_changes_its_fields_and_no_other(name):
   config, base = load(name), load(name.partition("@")[2] or "alexnet")
-  fields = logs.flatten(config.to_dict())
+  fields = cli.flatten(config.to_dict())
   assert {f: fields[f] for f in differing(config, base)} == FIELDS[name]
 
 

@@ -242,7 +242,7 @@ def almost_json(draw, value):
 # Flags.
 
 CONFIG = quickstart.get_config()
-FIELDS = sorted(logs.flatten(CONFIG.to_dict()))
+FIELDS = sorted(cli.flatten(CONFIG.to_dict()))
 VALUES = st.one_of(
   NUMBERS.map(str),
   WORDS.map(lambda word: word.replace("\0", "")),
@@ -275,7 +275,7 @@ def overrides(draw):
       drawn.append((field, draw(VALUES)))
       continue
     field = draw(st.sampled_from(FIELDS))
-    match logs.flatten(CONFIG.to_dict())[field]:
+    match cli.flatten(CONFIG.to_dict())[field]:
       case bool():
         likely = st.sampled_from(["true", "false", "1"])
       case int() | float() | None:
@@ -311,7 +311,7 @@ def command_line(*words):
 
 def use(config):
   """Does with a config what training does before it reads the data."""
-  json.dumps(logs.flatten(config.to_dict()), default=repr)  # As `agree` does.
+  json.dumps(cli.flatten(config.to_dict()), default=repr)  # As `agree` does.
   train._check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
@@ -625,7 +625,7 @@ def config_json(data):
   with playground() as work:
     (work / "config.json").write_bytes(data)
     with one_line():
-      logs.flatten(logs.read_config(work).to_dict())
+      cli.flatten(logs.read_config(work).to_dict())
     with one_line(), logs.claim_workdir(work, CONFIG):
       pass
 

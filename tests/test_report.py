@@ -88,6 +88,42 @@ def test_lines_of_an_ensemble_are_told_apart(tmp_path):
   assert rows["many, all together"]["cells"][0]["values"] == [0.125]
 
 
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"total_steps": 9, "total_epochs": 1.0}, "stands at step 8 of 9"),
+    ({"total_steps": None, "total_epochs": 2.0}, "stands at epoch 0.80 of 2"),
+    ({"total_steps": None, "total_epochs": 0.8}, None),
+    ({"total_steps": 8, "total_epochs": 90.0}, None),
+    ({}, None),
+  ],
+)
+def test_run_that_is_not_finished_is_told_of(fields, said, tmp_path):
+  lines = [record(step, loss=1.0) for step in range(1, 9)]
+  folder = write_run(tmp_path / "half", lines, {"seed": 0, **fields})
+  notes = collect(folder)["notes"]
+  assert len(notes) == (said is not None)
+  assert all(said in note and "half" in note for note in notes)
+  # What was tested has ended, however soon.
+  tested = [*lines, record(8, "test", loss=1.0)]
+  folder = write_run(tmp_path / "ended", tested, {"seed": 0, **fields})
+  assert collect(folder)["notes"] == []
+
+
+def test_mean_of_seeds_ends_where_the_first_of_them_does(tmp_path):
+  """Beyond it the mean of the others would be one of other nets."""
+  runs = [
+    (f"a-{seed}", [record(s, loss=loss) for s in range(1, count + 1)], None)
+    for seed, (count, loss) in enumerate([(6, 3.0), (4, 1.0)])
+  ]
+  rows = [("a", seed, "finished", 0.5) for seed in range(2)]
+  folder = write_experiment(tmp_path / "two", rows, runs=runs)
+  (axes,) = drawing.draw_curves(collect(folder), "loss").axes
+  (line,) = axes.lines
+  np.testing.assert_allclose(line.get_xdata(), [0.1, 0.2, 0.3, 0.4])
+  np.testing.assert_allclose(line.get_ydata(), [2, 2, 2, 2])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
   st.lists(st.floats(-1e4, 1e4, width=16), min_size=1, max_size=2000),

@@ -3,13 +3,20 @@
 import math
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 from commands import assert_refused
 from test_records import encoded, noise, write
-from tiny_runs import COUNTS, TINY, command, records, run, train
+from tiny_runs import (
+  COUNTS,
+  finish,
+  records,
+  run,
+  start_quick,
+  train,
+  train_quick,
+)
 
 from alexnet_jax import errors
 from alexnet_jax.data import shapes, source
@@ -63,11 +70,11 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
   """Weights of nothing give every class the same chance, at any rate of 0."""
   workdir = tmp_path / "run"
   dead = {
-    **{f"network.{name}.sigma": 1e-9 for name in ("fc6", "fc7", "fc8")},
+    **{f"network.{name}.sigma": 1e-9 for name in ("fc6", "fc8")},
     "learning_rate": 1e-12,
     "dead_after_steps": 5,
   }
-  result = train(workdir, data, **dead)
+  result = train_quick(workdir, data, **dead)
   assert_refused(
     result,
     "learns nothing",
@@ -82,7 +89,7 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
   ]  # fmt: skip
   assert records(workdir)[-1]["loss"] == pytest.approx(math.log(10), abs=1e-4)
   # It may go on where the user says so.
-  result = train(workdir, data, **dead | {"dead_after_steps": 0})
+  result = train_quick(workdir, data, **dead | {"dead_after_steps": 0})
   assert result.returncode == 0, result.stderr
 
 
@@ -121,8 +128,7 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
   directory = write(tmp_path / "data", {"train": [images]}, kind="tfrecord")
   (file,) = directory.glob("*.tfrecord-*")
   workdir = tmp_path / "run"
-  fields = TINY | {
-    "data_dir": directory,
+  fields = {
     "num_classes": 3,
     "validation_split": "",
     "test_split": "",
@@ -132,11 +138,7 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
     "total_steps": 300,
     "dead_after_steps": 0,  # There is nothing to learn.
   }
-  process = subprocess.Popen(
-    **command("main", f"--workdir={workdir}", **fields),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-  )
+  process = start_quick(workdir, directory, **fields)
   line = ""
   while "step 2/" not in line:
     line = process.stdout.readline()
@@ -147,27 +149,21 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
   if told:
     time.sleep(2)  # Till what was read before is used up.
     process.send_signal(signal.SIGTERM)
-  stdout, stderr = process.communicate(timeout=120)
-  result = subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+  result = finish(process)
   if told:
-    assert result.returncode == 0, stderr
-    assert "told to stop after step" in stdout + stderr
+    assert result.returncode == 0, result.stderr
+    assert "told to stop after step" in result.stdout + result.stderr
   else:
     words = "no batch of images", "input_timeout_s=3", "data_dir"
     assert_refused(result, *words)
   (saved,) = (workdir / "checkpoints").iterdir()
   assert int(saved.name) >= 2
   (directory / "aside").rename(file)
-  result = subprocess.run(
-    **command("main", f"--workdir={workdir}", **fields), capture_output=True
-  )
+  result = train_quick(workdir, directory, **fields)
   assert result.returncode == 0, result.stderr
   assert f"going on from step {saved.name} of 300" in result.stdout
   assert [r["step"] for r in records(workdir)] == list(range(2, 301, 2))
-  whole = subprocess.run(
-    **command("main", f"--workdir={tmp_path / 'whole'}", **fields),
-    capture_output=True,
-  )
+  whole = train_quick(tmp_path / "whole", directory, **fields)
   assert whole.returncode == 0, whole.stderr
   same = [
     run("checkpoint", "digest", f"--workdir={folder}").stdout

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import jax
@@ -105,6 +106,15 @@ def test_tensorboard_holds_the_losses(finished):
   for record in records(workdir):
     key = f"{record['split']}/loss", record["step"]
     assert found[key] == pytest.approx(record["loss"], rel=1e-6)
+
+
+def test_training_leaves_torch_alone():
+  """It takes longer to import than all the rest, and may be there or not."""
+  pytest.importorskip("torch")
+  asked = "import sys, alexnet_jax.train; print('torch' in sys.modules)"
+  command = [sys.executable, "-c", f"{asked}; import torch"]
+  result = subprocess.run(command, capture_output=True, text=True)
+  assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
 
 
 def test_evaluate_counts_the_whole_test_split(finished, data):
