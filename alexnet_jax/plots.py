@@ -152,9 +152,14 @@ def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
 def _on_one_grid(
   curves: Sequence[dict[str, Any]], across: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns x, as far as all curves go, and [curves, x]."""
+  """Returns x, as far as all curves go, and [curves, x].
+
+  Of curves of one point each, the middle of them.
+  """
   points = [curve.get("mean", curve) for curve in curves]
   xs = [np.array(p[across], float) for p in points]
+  if all(len(x) == 1 for x in xs):
+    xs = [np.mean(xs, axis=0)] * len(xs)
   first, last = max(x[0] for x in xs), min(x[-1] for x in xs)
   at = np.unique(np.concatenate(xs))
   at = at[(first <= at) & (at <= last)]

@@ -67,8 +67,8 @@ def reduce(
 
   Returns:
     `step`, `epoch` and `value` of the smallest and largest value of each
-    bucket and of the last point; `count`, which is N; and, if it was reduced,
-    `mean`, which has step, epoch and value on average over each bucket.
+    bucket and of the last point; and, if it was reduced, `mean`, which has
+    step, epoch and value on average over each bucket.
   """
   bounds = buckets(len(value), most)
   kept = {len(value) - 1}
@@ -84,7 +84,7 @@ def reduce(
       for name, column in zip(names, columns, strict=True)
     }
 
-  curve = {"count": len(value), **points(step[at], epoch[at], value[at])}
+  curve = points(step[at], epoch[at], value[at])
   if len(bounds) <= len(value):
     sizes = np.diff(bounds)
     means = (
@@ -139,7 +139,7 @@ def curve_runs(found: runs.Found) -> tuple[list[Any], list[Any]]:
       if members and run.arm is None:
         what = "all together" if member is None else f"net {member}"
         name = f"{run.name}, {what}"
-        group = name if member is None else f"{run.name}, each net"
+        group = name if member is None else _each_net_of(run)
       series = {k: s for k, s in run.series.items() if k[0] == member}
       if not series and (members or not run.series):
         continue
@@ -158,7 +158,6 @@ def curve_runs(found: runs.Found) -> tuple[list[Any], list[Any]]:
         {
           "name": name,
           "group": list(groups).index(group),
-          "seed": run.seed if member is None else str(member),
           "outcome": run.outcome or runs.FINISHED,
         }
       )
@@ -171,6 +170,10 @@ def curve_runs(found: runs.Found) -> tuple[list[Any], list[Any]]:
     }
     held["time"] = _times(run, most)
   return list(groups.values()), drawn
+
+
+def _each_net_of(run: runs.Run) -> str:
+  return f"{run.name}, each net"
 
 
 def _column(found: runs.Found, experiment: str | None, run: runs.Run) -> str:
@@ -279,7 +282,7 @@ def _own_rows(found: runs.Found, groups: list[Any]) -> list[dict[str, Any]]:
     if group["experiment"] is not None:
       continue
     run = by_name[group["column"]]
-    each = group["name"] != run.name and not group["name"].endswith("together")
+    each = group["name"] == _each_net_of(run)
     members = (
       sorted({m for m, _ in run.series if m is not None}) if each else [None]
     )
@@ -462,10 +465,8 @@ def _filters(found: runs.Found) -> list[dict[str, Any]]:
         pictures.append(
           {
             "name": run.name + (f", net {number}" if len(kernels) > 1 else ""),
-            "column": run.name,
             "step": step,
             "count": kernel.shape[-1],
-            "towers": towers,
             "size": list(kernel.shape[:2]),
             "width": width,
             "height": height,

@@ -129,10 +129,11 @@ def read(folders: Sequence[Path]) -> Found:
   names: set[str] = set()
   seen: set[Path] = set()
 
-  def new_name(folder: Path, prefix: str = "") -> str:
-    name = prefix + folder.resolve().name
-    if name in names:
-      name = prefix + str(folder)
+  def new_name(folder: Path) -> str:
+    parts = folder.resolve().parts
+    count = 1
+    while (name := "/".join(parts[-count:])) in names:
+      count += 1
     names.add(name)
     return name
 

@@ -25,10 +25,10 @@ def of_paired_difference(
   """Returns the difference of two error rates, and the interval's low and high.
 
   Another seed would have given another difference, and so would other images.
-  The variance is the sum of what a bootstrap of pairs of nets and one of images
-  come to (with S - 1 for S), less what both of them count, the luck of one net
-  with one image. Degrees of freedom are Satterthwaite's: of the S seeds, and of
-  so many images that theirs do not matter.
+  The variances are those that a bootstrap of pairs of nets (with S - 1 for S)
+  and one of images come to; what both of them count, the luck of one net with
+  one image, is taken off the second. Each has its own quantile: Student's of
+  the few seeds, the normal one of the many images.
 
   Args:
     wrong: bool [S, N], which of N images the net of each seed got wrong.
@@ -45,11 +45,10 @@ def of_paired_difference(
   by_seeds = of_seed.var(ddof=1) / seeds
   by_images = of_image.var(ddof=1) / images
   by_luck = (luck**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
-  variance = max(by_seeds + by_images - by_luck, by_seeds)
-  if not variance:
-    return mean, mean, mean
-  degrees = (seeds - 1) * (variance / max(by_seeds, 1e-300)) ** 2
-  half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
+  of_few = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
+  of_many = float(stats.norm.ppf((1 + LEVEL) / 2))
+  by_images = max(by_images - by_luck, 0)
+  half = (of_few**2 * by_seeds + of_many**2 * by_images) ** 0.5
   return mean, mean - half, mean + half
 
 

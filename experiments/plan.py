@@ -73,10 +73,16 @@ def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
   """Returns the arms of these names, all if there are none, that train nets.
 
   Raises:
-    InputError: there is no such arm.
+    InputError: there is no such arm, or it has no nets of its own.
   """
   by_name = {arm.name: arm for arm in experiment.arms if not arm.nets_of}
+  nets_of = {arm.name: arm.nets_of for arm in experiment.arms if arm.nets_of}
   for name in names:
+    if name in nets_of:
+      raise errors.InputError(
+        f"--only={name!r} trains nothing: its nets are those of"
+        f" {nets_of[name]!r}; name that."
+      )
     if name not in by_name:
       raise errors.unknown("--only", name, by_name)
   return tuple(by_name[name] for name in names) or tuple(by_name.values())

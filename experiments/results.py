@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors, runs
+from alexnet_jax import cli, errors, runs
 from experiments import plan
 
 COLUMNS = [
@@ -34,6 +34,7 @@ COLUMNS = [
 ]
 """Errors are fractions. `wall_s` is an equal share of the program's seconds of
 training, without those that a kill lost."""
+_FIGURES = COLUMNS[COLUMNS.index("epochs_to_target") :]
 
 WORKDIRS = plan.HERE.parent / "runs" / "experiments"
 FINISHED = runs.FINISHED
@@ -61,17 +62,49 @@ def read(name: str) -> list[dict[str, str]]:
   """Returns the rows of an experiment.
 
   Raises:
-    InputError: a row is damaged.
+    InputError: the file is damaged.
   """
   file = file_of(name)
   if not file.exists():
     return []
-  rows = list(csv.DictReader(file.read_text().splitlines()))
-  for number, row in enumerate(rows, start=2):
-    if list(row) != COLUMNS or None in row.values():
+  head, *lines = file.read_text(errors="replace").splitlines() or [""]
+  if head.split(",") != COLUMNS:
+    raise errors.InputError(
+      f"{file} is damaged in line 1: it must be {','.join(COLUMNS)}."
+    )
+  rows = []
+  for number, cells in enumerate(csv.reader(lines), start=2):
+    try:
+      row = dict(zip(COLUMNS, cells, strict=True))
+      int(row["seed"])
+      for column in _FIGURES:
+        float(row[column] or 0)
+    except ValueError as e:
       raise errors.InputError(
-        f"{file} is damaged in line {number}: it must have the columns"
-        f" {','.join(COLUMNS)}; remove that line, and its net is trained anew."
+        f"{file} is damaged in line {number} ({e}); remove that line, and"
+        f" python -m experiments.run {name} puts it there again."
+      ) from e
+    rows.append(row)
+  return rows
+
+
+def whole(name: str) -> list[dict[str, str]]:
+  """Returns the rows of an experiment, of which none is missing.
+
+  Raises:
+    InputError: a row is missing, damaged, or of another config.
+  """
+  rows = read(name)
+  arms = plan.select(plan.load(name), ())
+  check(rows, {arm.name: plan.config_of(arm) for arm in arms}, name)
+  have = {(row["arm"], int(row["seed"])) for row in rows}
+  for arm in arms:
+    missing = [s for s in range(arm.seeds) if (arm.name, s) not in have]
+    if missing:
+      raise errors.InputError(
+        f"{file_of(name)} has no row of {arm.name!r}, seeds"
+        f" {', '.join(map(str, missing))}; python -m experiments.run {name}"
+        " trains them."
       )
   return rows
 
@@ -102,13 +135,18 @@ def check(
 
 
 def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
-  """Whether a config is that of a row, and fields that the row's had not."""
+  """Whether a config is that of a row but for fields that came after it.
+
+  These must have the values of configs/alexnet.py, which change nothing.
+  """
   file = folder_of(name, row["arm"], int(row["seed"])) / "config.json"
   if not file.exists():
     return False
+  base = cli.load_config(str(cli.CONFIGS / "alexnet.py"))
   held = plan.fields_of(json.loads(file.read_text()))
-  now = plan.fields_of(config.to_dict())
-  return held.keys() < now.keys() and held == {k: now[k] for k in held}
+  return plan.fields_of(base.to_dict()) | held == plan.fields_of(
+    config.to_dict()
+  )
 
 
 def add(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -124,19 +162,6 @@ def add(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     new = file.with_suffix(".new")
     new.write_text(text.getvalue())
     os.replace(new, file)
-
-
-def check_complete(rows: Sequence[Mapping[str, str]], name: str) -> None:
-  """Raises InputError for a net of the experiment that has no row."""
-  have = {(row["arm"], int(row["seed"])) for row in rows}
-  for arm in plan.select(plan.load(name), ()):
-    missing = [s for s in range(arm.seeds) if (arm.name, s) not in have]
-    if missing:
-      raise errors.InputError(
-        f"{file_of(name)} has no row of {arm.name!r}, seeds"
-        f" {', '.join(map(str, missing))}; python -m experiments.run {name}"
-        " trains them."
-      )
 
 
 def failures(rows: Sequence[Mapping[str, str]], arm: str) -> str:

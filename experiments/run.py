@@ -201,6 +201,7 @@ def _rows(
   first, count = program
   config: Any = plan.config_of(arm, first, count)
   outcome, answers = results.FINISHED, {}
+  _tell_of_program(workdir)
   with _timing(workdir):
     try:
       train.train_and_evaluate(config, workdir, is_told_to_stop)
@@ -221,9 +222,7 @@ def _rows(
   about: dict[str, Any] = {
     "arm": arm.name,
     "digest": plan.digest_of(config),
-    "commit": _commit(),
-    "device": _device(),
-    "versions": _versions(),
+    **json.loads((workdir / "about.json").read_text()),
     "nets_in_program": count,
     "wall_s": round(seconds / count),
     "outcome": outcome,
@@ -236,10 +235,26 @@ def _rows(
     for metric in VIEWS if answers else ():
       best = answers[metric][member].argmax(axis=1)
       row[metric] = float(np.mean(best != answers["labels"]))
-      if row[metric] > _CHANCE * (1 - 1 / config.num_classes):
-        row["outcome"] = results.CHANCE
+    chance = 1 - 1 / config.num_classes
+    if answers and row["train_error"] > _CHANCE * chance:
+      row["outcome"] = results.CHANCE
     rows.append(row)
   return rows
+
+
+def _tell_of_program(workdir: Path) -> None:
+  """Writes down what trains nets; of several, one after another, all."""
+  file = workdir / "about.json"
+  if (workdir / "answers.npz").exists():  # They are trained and tested.
+    return
+  now = {"commit": _commit(), "device": _device(), "versions": _versions()}
+  held = json.loads(file.read_text()) if file.exists() else now
+  for name, value in now.items():
+    if value not in held[name]:
+      held[name] += f", then {value}"
+  new = file.with_suffix(".new")
+  new.write_text(json.dumps(held) + "\n")
+  os.replace(new, file)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,16 @@
-"""Tables of a README, between `<!-- NAME -->` and `<!-- end -->`."""
+"""What a verdict leaves: a table in the README, a CSV file, a plot."""
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
 
 
 def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
-  """Puts lines in the place of those between the marks of a name.
+  """Puts lines between `<!-- NAME -->` and `<!-- end -->` of a README.
 
   Raises:
     ValueError: the marks are not there.
@@ -16,3 +21,20 @@ def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
   if not (mark and end):
     raise ValueError(f"{readme} has no marks of {name!r}")
   readme.write_text(head + mark + "\n".join(lines) + "\n" + end + tail)
+
+
+def write_csv(
+  file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Writes rows under a heading."""
+  with file.open("w", newline="") as out:
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def save_plot(figure: Figure, file: Path) -> None:
+  """Writes FILE.png and FILE.pdf, with fonts that a printer can embed."""
+  with matplotlib.rc_context({"pdf.fonttype": 42}):
+    for ending in (".png", ".pdf"):
+      figure.savefig(file.with_suffix(ending), dpi=200)

@@ -3,11 +3,9 @@
 python -m experiments.ablations.verdict
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
@@ -33,14 +31,10 @@ COLUMNS = [
 def main(_: Any = None) -> None:
   """Writes effects.csv, the table of the README and the plot."""
   experiment = plan.load(NAME)
-  rows = results.read(NAME)
-  results.check_complete(rows, NAME)
+  rows = results.whole(NAME)
   base, *arms = experiment.arms
   found = [_effect(experiment, rows, base, arm) for arm in arms]
-  with (HERE / "effects.csv").open("w", newline="") as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
+  tables.write_csv(HERE / "effects.csv", COLUMNS, found)
   tables.fill(HERE / "README.md", "effects", _table(experiment, rows, found))
   _plot(found)
 
@@ -106,9 +100,10 @@ def _table(
   for row in found:
     effect = one = ""
     if "effect" in row:
-      effect = f"{row['effect']:+} ({row['low']:+} to {row['high']:+})"
+      low, high = row["low"], row["high"]
+      effect = f"{row['effect']:+.2f} ({low:+.2f} to {high:+.2f})"
     if "one_view_effect" in row:
-      one = f"{row['one_view_effect']:+}"
+      one = f"{row['one_view_effect']:+.2f}"
     cells = (
       f"`{row['arm']}`", row["change"], str(row["pairs"]), effect, one,
       row["original"], row["verdict"],
@@ -118,7 +113,6 @@ def _table(
 
 
 def _plot(found: list[dict[str, Any]]) -> None:
-  matplotlib.rcParams["pdf.fonttype"] = 42
   ordered = sorted(found, key=lambda row: row.get("effect", np.inf))
   figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
   colours = {"agrees": "C0", "disagrees": "C3", "undecided": "0.5"}
@@ -131,12 +125,12 @@ def _plot(found: list[dict[str, Any]]) -> None:
     axes.plot([row["effect"]], [height], "o", color=colour, markersize=4)
   axes.axvline(0, color="0.6", linewidth=0.8)
   axes.set_yticks(range(len(ordered)), [row["arm"] for row in ordered])
+  axes.set_ylim(-0.5, len(ordered) - 0.5)
   axes.set(xlabel="effect on the test error, points (95 % interval)")
   for name, colour in (*colours.items(), ("no original", "0.2")):
     axes.plot([], [], "o-", color=colour, label=name, markersize=4)
   axes.legend(frameon=False, fontsize=8, loc="lower right")
-  for ending in ("png", "pdf"):
-    figure.savefig(HERE / f"ablations.{ending}", dpi=200)
+  tables.save_plot(figure, HERE / "ablations")
 
 
 if __name__ == "__main__":

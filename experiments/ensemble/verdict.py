@@ -6,23 +6,21 @@ Reads the answers that experiments.run left in runs/experiments, writes
 averages.csv, the table of the README and the plot.
 """
 
-import csv
 import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
 from alexnet_jax import cli, errors
-from experiments import intervals, plan, results, tables
+from experiments import intervals, plan, results, run, tables
 
 HERE = Path(__file__).parent
 NAME = HERE.name
 SIZES = (1, 3, 5, 7)
-METRICS = ("one_view_error", "ten_view_error")
+METRICS = tuple(run.VIEWS)
 COLUMNS = ["nets", "seeds", *METRICS]
 
 
@@ -39,10 +37,7 @@ def main(_: Any = None) -> None:
         row[metric] = f"{missed.mean():.4f}"
         wrong.setdefault((size, metric), []).append(missed)
       rows.append(row)
-  with (HERE / "averages.csv").open("w", newline="") as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+  tables.write_csv(HERE / "averages.csv", COLUMNS, rows)
   found = {key: np.array(missed) for key, missed in wrong.items()}
   tables.fill(HERE / "README.md", "averages", _table(found))
   _plot(found)
@@ -50,21 +45,23 @@ def main(_: Any = None) -> None:
 
 def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
   """Returns the labels, and the log probabilities of each net by metric."""
-  rows = results.read(NAME)
-  results.check_complete(rows, NAME)
+  rows = results.whole(NAME)
   (arm,) = plan.load(NAME).arms
-  good = results.numbers(rows, arm.name, METRICS[0])
+  if failed := results.failures(rows, arm.name):
+    raise errors.InputError(
+      f"of the nets of {arm.name!r} some have failed ({failed}), with which"
+      " nothing is averaged; choose a config whose nets all end well."
+    )
   answers: dict[int, dict[str, np.ndarray]] = {}
   labels = np.empty(0)
   digest = plan.digest_of(plan.config_of(arm))
   for folder, first, count in results.programs(digest):
-    held_here = range(first, first + count)
-    if not {*range(max(SIZES))} & good.keys() & {*held_here}:
-      continue
-    with np.load(folder / "answers.npz") as held:
-      labels = held["labels"]
-      for seed in held_here:
-        answers[seed] = {m: held[m][seed - first] for m in METRICS}
+    wanted = {*range(max(SIZES))} & {*range(first, first + count)}
+    if wanted and (folder / "answers.npz").exists():
+      with np.load(folder / "answers.npz") as held:
+        labels = held["labels"]
+        for seed in wanted:
+          answers[seed] = {m: held[m][seed - first] for m in METRICS}
   lacking = [seed for seed in range(max(SIZES)) if seed not in answers]
   if lacking:
     raise errors.InputError(
@@ -105,7 +102,6 @@ def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
 
 
 def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:
-  matplotlib.rcParams["pdf.fonttype"] = 42
   figure, axes = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
   labels = ("one view", "ten views")
   for number, (metric, label) in enumerate(zip(METRICS, labels, strict=True)):
@@ -117,8 +113,7 @@ def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:
     axes.plot(SIZES, means, "o-", color=f"C{number}", label=label)
   axes.set(xlabel="nets", ylabel="test error, %", xticks=SIZES)
   axes.legend(frameon=False, fontsize=8)
-  for ending in ("png", "pdf"):
-    figure.savefig(HERE / f"ensemble.{ending}", dpi=200)
+  tables.save_plot(figure, HERE / "ensemble")
 
 
 if __name__ == "__main__":

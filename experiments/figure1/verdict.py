@@ -6,7 +6,6 @@ python -m experiments.figure1.verdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
@@ -26,8 +25,7 @@ LABELS = {
 
 def main(_: Any = None) -> None:
   """Checks the rates, and writes the tables and the plot."""
-  rows = results.read(NAME)
-  results.check_complete(rows, NAME)
+  rows = results.whole(NAME)
   grid = {
     (units, rate): _error(rows, f"{units}-{rate:g}")
     for units in experiment.UNITS
@@ -40,10 +38,12 @@ def main(_: Any = None) -> None:
 
 
 def _error(rows: list[dict[str, str]], arm: str) -> float | str:
-  """Returns the training error of a net of the grid, or what became of it."""
-  (row,) = (row for row in rows if row["arm"] == arm)
-  good = row["outcome"] == results.FINISHED
-  return float(row["train_error"]) if good else row["outcome"]
+  """Returns the mean training error of an arm, or what became of its nets."""
+  bad = {row["outcome"] for row in rows if row["arm"] == arm}
+  if bad := bad - {results.FINISHED}:
+    return " or ".join(sorted(bad))
+  found = results.numbers(rows, arm, "train_error")
+  return float(np.mean(list(found.values())))
 
 
 def _check_rates(grid: dict[tuple[str, float], float | str]) -> None:
@@ -107,7 +107,6 @@ def _ratios(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _plot(rows: list[dict[str, str]]) -> None:
-  matplotlib.rcParams["pdf.fonttype"] = 42
   figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
   for number, units in enumerate(experiment.UNITS):
     for row in rows:
@@ -139,8 +138,7 @@ def _plot(rows: list[dict[str, str]]) -> None:
     xlim=(0, None),
   )
   axes.legend(frameon=False, fontsize=8)
-  for ending in ("png", "pdf"):
-    figure.savefig(HERE / f"figure1.{ending}", dpi=200)
+  tables.save_plot(figure, HERE / "figure1")
 
 
 if __name__ == "__main__":
