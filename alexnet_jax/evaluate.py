@@ -333,6 +333,7 @@ def evaluate_runs(
 def main(_) -> None:
   """Runs the command."""
   options = flags.FLAGS
+  cli.keep_memory()
   cli.keep_programs()
   try:
     weights = [float(weight) for weight in options.weights]

@@ -15,6 +15,7 @@ def main(_) -> None:
   """Runs the command."""
   asked = flags.FLAGS
   config, name = cli.config()
+  cli.keep_memory()
   cli.keep_programs()
   workdir = Path(asked.workdir or f"runs/{name}")
   with (

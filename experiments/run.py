@@ -68,6 +68,7 @@ def main(words: Sequence[str]) -> None:
     arm.name: plan.config_of(arm) for arm in plan.select(experiment, ())
   }
   results.check(results.read(name), configs, name)
+  cli.keep_memory()
   cli.keep_programs()
   _commit()  # That of the code which runs, whatever is committed meanwhile.
   with stopping.listening() as is_told_to_stop:

@@ -1,5 +1,10 @@
 """What is chosen by the platform computes the same on every one."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,3 +86,37 @@ def test_gradients_pass_through_once():
   y, pull_back = jax.vjp(lambda x: backends.once(2 * x), x)
   np.testing.assert_array_equal(y, 2 * x)
   np.testing.assert_array_equal(pull_back(cotangent)[0], 2 * cotangent)
+
+
+def test_memory_that_was_freed_is_not_asked_of_the_system_again():
+  """Page faults of a process that again and again fills and frees 20 MB."""
+  work = """
+import resource, sys
+import numpy as np
+from alexnet_jax import cli
+
+if sys.argv[1] == "kept":
+  cli.keep_memory()
+
+def take():
+  [np.ones(2_500_000) for _ in range(2)]
+
+take()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+  take()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+  faults = {}
+  for how in ("kept", "as it is"):
+    command = [sys.executable, "-c", work, how]
+    # numpy would ask for huge pages.
+    environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    result = subprocess.run(
+      command, capture_output=True, text=True, env=environment
+    )
+    faults[how] = int(result.stdout)
+  if platform.libc_ver()[0] != "glibc":
+    pytest.skip("another C library")
+  assert faults["kept"] < 100
+  assert faults["as it is"] > 10 * 50
