@@ -143,9 +143,11 @@ def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
   if not file.exists():
     return False
   base = cli.load_config(str(cli.CONFIGS / "alexnet.py"))
+  first = plan.fields_of(base.to_dict())
   held = plan.fields_of(json.loads(file.read_text()))
-  return plan.fields_of(base.to_dict()) | held == plan.fields_of(
-    config.to_dict()
+  now = plan.fields_of(config.to_dict())
+  return held.keys() <= now.keys() and all(
+    value == held.get(name, first.get(name)) for name, value in now.items()
   )
 
 

@@ -99,7 +99,9 @@ def _ratios(rows: list[dict[str, str]]) -> list[str]:
         ratio, low, high = intervals.of_ratio(reached, relu)
         cells[3] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
     else:
-      cells[2] = f"{len(reached)} of {count} within {experiment.EPOCHS[units]:g}"
+      cells[2] = (
+        f"{len(reached)} of {count} within {experiment.EPOCHS[units]:g}"
+      )
       if failed := results.failures(rows, units):
         cells[2] += f"; {failed}"
     lines.append(f"| {' | '.join([*cells, original])} |")
