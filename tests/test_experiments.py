@@ -467,6 +467,26 @@ def test_ablations_verdict_finds_what_was_planted(copied):
   assert (here / "ablations.pdf").stat().st_size
 
 
+@pytest.mark.parametrize(
+  ("field", "good"), [("momentum", 1), ("batch_size", 0)]
+)
+def test_row_may_lack_a_field_that_changes_nothing(field, good, copied):
+  """Momentum is as in configs/alexnet.py, which is what was done without it."""
+  copied("ablations")
+  arm = plan.load("ablations").arms[0]
+  config = plan.config_of(arm)
+  held = {k: v for k, v in config.to_dict().items() if k != field}
+  folder = results.folder_of("ablations", "base", 0)
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(held))
+  row = row_of("ablations", "base", 0) | {"digest": "0" * 12}
+  if good:
+    results.check([row], {"base": config}, "ablations")
+  else:
+    with pytest.raises(InputError, match=r"digest 0{12}"):
+      results.check([row], {"base": config}, "ablations")
+
+
 def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
   verdict, here = copied("figure1")
   experiment = verdict.experiment
