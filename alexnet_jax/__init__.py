@@ -1,1 +1,17 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from alexnet_jax.loaded import Model, load
+
+__all__ = ["Model", "load"]
+
+
+def __getattr__(name: str) -> Any:
+  # Only then: most commands need less, and it takes seconds to import.
+  if name in __all__:
+    from alexnet_jax import loaded
+
+    return getattr(loaded, name)
+  raise AttributeError(f"module 'alexnet_jax' has no attribute {name!r}")

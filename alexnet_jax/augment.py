@@ -1,6 +1,7 @@
 """Crop, mirror, colour noise and mean, on the device (paper 4.1)."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -30,6 +31,8 @@ class Augmentation:
     mean_image: [S, S, 3] float32, of the training split, 0..255.
     colour_axes: [3, 3] float32, a principal axis of RGB in each column.
     colour_sds: [3] float32, standard deviation along each axis, 0..255.
+    input_scale: of R, G and B; what the net sees is the image less the mean
+      image, with its noise, times this.
   """
 
   crop_size_px: int
@@ -42,6 +45,7 @@ class Augmentation:
   mean_image: np.ndarray
   colour_axes: np.ndarray
   colour_sds: np.ndarray
+  input_scale: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
 def from_config(
@@ -55,12 +59,17 @@ def from_config(
     num_examples: size of the training split; needed to train, not to test.
 
   Raises:
-    InputError: the crop is larger than the image, or no size.
+    InputError: the crop is larger than the image, or no size; a bad scale.
   """
   crop, size = config.crop_size_px, config.image_size_px
   if not isinstance(crop, int) or not 1 <= crop <= size:
     raise errors.InputError(
       f"crop_size_px={crop!r} must be from 1 to image_size_px={size}."
+    )
+  scale = config.input_scale
+  if len(scale) != 3 or not all(0 < x < math.inf for x in scale):
+    raise errors.InputError(
+      f"input_scale={tuple(scale)} must be three positive numbers."
     )
   epochs, steps = config.colour_noise_epochs, 2**31 - 1
   if num_examples is not None and epochs is not None:
@@ -76,6 +85,7 @@ def from_config(
     mean_image=statistics.mean_image,
     colour_axes=statistics.colour_axes,
     colour_sds=statistics.colour_sds,
+    input_scale=tuple(scale),
   )
 
 
@@ -86,6 +96,14 @@ def _crop(
   start = (corner[0], corner[1], 0)
   crop = lax.dynamic_slice(image, start, (size, size, 3)).astype(jnp.float32)
   return crop - lax.dynamic_slice(mean_image, start, (size, size, 3))
+
+
+def _scaled(images: jax.Array, augmentation: Augmentation) -> jax.Array:
+  """Returns images as the net sees them."""
+  scale = np.array(augmentation.input_scale, np.float32)
+  if (scale == 1).all():
+    return images
+  return images * jnp.asarray(scale).reshape((1,) * (images.ndim - 1) + (3,))
 
 
 def augment(
@@ -105,7 +123,8 @@ def augment(
     augmentation: what to do.
 
   Returns:
-    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel.
+    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel, times
+    `input_scale`.
   """
   a = augmentation
   margin = images_BxHxWxC.shape[1] - a.crop_size_px
@@ -126,7 +145,7 @@ def augment(
     if a.colour_noise:
       shift = shifts @ jax.random.normal(colour_key, (3,))
       crop = (crop + shift[None, None, :]) / divisor
-    return crop
+    return _scaled(crop, a)
 
   return jax.vmap(view)(images_BxHxWxC, view_keys_B, colour_keys_B)
 
@@ -164,10 +183,11 @@ def look(
     augmentation: gives the crop's side and the mean image.
 
   Returns:
-    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel.
+    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel, times
+    `input_scale`.
   """
   a = augmentation
   crops = jax.vmap(_crop, (0, None, None, None))(
     images_BxHxWxC, jnp.asarray(a.mean_image), view[:2], a.crop_size_px
   )
-  return jnp.where(view[2] > 0, crops[:, :, ::-1], crops)
+  return _scaled(jnp.where(view[2] > 0, crops[:, :, ::-1], crops), a)

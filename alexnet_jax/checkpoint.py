@@ -318,6 +318,11 @@ def restore(
     InputError: the checkpoint holds other arrays, or is of another version.
   """
   folder = workdir.absolute() / _FOLDER / str(step)
+  if not (folder / "progress").exists():
+    raise errors.InputError(
+      f"{str(folder)!r} holds weights from elsewhere, and no state to go on"
+      f" from; start with --config.init_from={workdir} and another --workdir."
+    )
   parts = {
     "params": state.params,
     "opt_state": state.opt_state,
@@ -347,6 +352,22 @@ def restore(
       f"{str(folder)!r} was saved by another version ({e}); choose another"
       " --workdir to start anew."
     ) from e
+
+
+def write_params(workdir: Path, params: Any) -> None:
+  """Makes a checkpoint, step 0, of parameters that come from elsewhere.
+
+  Args:
+    workdir: of the run, without a checkpoint.
+    params: {"features": ..., "classifier": ...} of float32 arrays.
+  """
+  folder = workdir.absolute() / _FOLDER
+  unfinished = folder / f"0{_UNFINISHED}"
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    args = ocp.args.Composite(params=ocp.args.StandardSave(params))
+    checkpointer.save(unfinished, args=args)
+  digests.write(unfinished)
+  unfinished.rename(folder / "0")
 
 
 def restore_params(

@@ -174,6 +174,32 @@ def config() -> tuple[config_dict.ConfigDict, str]:
   return flags.FLAGS.config.copy_and_resolve_references(), name
 
 
+def overridden() -> dict[str, Any]:
+  """Returns the fields that the command line has set, as one level of names."""
+  return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+  """Yields a path to write to; the file is replaced when all is written.
+
+  Raises:
+    InputError: the folder is not there or cannot be written.
+  """
+  new = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+  try:
+    try:
+      yield new
+      os.replace(new, file)
+    finally:
+      new.unlink(missing_ok=True)
+  except OSError as e:
+    raise errors.InputError(
+      f"{str(file)!r} cannot be written ({e.strerror}); choose a file in a"
+      " folder that exists, with room."
+    ) from e
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
   """Shows a bar with rate and time left, on a terminal alone.

@@ -6,7 +6,7 @@ python -m alexnet_jax.evaluate --workdir=DIR[,DIR...]
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +223,38 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   return Run(config, net, found, steps.unstack_members(params, count))
 
 
+def inherit(config: Any, overridden: Mapping[str, Any]) -> Any:
+  """Returns a config with the net and the input of the run in `init_from`.
+
+  As it is where `init_inherits` is not set. The last layer has `num_classes`.
+
+  Args:
+    config: a whole config.
+    overridden: fields by their names in one level, which stay as they are.
+
+  Raises:
+    InputError: no such run.
+  """
+  if not config.init_inherits:
+    return config
+  if not config.init_from:
+    raise errors.InputError(
+      "init_from='' must be the workdir of a run to start from; pass"
+      " --config.init_from=DIR."
+    )
+  source = find_run(Path(config.init_from))
+  merged = config.copy_and_resolve_references().unlock()
+  merged.network = source.network.copy_and_resolve_references().unlock()
+  merged.network[source.network.layers[-1]].units = config.num_classes
+  merged.image_size_px = source.image_size_px
+  merged.crop_size_px = source.crop_size_px
+  merged.input_scale = tuple(source.input_scale)
+  merged.update_from_flattened_dict(dict(overridden))
+  return merged.lock()
+
+
 def start_from(
-  workdir: Path, params: Any, mesh: Mesh
+  workdir: Path, params: Any, mesh: Mesh, fresh: Sequence[str] = ()
 ) -> tuple[Any, list[str], list[str]]:
   """Puts another run's layers in the place of drawn ones.
 
@@ -232,13 +262,14 @@ def start_from(
     workdir: of the other run.
     params: of the net to start, as drawn.
     mesh: where the other run is read to.
+    fresh: names of layers that are left as drawn.
 
   Returns:
     The new parameters, the names of the layers that were taken, and of those
-    that were left as drawn, as the other run has none of their shape.
+    that were left as drawn, if only as the other run has none of their shape.
 
   Raises:
-    InputError: no such run, or no layer of it fits.
+    InputError: no such run, no layer of it fits, or no such fresh layer.
   """
   other, *more = open_run(workdir, mesh).members
   if more:
@@ -246,13 +277,17 @@ def start_from(
       f"init_from={str(workdir)!r} holds {1 + len(more)} nets of an ensemble;"
       " start from a run of a single net."
     )
+  known = [name for layers in params.values() for name in layers]
+  for name in fresh:
+    if name not in known:
+      raise errors.unknown("init_fresh_layers", name, known)
   taken: list[str] = []
   left: list[str] = []
   started: dict[str, Any] = {}
-  for stack, layers in params.items():
+  for stack in ("features", "classifier"):
     started[stack] = {}
-    for name, drawn in layers.items():
-      found = other[stack].get(name)
+    for name, drawn in params[stack].items():
+      found = None if name in fresh else other[stack].get(name)
       fits = found and jax.tree.map(jnp.shape, found) == jax.tree.map(
         jnp.shape, drawn
       )

@@ -85,9 +85,10 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
         ) from e
       asked = cli.flatten(json.loads(text))
       try:
-        held = cli.flatten(_read_object(file)) if file.exists() else asked
+        whole = _completed(_read_object(file)) if file.exists() else {}
       except ValueError as e:
         raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
+      held = cli.flatten(whole) or asked
       differing = [
         f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
         for name in sorted(held | asked)
@@ -124,13 +125,23 @@ def read_config(workdir: Path) -> Any:
   """
   file = workdir / "config.json"
   try:
-    return ConfigDict(_read_object(file)).lock()
+    return ConfigDict(_completed(_read_object(file))).lock()
   # An AttributeError is for a field that is called as a method is.
   except (OSError, ValueError, AttributeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
       " with python -m alexnet_jax.main --workdir=DIR."
     ) from e
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns a run's config with the fields that there were not yet.
+
+  They are as in configs/alexnet.py, which is what was done without them.
+  """
+  base = cli.load_config(str(cli.CONFIGS / "alexnet.py")).to_json()
+  added = {k: v for k, v in json.loads(base).items() if k != "network"}
+  return added | config
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

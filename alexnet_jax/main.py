@@ -8,13 +8,14 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import cli, distributed, stopping, train
+from alexnet_jax import cli, distributed, evaluate, stopping, train
 
 
 def main(_) -> None:
   """Runs the command."""
   asked = flags.FLAGS
   config, name = cli.config()
+  config = evaluate.inherit(config, cli.overridden())
   cli.keep_memory()
   cli.keep_programs()
   workdir = Path(asked.workdir or f"runs/{name}")

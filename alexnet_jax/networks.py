@@ -217,6 +217,36 @@ def names(network: Network) -> list[str]:
   return [layer.name for layer in layers if isinstance(layer, Conv | Dense)]
 
 
+def outputs(network: Network) -> dict[str, Network]:
+  """Returns the net up to each place where one may look, in order.
+
+  Names are Caffe's: norm1 and pool1 are of the norm and the pooling after
+  conv1. An activation takes the place of what it is applied to, so conv1 and
+  fc6 are after it; the last layer's are the logits. A join, flat maps and what
+  dropout leaves at test are no places of their own.
+  """
+  found: dict[str, Network] = {}
+  place = number = ""
+  layers = (*network.features, *network.classifier)
+  for count, layer in enumerate(layers, start=1):
+    match layer:
+      case Conv() | Dense():
+        place = layer.name
+        number = place.removeprefix("conv").removeprefix("fc")
+      case LocalResponseNorm() | MapNorm():
+        place = f"norm{number}"
+      case MaxPool() | AveragePool():
+        place = f"pool{number}"
+      case Dropout() | Join() | Flatten():
+        continue
+    found[place] = dataclasses.replace(
+      network,
+      features=layers[:count][: len(network.features)],
+      classifier=layers[len(network.features) : count],
+    )
+  return found
+
+
 FOLLOWERS = (
   "activation",
   "lrn",

@@ -3,11 +3,10 @@
 They fit a column of 85 mm, with fonts of 7 points that are embedded.
 """
 
-import contextlib
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import matplotlib
 import numpy as np
 from matplotlib import figure, ticker
 
-from alexnet_jax import errors
+from alexnet_jax import cli, errors
 
 _WIDTH_IN = 85 / 25.4
-_STYLE = {
+STYLE = {
   "pdf.fonttype": 42,
   "font.size": 7,
   "axes.titlesize": 7,
@@ -33,7 +32,7 @@ _STYLE = {
   "legend.frameon": False,
 }
 # As in the page: told apart in colour-blindness; dashes tell when they repeat.
-_COLOURS = (
+COLOURS = (
   "#0072b2", "#d55e00", "#007d5a", "#b5458f", "#8c6900", "#4b3fb0", "#6b6b6b",
   "#a02020",
 )  # fmt: skip
@@ -45,18 +44,13 @@ _LABELS = {
 }
 _SPLITS = ("validation", "train", "test")
 
-Replacing = Callable[[Path], contextlib.AbstractContextManager[Path]]
 
-
-def draw_all(
-  data: dict[str, Any], folder: Path, replacing: Replacing
-) -> list[str]:
+def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
   """Writes every plot as PNG and PDF; returns the names of the files.
 
   Args:
     data: of a report.
     folder: for the files; made if it does not exist.
-    replacing: gives a path beside a file, which then takes its place.
 
   Raises:
     InputError: the folder cannot be written.
@@ -69,7 +63,7 @@ def draw_all(
       " folder."
     ) from e
   written = []
-  rc: Any = _STYLE
+  rc: Any = STYLE
   with matplotlib.rc_context(rc), warnings.catch_warnings():
     # The font lacks some scripts, and shows their letters as boxes.
     warnings.filterwarnings("ignore", "Glyph")
@@ -86,7 +80,7 @@ def draw_all(
     for name, plot in plots.items():
       for suffix in ("png", "pdf") if plot else ():
         assert plot
-        with replacing(folder / f"{name}.{suffix}") as new:
+        with cli.replacing(folder / f"{name}.{suffix}") as new:
           plot.savefig(new, dpi=300)
         written.append(f"{name}.{suffix}")
   return written
@@ -130,14 +124,14 @@ def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
   by = 100 if "error" in metric else 1
   for number, (name, curves) in enumerate(groups):
     at, values = _on_one_grid(curves, across)
-    colour = _COLOURS[number % len(_COLOURS)]
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    colour = COLOURS[number % len(COLOURS)]
+    dash = _DASHES[number // len(COLOURS) % len(_DASHES)]
     mean, low, high = (
       by * f(values, axis=0) for f in (np.mean, np.min, np.max)
     )
     marker = "o" if len(at) == 1 else None
     axes.plot(
-      at, mean, dash, color=colour, label=_plain(name), marker=marker,
+      at, mean, dash, color=colour, label=plain(name), marker=marker,
       markersize=3,
     )  # fmt: skip
     if len(curves) > 1:
@@ -186,7 +180,7 @@ def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
       mean, half = 100 * cell["mean"], 100 * (cell["half"] or 0)
       seeds = [100 * value for value in cell["values"]]
       axes.errorbar(
-        mean, place, xerr=half, fmt="o", color=_COLOURS[0], markersize=3,
+        mean, place, xerr=half, fmt="o", color=COLOURS[0], markersize=3,
         linewidth=0.9, capsize=1.5,
       )  # fmt: skip
       if len(seeds) > 1:
@@ -199,15 +193,16 @@ def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
         xycoords=("axes fraction", "data"), textcoords="offset points",
         va="center",
       )  # fmt: skip
-  axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
+  axes.set_yticks(range(len(rows)), [plain(row["name"]) for row in rows])
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
-  axes.set_xlabel(f"{_plain(table['columns'][column]['label'])} (%)")
+  axes.set_xlabel(f"{plain(table['columns'][column]['label'])} (%)")
   axes.grid(axis="x", linewidth=0.3, color="0.85")
   return plot
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+  """Returns a name as matplotlib is to write it, cut where it is long."""
   short = name if len(name) <= 28 else f"{name[:27]}…"
   # Else a $ would begin a formula, and what begins in _ has no legend.
   return " " * name.startswith("_") + short.replace("$", r"\$")

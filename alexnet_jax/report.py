@@ -9,21 +9,19 @@ row for each arm and seed, and `runs/ARM-SEED/`. The file needs no network.
 
 import base64
 import collections
-import contextlib
 import io
 import itertools
 import json
 import math
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, errors, runs
+from alexnet_jax import cli, errors, runs, tiles
 
 _PAGE = Path(__file__).with_name("report.html")
 _PLACE = "@DATA@"  # In the page, where the data go.
@@ -412,37 +410,10 @@ def worst_confusions(held: Sequence[runs.Run]) -> dict[str, Any] | None:
 def draw_filters(
   kernel_HxWxCxN: np.ndarray, towers: int
 ) -> tuple[bytes, int, int]:
-  """Returns a PNG of filters, each of them scaled to 0 to 1 on its own.
-
-  Args:
-    kernel_HxWxCxN: float, of three channels.
-    towers: 1, or 2: the first half above, the second below a gap.
-
-  Returns:
-    The bytes, and the width and height in pixels, one for each weight.
-  """
+  """Returns `tiles.filters` as a PNG, and its width and height in pixels."""
   from PIL import Image
 
-  height, width, _, count = kernel_HxWxCxN.shape
-  towers = towers if towers > 1 and count % towers == 0 else 1
-  across = min(16 if count >= 32 else 8, count // towers)
-  down = -(-(count // towers) // across)
-  gap = max(2, height // 2)
-  tall = down * (height + 1) - 1
-  shape = (tall * towers + gap * (towers - 1), across * (width + 1) - 1, 4)
-  picture = np.zeros(shape, np.uint8)
-  for number, filter_HxWxC in enumerate(np.moveaxis(kernel_HxWxCxN, -1, 0)):
-    tower, place = divmod(number, count // towers)
-    row, column = divmod(place, across)
-    top = tower * (tall + gap) + row * (height + 1)
-    left = column * (width + 1)
-    low, high = filter_HxWxC.min(), filter_HxWxC.max()
-    scaled = (filter_HxWxC - low) / (high - low) if high > low else 0.5
-    patch = picture[top : top + height, left : left + width]
-    patch[..., :3] = np.round(
-      255 * np.broadcast_to(scaled, patch[..., :3].shape)
-    )
-    patch[..., 3] = 255
+  picture = tiles.filters(kernel_HxWxCxN, towers)
   buffer = io.BytesIO()
   Image.fromarray(picture).save(buffer, "PNG", optimize=True)
   return buffer.getvalue(), picture.shape[1], picture.shape[0]
@@ -553,27 +524,6 @@ def page(data: dict[str, Any]) -> str:
   return before + text + after
 
 
-@contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-  """Yields a path to write to; the file is replaced when all is written.
-
-  Raises:
-    InputError: the folder is not there or cannot be written.
-  """
-  new = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
-  try:
-    try:
-      yield new
-      os.replace(new, file)
-    finally:
-      new.unlink(missing_ok=True)
-  except OSError as e:
-    raise errors.InputError(
-      f"{str(file)!r} cannot be written ({e.strerror}); choose a file in a"
-      " folder that exists, with room."
-    ) from e
-
-
 def main(argv: Sequence[str]) -> None:
   """Runs the command."""
   options = flags.FLAGS
@@ -592,7 +542,7 @@ def main(argv: Sequence[str]) -> None:
   data = collect(found)
   for note in data["notes"]:
     print(f"note: {note}", file=sys.stderr)
-  with replacing(output) as new:
+  with cli.replacing(output) as new:
     new.write_text(page(data), encoding="utf-8")
   size = output.stat().st_size / 1e6
   print(f"wrote {output}: {len(found.runs)} runs, {size:.2f} MB")
@@ -600,7 +550,7 @@ def main(argv: Sequence[str]) -> None:
     from alexnet_jax import plots  # matplotlib takes a second.
 
     folder = Path(options.figures)
-    for name in plots.draw_all(data, folder, replacing):
+    for name in plots.draw_all(data, folder):
       print(f"wrote {folder / name}")
 
 

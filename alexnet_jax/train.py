@@ -71,6 +71,9 @@ def train_and_evaluate(
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
     held = source.check(splits["train"], config)
+    if config.init_inherits:  # The net knows pixels less that mean.
+      begun = (workdir / "class_names.json").exists()
+      _, held = source.kept(workdir if begun else Path(config.init_from))
     fingerprint = source.fingerprint(splits.values())
     saved = checkpoint.exists(workdir)
     if config.init_from and not saved:
@@ -711,7 +714,12 @@ def _start(
   started = ""
   if config.init_from:
     found = [
-      evaluate.start_from(Path(config.init_from), params, layouts.make_mesh())
+      evaluate.start_from(
+        Path(config.init_from),
+        params,
+        layouts.make_mesh(),
+        config.init_fresh_layers,
+      )
       for params in each
     ]
     each = [params for params, _, _ in found]

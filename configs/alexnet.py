@@ -125,10 +125,16 @@ def get_config() -> ConfigDict:
   config.colour_noise = 0.1
   config.colour_noise_epochs = config_dict.placeholder(float)  # or all
   config.colour_noise_divisor = 1.0
+  # Of R, G and B: what the net sees is the pixels less the mean, times this.
+  config.input_scale = (1.0, 1.0, 1.0)
   config.test_views = 10  # corners, centre and mirrors; or 1, the centre
 
   # Learning (5): v <- m v - rate (decay w + gradient), w <- w + v.
   config.init_from = ""  # workdir of a run to start from, instead of drawing
+  # Whether net, image size, crop and mean are that run's too, and which layers
+  # are drawn all the same.
+  config.init_inherits = False
+  config.init_fresh_layers = ()
   config.batch_size = 128
   config.optimizer = "sgd"  # or lars, for large batches
   config.lars_trust = 0.001  # lars: length of a step by that of the weights

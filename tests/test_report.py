@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_runs import record, write_experiment, write_run
 
+from alexnet_jax import cli, report, runs
 from alexnet_jax import plots as drawing
-from alexnet_jax import report, runs
 
 EVIL = "</script><script>alert(1)</script>\"'&<!--\u2028"
 
@@ -458,7 +458,7 @@ def test_plots_of_an_experiment_fit_a_column(tmp_path):
   )
   plots = tmp_path / "plots"
   plots.mkdir()
-  names = drawing.draw_all(collect(folder), plots, report.replacing)
+  names = drawing.draw_all(collect(folder), plots)
   assert {"errors_test_error.pdf", "curves_top1_error.png"} <= set(names)
   with Image.open(plots / "errors_test_error.png") as image:
     assert image.width / 300 * 25.4 == pytest.approx(85, abs=0.5)
@@ -474,7 +474,7 @@ def test_a_page_is_replaced_only_by_a_whole_one(tmp_path):
   output.write_text("old")
 
   def fail():
-    with report.replacing(output) as new:
+    with cli.replacing(output) as new:
       new.write_text("half")
       raise KeyboardInterrupt
 
@@ -482,7 +482,7 @@ def test_a_page_is_replaced_only_by_a_whole_one(tmp_path):
     fail()
   assert output.read_text() == "old"
   assert list(tmp_path.iterdir()) == [output]
-  with report.replacing(output) as new:
+  with cli.replacing(output) as new:
     new.write_text("new")
     assert output.read_text() == "old"
   assert output.read_text() == "new"

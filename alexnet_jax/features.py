@@ -1,0 +1,171 @@
+"""What a layer makes of every image of a split, in a file.
+
+  python -m alexnet_jax.features --workdir=RUN --split=test --output=FILE.npz
+
+FILE.npz holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
+and `layer`; FILE.array_record an example each, as TFDS writes them, of
+`features` (flat), `shape` and `label`. `python -m alexnet_jax.probe` learns
+from them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from array_record.python import (
+  array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorflow_datasets.proto import tf_example_pb2
+
+from alexnet_jax import cli, errors, loaded
+from alexnet_jax.data import records, source
+
+_BATCH = 64
+_ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
+
+
+def examples_of(
+  model: loaded.Model, data_dir: str, split: str
+) -> records.Examples:
+  """Opens a split for a net.
+
+  Args:
+    model: from `alexnet_jax.load`.
+    data_dir: "" for that of the run.
+    split: in TFDS's words; "" for the run's test split.
+
+  Raises:
+    InputError: no such data, or no such split.
+  """
+  config = model.config
+  dataset = records.open_directory(Path(data_dir or config.data_dir))
+  return records.open_split(dataset, split or config.test_split, "--split")
+
+
+def batches_of(
+  model: loaded.Model, examples: records.Examples
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields images uint8 [B, S, S, 3] and labels int [B] of a split, in order.
+
+  Args:
+    model: whose images they are to be.
+    examples: from `examples_of`.
+
+  Raises:
+    InputError: a damaged example, or no batch within `input_timeout_s`.
+  """
+  config = model.config
+  batches = source.eval_batches(
+    examples,
+    size_px=config.image_size_px,
+    batch_size=_BATCH,
+    threads=config.reader_threads,
+  )
+  with cli.progress("images", len(examples)) as advance:
+    for batch in source.InTime(batches, config.input_timeout_s):
+      real = batch["mask"] > 0
+      yield batch["image"][real], batch["label"][real]
+      advance(int(real.sum()))
+
+
+def of_split(
+  model: loaded.Model, examples: records.Examples, layer: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns a layer's outputs float32 [N, ...] for a split, and labels int [N].
+
+  Args:
+    model: of one net.
+    examples: from `examples_of`.
+    layer: see `Model.features`.
+
+  Raises:
+    InputError: see `batches_of` and `Model.features`; an ensemble.
+  """
+  if len(model.members) > 1:
+    raise errors.InputError(
+      f"the run holds {len(model.members)} nets of an ensemble, whose features"
+      " are not of one kind; take a run of a single net."
+    )
+  found = [
+    (model.features(images, layer), labels)
+    for images, labels in batches_of(model, examples)
+  ]
+  features, labels = zip(*found, strict=True)
+  return np.concatenate(features), np.concatenate(labels).astype(np.int64)
+
+
+def nearest(
+  features_NxD: np.ndarray, queries_QxD: np.ndarray, count: int
+) -> np.ndarray:
+  """Returns which features are nearest to each query, int [Q, count].
+
+  By Euclidean distance (paper 6.1), the nearest first.
+  """
+  # |f - q|^2 without |q|^2, which is the same for all; float32, as a product.
+  squares_N = np.einsum("nd,nd->n", features_NxD, features_NxD)
+  distances_QxN = squares_N[None] - 2 * (queries_QxD @ features_NxD.T)
+  some = np.argpartition(distances_QxN, min(count, len(squares_N)) - 1, axis=1)
+  some = some[:, :count]
+  held = np.take_along_axis(distances_QxN, some, axis=1)
+  return np.take_along_axis(some, held.argsort(axis=1, kind="stable"), axis=1)
+
+
+def _write_records(
+  file: Path, features: np.ndarray, labels: np.ndarray
+) -> None:
+  writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+  for feature, label in zip(features, labels, strict=True):
+    example = _ExampleProto()
+    held = example.features.feature
+    held["features"].float_list.value.extend(feature.ravel().tolist())
+    held["shape"].int64_list.value.extend(feature.shape)
+    held["label"].int64_list.value.append(int(label))
+    writer.write(example.SerializeToString())
+  writer.close()
+
+
+def main(_: Any) -> None:
+  """Runs the command."""
+  options = flags.FLAGS
+  output = Path(options.output)
+  if output.suffix not in (".npz", ".array_record"):
+    raise errors.InputError(
+      f"--output={options.output!r} must end in .npz or .array_record."
+    )
+  cli.keep_memory()
+  cli.keep_programs()
+  model = loaded.load(options.workdir, options.step)
+  examples = examples_of(model, options.data_dir, options.split)
+  names = examples.dataset.class_names
+  features, labels = of_split(model, examples, options.layer)
+  with cli.replacing(output) as new:
+    if output.suffix == ".npz":
+      with new.open("wb") as file:
+        np.savez(
+          file, features=features, labels=labels, layer=options.layer,
+          class_names=np.array(names),
+        )  # fmt: skip
+    else:
+      _write_records(new, features, labels)
+  shape = " x ".join(map(str, features.shape[1:]))
+  print(
+    f"wrote {output}: {options.layer}, {shape}, of {len(labels):,} images,"
+    f" {output.stat().st_size / 1e6:,.1f} MB"
+  )
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
+  flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
+  flags.DEFINE_string("split", "", "Split; by default the run's test split.")
+  flags.DEFINE_string("layer", "fc7", "conv1, norm1, pool1, ... or the last.")
+  flags.DEFINE_string(
+    "output", None, "FILE.npz or FILE.array_record to write.", required=True
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main, _define_flags)

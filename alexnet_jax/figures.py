@@ -1,0 +1,230 @@
+"""Draws a trained net and what it makes of images, as PNG and PDF.
+
+python -m alexnet_jax.figures --workdir=RUN --output=DIR
+
+filters      conv1, towers apart (the paper's Fig. 3)
+activations  the maps of each layer for one image
+occlusion    what hiding each part of that image does to its class
+confusion    labels by predicted classes, on a split
+classes      the surest and the worst answers for each class
+neighbours   images that are near in the last hidden layer (Fig. 4, right)
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from alexnet_jax import cli, drawings, errors, features, loaded
+from alexnet_jax.data import images as image_files
+from alexnet_jax.data import records, source
+
+_ACROSS = 6  # Images in a row.
+_CLASSES = 10  # At most, of those of `classes` and `neighbours`.
+
+
+def hide(
+  image: np.ndarray, square_px: int, stride_px: int, colour: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int]]:
+  """Returns copies of an image with a square painted over each part of it.
+
+  Args:
+    image: uint8 [S, S, 3].
+    square_px: side of the square.
+    stride_px: between one square and the next.
+    colour: of the square, [3].
+
+  Returns:
+    uint8 [R * C, S, S, 3], row by row, and (R, C). Squares are centred on a
+    grid that spans the image, and cut at its edges.
+  """
+  side = image.shape[0]
+  middles = np.arange(stride_px // 2, side, stride_px)
+  copies = []
+  for row in middles:
+    for column in middles:
+      copy = image.copy()
+      top, left = (max(0, at - square_px // 2) for at in (row, column))
+      bottom, right = (at - square_px // 2 + square_px for at in (row, column))
+      copy[top:bottom, left:right] = colour
+      copies.append(copy)
+  return np.stack(copies), (len(middles), len(middles))
+
+
+class _Look:
+  """A net, an image and a split; what is asked of them once is kept."""
+
+  def __init__(self, model: loaded.Model, options: Any):
+    self.model = model
+    self.options = options
+    self._split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    self._examples: records.Examples | None = None
+
+  @property
+  def examples(self) -> records.Examples:
+    if self._examples is None:
+      asked = self.options
+      held = features.examples_of(self.model, asked.data_dir, asked.split)
+      if held.dataset.class_names != self.model.class_names:
+        raise errors.InputError(
+          f"{str(held.dataset.directory)!r} has other classes than the run;"
+          " name the data of its classes with --data_dir."
+        )
+      self._examples = held
+    return self._examples
+
+  def images(self, indices: Any) -> np.ndarray:
+    """Returns images of the split, uint8 [N, S, S, 3]."""
+    size = self.model.config.image_size_px
+    return source.load(self.examples, np.asarray(indices), size)["image"]
+
+  @property
+  def image(self) -> np.ndarray:
+    """The image that is asked for, or the first of the split."""
+    if not self.options.image:
+      return self.images([0])[0]
+    try:
+      data = Path(self.options.image).read_bytes()
+      decoded = image_files.decode(data)
+    except (OSError, image_files.UnreadableError) as e:
+      raise errors.InputError(
+        f"--image={self.options.image!r} cannot be read ({e}); name an image."
+      ) from e
+    return image_files.square(decoded, self.model.config.image_size_px)
+
+  @property
+  def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
+    if self._split is None:
+      model = self.model
+      hidden = model.layers[-2]
+      found = [
+        (model.predict(images), model.features(images, hidden), labels)
+        for images, labels in features.batches_of(model, self.examples)
+      ]
+      shares, units, labels = map(np.concatenate, zip(*found, strict=True))
+      self._split = shares, units.reshape(len(units), -1), labels
+    return self._split
+
+
+def _filters(look: _Look) -> Figure:
+  model = look.model
+  first = model.config.network.layers[0]
+  kernel = np.asarray(model.members[0]["features"][first]["kernel"])
+  return drawings.filters(kernel, model.config.network.towers)
+
+
+def _activations(look: _Look) -> Figure:
+  model = look.model
+  maps = {
+    layer: model.features([look.image], layer)[0]
+    for layer, shape in model.shapes.items()
+    if len(shape) == 3
+  }
+  return drawings.activations(look.image, maps)
+
+
+def _occlusion(look: _Look) -> Figure:
+  model, image = look.model, look.image
+  whole = model.predict([image])[0]
+  best = int(whole.argmax())
+  square = max(1, len(image) // 5)
+  grey = model.augmentation.mean_image.mean(axis=(0, 1))
+  copies, shape = hide(image, square, max(1, len(image) // 16), grey)
+  shares = model.predict(copies)[:, best].reshape(shape)
+  name = model.class_names[best]
+  return drawings.occlusion(image, shares, float(whole[best]), name, square)
+
+
+def _confusion(look: _Look) -> Figure:
+  shares, _, labels = look.split
+  counts = np.zeros((shares.shape[1],) * 2, np.int64)
+  np.add.at(counts, (labels, shares.argmax(axis=1)), 1)
+  return drawings.confusion(counts, look.model.class_names)
+
+
+def _classes(look: _Look) -> Figure:
+  shares, _, labels = look.split
+  names = look.model.class_names
+  rows = []
+  for label in np.unique(labels)[:_CLASSES]:
+    (own,) = np.nonzero(labels == label)
+    order = own[np.argsort(-shares[own, label], kind="stable")]
+    for what, some in (("surest", order[:_ACROSS]), ("worst", order[::-1])):
+      some = some[:_ACROSS]
+      best = shares[some].argmax(axis=1)
+      words = [
+        f"{names[k]} {share:.0%}"
+        for k, share in zip(best, shares[some, best], strict=True)
+      ]
+      rows.append((f"{names[label]}, {what}", list(look.images(some)), words))
+  return drawings.rows_of_images(rows)
+
+
+def _neighbours(look: _Look) -> Figure:
+  _, units, labels = look.split
+  names = look.model.class_names
+  queries = np.unique(labels, return_index=True)[1][:_CLASSES]
+  found = features.nearest(units, units[queries], _ACROSS + 1)
+  rows = []
+  for query, near in zip(queries, found, strict=True):
+    near = [query, *near[near != query][:_ACROSS]]
+    words = [names[labels[index]] for index in near]
+    rows.append((names[labels[query]], list(look.images(near)), words))
+  return drawings.rows_of_images(rows)
+
+
+FIGURES: dict[str, Callable[[_Look], Figure]] = {
+  "filters": _filters,
+  "activations": _activations,
+  "occlusion": _occlusion,
+  "confusion": _confusion,
+  "classes": _classes,
+  "neighbours": _neighbours,
+}
+
+
+def draw(look: _Look, names: list[str]) -> Iterator[tuple[str, Figure]]:
+  """Yields each figure that is asked for."""
+  for name in names:
+    yield name, FIGURES[name](look)
+
+
+def main(_: Any) -> None:
+  """Runs the command."""
+  options = flags.FLAGS
+  for name in options.only:
+    if name not in FIGURES:
+      raise errors.unknown("--only", name, FIGURES)
+  cli.keep_memory()
+  cli.keep_programs()
+  look = _Look(loaded.load(options.workdir, options.step), options)
+  folder = Path(options.output)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.InputError(
+      f"--output={options.output!r} cannot be made ({e.strerror}); choose"
+      " another folder."
+    ) from e
+  for name, plot in draw(look, options.only or list(FIGURES)):
+    for suffix in drawings.SUFFIXES:
+      drawings.save(plot, folder / f"{name}{suffix}")
+    print(f"wrote {folder / name}.png and .pdf", flush=True)
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
+  flags.DEFINE_string("output", None, "Folder for the files.", required=True)
+  flags.DEFINE_list("only", [], "Which to draw; all by default.")
+  flags.DEFINE_string("image", "", "Image file; by default the split's first.")
+  flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
+  flags.DEFINE_string("split", "", "Split; by default the run's test split.")
+
+
+if __name__ == "__main__":
+  cli.run(main, _define_flags)

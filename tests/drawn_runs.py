@@ -1,0 +1,66 @@
+"""Runs with drawn weights, as training would have left them."""
+
+import json
+
+import jax
+import numpy as np
+
+from alexnet_jax import checkpoint, model, steps
+from alexnet_jax.data import statistics
+from configs import alexnet
+
+NAMES = ("cat", "dog", "owl", "cow", "bee", "ant")
+
+
+def small_config(**fields):
+  """The paper's net, narrow, on 67 of 72 pixels."""
+  config = alexnet.get_config().unlock()
+  widths = {"conv1": 8, "conv2": 16, "conv3": 16, "conv4": 16, "conv5": 16}
+  for name, filters in widths.items():
+    config.network[name].filters = filters
+    config.network[name].sigma = 0.05
+  for name in ("fc6", "fc7"):
+    config.network[name].units = 32
+    config.network[name].sigma = 0.2
+  config.network.fc8.sigma = 0.5
+  config.update(image_size_px=72, crop_size_px=67, num_classes=len(NAMES))
+  config.update_from_flattened_dict(fields)
+  return config.copy_and_resolve_references().lock()
+
+
+def _draw(config, module, seed):
+  """Draws as `model` would, but compiles nothing."""
+  rng = np.random.default_rng(seed)
+  size = config.crop_size_px
+  image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+  return {
+    stack: {
+      name: {
+        "kernel": rng.normal(
+          0, config.network[name].sigma, layer["kernel"].shape
+        ).astype(np.float32),
+        "bias": np.full(
+          layer["bias"].shape, config.network[name].bias, np.float32
+        ),
+      }
+      for name, layer in layers.items()
+    }
+    for stack, layers in shapes.items()
+  }
+
+
+def write_run(folder, config, names=NAMES, seeds=(0,)):
+  """Writes a run of one net, or of an ensemble; returns params and mean."""
+  module = model.from_config(config)
+  each = [_draw(config, module, seed) for seed in seeds]
+  params = steps.stack_members(each) if len(each) > 1 else each[0]
+  mean = np.random.default_rng(9).uniform(90, 160, (config.image_size_px,) * 2)
+  mean = np.stack([mean, mean + 5, mean - 9], axis=2).astype(np.float32)
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(config.to_dict()))
+  (folder / "class_names.json").write_text(json.dumps(names))
+  held = statistics.Statistics(mean, np.eye(3), np.ones(3))
+  statistics.write(folder, held)
+  checkpoint.write_params(folder, params)
+  return each, mean

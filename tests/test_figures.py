@@ -1,0 +1,144 @@
+"""Figures of a net: what is planted in it and its images is on the picture."""
+
+import numpy as np
+import pytest
+from commands import assert_refused, run_command
+from drawn_runs import small_config, write_run
+from PIL import Image
+
+from alexnet_jax import drawings, figures, tiles
+from alexnet_jax.data import records, shapes
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_planted_filter_is_where_its_number_says(tmp_path):
+  """Number 50 of 96: in the second tower, the third of its first row."""
+  kernel = RNG.normal(size=(11, 11, 3, 96)).astype(np.float32)
+  planted = np.zeros((11, 11, 3), np.float32)
+  planted[:, 5:] = [1, 0.5, 0]
+  kernel[..., 50] = planted
+  sheet = tiles.filters(kernel, towers=2)
+  # Three rows of 16 a tower, a pixel apart, five pixels between the towers.
+  top = 3 * 12 - 1 + 5
+  found = sheet[top : top + 11, 24 : 24 + 11]
+  assert (found[:, :5, :3] == 0).all()
+  assert (found[:, 5:, :3] == [255, 128, 0]).all()
+  assert (sheet[top - 5 : top] == 0).all()
+  assert sheet.shape == (2 * top - 5 + 0, 16 * 12 - 1, 4)
+  (axes,) = drawings.filters(kernel, 2).axes
+  np.testing.assert_array_equal(axes.images[0].get_array(), sheet)
+
+
+def test_colour_is_what_grey_leaves():
+  grey = RNG.normal(size=(5, 5, 1, 4)).repeat(3, axis=2)
+  red_against_green = np.zeros((5, 5, 3, 4))
+  red_against_green[:, :, 0], red_against_green[:, :, 1] = 1, -1
+  kernel = np.concatenate([grey, red_against_green, grey * 0], axis=3)
+  found = tiles.colourfulness(kernel)
+  np.testing.assert_allclose(found, [0] * 4 + [1] * 4 + [0] * 4, atol=1e-12)
+  noise = tiles.colourfulness(RNG.normal(size=(9, 9, 3, 400)))
+  assert noise.mean() == pytest.approx(2 / 3, abs=0.02)
+  plot = drawings.filters(np.concatenate([grey, red_against_green], axis=3), 2)
+  words = [text.get_text().split() for text in plot.axes[0].texts]
+  assert [line[4] for line in words] == ["0%", "100%"]
+
+
+def test_scaling_is_of_each_alone():
+  arrays = np.stack([np.full((2, 2, 1), 7.0), np.arange(4.0).reshape(2, 2, 1)])
+  found = tiles.scaled(arrays)
+  assert (found[0] == 128).all()
+  assert found[1, :, :, 0].tolist() == [[0, 85], [170, 255]]
+
+
+def test_maps_are_black_where_they_are_silent():
+  maps = np.zeros((4, 4, 3), np.float32)
+  maps[1, 2, 1] = 5
+  maps[..., 2] = 2
+  image = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+  top, below = drawings.activations(image, {"conv1": maps}).axes
+  np.testing.assert_array_equal(top.images[0].get_array(), image)
+  sheet = below.images[0].get_array()[..., 0]
+  assert (sheet[:, :4] == 0).all()
+  assert (sheet[1, 7], sheet[:, 5:9].sum()) == (255, 255)
+  assert (sheet[:, 10:] == 255).all()
+  assert below.get_title(loc="left") == "conv1"
+
+
+def test_squares_hide_each_part_of_an_image():
+  image = RNG.integers(1, 256, (20, 20, 3), dtype=np.uint8)
+  copies, (rows, columns) = figures.hide(image, 6, 4, np.zeros(3))
+  assert (rows, columns) == (5, 5)
+  assert copies.shape == (25, 20, 20, 3)
+  hidden = [(copy == 0).all(axis=2) for copy in copies]
+  for number, mask in enumerate(hidden):
+    row, column = divmod(number, 5)
+    inside = np.zeros((20, 20), bool)
+    for y in range(20):
+      for x in range(20):
+        low = 4 * row + 2 - 3, 4 * column + 2 - 3
+        inside[y, x] = low[0] <= y < low[0] + 6 and low[1] <= x < low[1] + 6
+    np.testing.assert_array_equal(mask, inside)
+    np.testing.assert_array_equal(copies[number][~mask], image[~mask])
+  assert np.any(hidden, axis=0).all()
+
+
+def test_confusion_matrix_has_shares_of_the_labels():
+  counts = np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]])
+  axes, _ = drawings.confusion(counts, ["a", "b", "c"]).axes
+  found = axes.images[0].get_array()
+  assert found.tolist() == [[75, 25, 0], [0, 0, 0], [0, 50, 50]]
+  assert [x.get_text() for x in axes.get_yticklabels()] == ["a", "b", "c"]
+  written = {tuple(x.get_position()): x.get_text() for x in axes.texts}
+  assert written == {(0, 0): "75", (1, 0): "25", (1, 2): "50", (2, 2): "50"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A run that sees how red the left half and how green the right half is."""
+  place = tmp_path_factory.mktemp("place")
+  counts = {"train": 20, "validation": 10, "test": 60}
+  shapes.generate(place / "data", size_px=32, workers=0, **counts)
+  fields = {
+    "network.layers": ("conv1", "fc6", "fc8"),
+    "network.conv1.kernel": 5,
+    "image_size_px": 32,
+    "crop_size_px": 32,
+    "num_classes": 10,
+    "data_dir": str(place / "data"),
+  }
+  names = records.open_directory(place / "data").class_names
+  write_run(place / "run", small_config(**fields), names)
+  return place
+
+
+def test_all_are_written_as_png_and_pdf(place):
+  output = place / "figures"
+  result = run_command(
+    "figures", f"--workdir={place / 'run'}", f"--output={output}"
+  )
+  assert result.returncode == 0, result.stderr
+  assert {file.name for file in output.iterdir()} == {
+    f"{name}.{kind}" for name in figures.FIGURES for kind in ("png", "pdf")
+  }
+  for file in output.glob("*.png"):
+    with Image.open(file) as picture:
+      assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    (["--only=filter"], ["--only='filter'", "Did you mean 'filters'?"]),
+    (["--only=occlusion", "--image=no.png"], ["--image='no.png'", "No such"]),
+    (["--only=confusion", "--split=none"], ["--split", "none"]),
+  ],
+)
+def test_bad_command_is_refused(words, said, place, tmp_path):
+  result = run_command(
+    "figures",
+    f"--workdir={place / 'run'}",
+    f"--output={tmp_path / 'o'}",
+    *words,
+  )
+  assert_refused(result, *said)

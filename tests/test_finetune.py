@@ -1,0 +1,152 @@
+"""Fine-tuning: what is taken from the other run, what is drawn, what learns."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from commands import assert_refused
+from drawn_runs import NAMES, small_config, write_run
+from test_records import encoded, noise, write
+from tiny_runs import newest_params, run
+
+from alexnet_jax import checkpoint
+from alexnet_jax.errors import InputError
+
+SCALE = (0.5, 0.25, 0.5)
+LAYERS = {
+  "network.layers": ("conv1", "conv3", "fc6", "fc8"),
+  "network.conv1.kernel": 5,
+  "network.conv1.stride": 2,
+  "image_size_px": 32,
+  "crop_size_px": 28,
+  "input_scale": SCALE,
+}
+WHOLE = {
+  "validation_split": "",
+  "test_split": "",
+  "batch_size": 16,
+  "schedule": "epochs",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A run of six classes, and 48 images of three other ones and of six."""
+  place = tmp_path_factory.mktemp("place")
+  config = small_config(**LAYERS, **WHOLE)
+  (params,), mean = write_run(place / "source", config)
+  for classes in (3, 6):
+    images = [
+      {"image": encoded(noise(i, 32, 32, 3)), "label": i % classes}
+      for i in range(48)
+    ]
+    label = tfds.features.ClassLabel(num_classes=classes)
+    features = {"image": tfds.features.Image(encoding_format="png")}
+    directory = place / f"data{classes}"
+    write(directory, {"train": [images]}, features | {"label": label})
+  return place, params, mean
+
+
+def finetune(place, workdir, classes=3, **fields):
+  fields = {
+    "init_from": place / "source",
+    "data_dir": place / f"data{classes}",
+    "num_classes": classes,
+    "total_steps": 2,
+    "log_every_steps": 1,
+    **WHOLE,
+    **fields,
+  }
+  config = "--config=configs/finetune.py"
+  return run("main", config, f"--workdir={workdir}", **fields)
+
+
+@pytest.fixture(scope="module")
+def finetuned(place):
+  place, _, _ = place
+  rates = "((0.0, 'conv1', 0.0), (0.0, 'fc8', 0.01))"
+  fields = {"learning_rate_of_layers": rates, "network.dropout_rate": 0.25}
+  result = finetune(place, place / "tuned", **fields)
+  assert result.returncode == 0, result.stderr
+  return result
+
+
+def test_net_and_input_are_those_of_the_source(place, finetuned):
+  place, _, mean = place
+  assert f"conv1, conv3, fc6 from {place / 'source'}" in finetuned.stdout
+  assert "fc8 drawn anew" in finetuned.stdout
+  held, source = (
+    json.loads((place / name / "config.json").read_text())
+    for name in ("tuned", "source")
+  )
+  # But for what was asked for, and the new classes.
+  expected = source["network"] | {"dropout_rate": 0.25}
+  expected["fc8"] = expected["fc8"] | {"units": 3}
+  assert held["network"] == expected
+  for field in ("image_size_px", "crop_size_px", "input_scale"):
+    assert held[field] == source[field]
+  np.testing.assert_array_equal(np.load(place / "tuned/mean_image.npy"), mean)
+
+
+def test_frozen_layers_stay_and_the_others_learn(place, finetuned):
+  place, params, _ = place
+  found = newest_params(place / "tuned")
+  for stack, name, stays in (
+    ("features", "conv1", True),
+    ("features", "conv3", False),
+    ("classifier", "fc6", False),
+  ):
+    ours = found[stack][name]["kernel"]
+    theirs = params[stack][name]["kernel"]
+    assert (ours == theirs).all() == stays, name
+    # They began there.
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.8
+  assert found["classifier"]["fc8"]["kernel"].shape == (32, 3)
+
+
+def test_a_finetuned_run_goes_on(place, finetuned):
+  """The source may be gone by then: it has all that it needs."""
+  place, _, _ = place
+  before = newest_params(place / "tuned")
+  rates = "((0.0, 'conv1', 0.0), (0.0, 'fc8', 0.01))"
+  fields = {"learning_rate_of_layers": rates, "network.dropout_rate": 0.25}
+  result = finetune(place, place / "tuned", **fields)
+  assert result.returncode == 0, result.stderr
+  assert "is finished; nothing to do" in result.stdout
+  found = newest_params(place / "tuned")
+  np.testing.assert_array_equal(
+    found["features"]["conv1"]["kernel"], before["features"]["conv1"]["kernel"]
+  )
+
+
+def test_as_many_classes_are_new_classes_all_the_same(place):
+  place, params, _ = place
+  result = finetune(place, place / "six", classes=6, total_steps=1)
+  assert result.returncode == 0, result.stderr
+  ours = newest_params(place / "six")["classifier"]["fc8"]["kernel"]
+  theirs = params["classifier"]["fc8"]["kernel"]
+  assert ours.shape == theirs.shape == (32, len(NAMES))
+  assert abs(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"init_from": ""}, ["init_from=''", "--config.init_from=DIR"]),
+    ({"init_from": "nowhere"}, ["'nowhere'", "no run"]),
+    ({"init_fresh_layers": "('fc9',)"}, ["init_fresh_layers='fc9'", "fc8"]),
+    ({"num_classes": 4}, ["num_classes=4", "has 3"]),
+  ],
+)
+def test_what_cannot_be_started_from_is_refused(fields, said, place, tmp_path):
+  place, _, _ = place
+  result = finetune(place, tmp_path / "run", **fields)
+  assert_refused(result, *said)
+  assert not (tmp_path / "run").exists()
+
+
+def test_weights_alone_cannot_go_on(place):
+  place, _, _ = place
+  with pytest.raises(InputError, match=r"no state to go on.*init_from="):
+    checkpoint.restore(place / "source", 0, None)

@@ -1,0 +1,201 @@
+"""The command that answers images, as its users run it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import assert_refused, run_command
+from drawn_runs import NAMES, small_config, write_run
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax import drawings, predict
+
+RNG = np.random.default_rng(0)
+
+
+def image():
+  patches = RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+  return patches.repeat(18, axis=0).repeat(18, axis=1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A run, and images in folders, some of them named as classes."""
+  place = tmp_path_factory.mktemp("place")
+  write_run(place / "run", small_config())
+  for name in ("owl/1.png", "owl/2.png", "bee/1.png", "other/x.png"):
+    file = place / "images" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image()).save(file)
+  (place / "images" / "notes.txt").write_text("no image")
+  return place
+
+
+@pytest.fixture(scope="module")
+def expected(place):
+  """Probabilities of each file, by the library."""
+  model = alexnet_jax.load(place / "run")
+  files = sorted((place / "images").rglob("*.png"))
+  images = [np.asarray(Image.open(file)) for file in files]
+  return dict(zip(map(str, files), model.predict(images), strict=True))
+
+
+def ask(place, *words, **settings):
+  command = [f"--workdir={place / 'run'}", *map(str, words)]
+  return subprocess.run(
+    [sys.executable, "-m", "alexnet_jax.predict", *command],
+    capture_output=True, text=True, **settings,
+  )  # fmt: skip
+
+
+def test_json_lines_hold_the_best_classes_of_each_image(place, expected):
+  result = ask(place, place / "images", "--format=jsonl")
+  assert result.returncode == 0, result.stderr
+  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [line["image"] for line in lines] == list(expected)
+  for line in lines:
+    shares = expected[line["image"]]
+    best = sorted(range(len(NAMES)), key=lambda k: -shares[k])[:5]
+    assert [a["label"] for a in line["top"]] == best
+    assert [a["class"] for a in line["top"]] == [NAMES[k] for k in best]
+    found = [a["probability"] for a in line["top"]]
+    assert found == pytest.approx([shares[k] for k in best], rel=1e-4)
+  true = [line["true"] for line in lines]
+  assert true == ["bee", None, "owl", "owl"]
+
+
+def test_csv_and_names_from_standard_input(place, expected):
+  files = list(expected)[::-1]
+  result = ask(
+    place, "-", "--format=csv", "--top=2", input="\n".join([*files, "", ""])
+  )
+  assert result.returncode == 0, result.stderr
+  rows = list(csv.DictReader(io.StringIO(result.stdout)))
+  assert [row["image"] for row in rows] == files
+  for row in rows:
+    shares = expected[row["image"]]
+    first, second = np.argsort(-shares)[:2]
+    assert (row["class_1"], row["class_2"]) == (NAMES[first], NAMES[second])
+    assert float(row["probability_2"]) == pytest.approx(
+      shares[second], abs=1e-5
+    )
+
+
+def test_table_of_a_pattern_names_the_true_class(place, expected):
+  result = ask(place, place / "images" / "owl" / "*.png")
+  assert result.returncode == 0, result.stderr
+  blocks = result.stdout.strip().split("\n\n")
+  assert len(blocks) == 2
+  for block, file in zip(
+    blocks, [x for x in expected if "owl" in x], strict=True
+  ):
+    head, *lines = block.splitlines()
+    assert head == f"{file}  (true: owl)"
+    best = NAMES[int(expected[file].argmax())]
+    assert lines[0].split() == [f"{expected[file].max():.2%}", best]
+    assert len(lines) == 5
+
+
+def test_an_image_that_cannot_be_read_is_listed_and_the_others_answered(
+  place, tmp_path
+):
+  whole = place / "images" / "bee" / "1.png"
+  half = tmp_path / "half.png"
+  half.write_bytes(whole.read_bytes()[:60])
+  missing = tmp_path / "missing.jpg"
+  result = ask(place, half, whole, missing, "--format=jsonl")
+  assert_refused(
+    result, "2 of 3 images cannot be read", repr(str(half)),
+    repr(str(missing)), "No such file",
+  )  # fmt: skip
+  (line,) = result.stdout.splitlines()
+  assert json.loads(line)["image"] == str(whole)
+
+
+def test_images_of_other_kinds_are_read_right(place, tmp_path):
+  """The same flat picture as GIF, 16-bit TIFF and CMYK has the same answer."""
+  grey = np.full((72, 72), 170, np.uint8)
+  rgb = np.stack([grey] * 3, axis=2)
+  Image.fromarray(rgb).save(tmp_path / "0.png")
+  Image.fromarray(grey).convert("P").save(tmp_path / "1.gif")
+  Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "2.tiff")
+  Image.fromarray(rgb).convert("CMYK").save(tmp_path / "3.jpg", quality=100)
+  result = ask(place, tmp_path, "--format=jsonl", "--top=6")
+  assert result.returncode == 0, result.stderr
+  each = []
+  for line in result.stdout.splitlines():
+    top = json.loads(line)["top"]
+    each.append(
+      [a["probability"] for a in sorted(top, key=lambda a: a["label"])]
+    )
+  assert len(each) == 4
+  for found in each[1:]:
+    assert found == pytest.approx(each[0], abs=0.01)
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    ([], ["no image is named"]),
+    (["x.png", "--format=xml"], ["--format='xml'", "jsonl"]),
+    (["x.png", "--views=3"], ["--views=3 must be 1 or 10"]),
+    (["x.png", "--top=0"], ["--top=0 must be 1 or more"]),
+    (["x.png", "--panel=x.gif"], ["'x.gif' must end in .png or .pdf"]),
+    (["run"], ["'run' has no images"]),
+  ],
+)
+def test_bad_command_is_refused(words, said, place):
+  result = ask(place, *words, cwd=place)
+  assert_refused(result, *said)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+  result = run_command("predict", f"--workdir={tmp_path}", "x.png")
+  assert_refused(result, "holds no run")
+
+
+def test_panel_shows_names_and_bars_and_marks_the_true_class(place, tmp_path):
+  shown = [
+    (tmp_path / "a.png", image(), {
+      "top": [
+        {"class": "owl", "label": 2, "probability": 0.5},
+        {"class": "cat", "label": 0, "probability": 0.25},
+      ],
+      "true": "cat",
+    }),
+    (tmp_path / "b.png", image(), {
+      "top": [{"class": "bee", "label": 4, "probability": 0.75}],
+      "true": None,
+    }),
+  ]  # fmt: skip
+  first, bars, second, others = drawings.panel(shown).axes
+  np.testing.assert_array_equal(first.images[0].get_array(), shown[0][1])
+  assert [text.get_text() for text in first.texts] == ["cat"]
+  assert [text.get_text() for text in second.texts] == ["b.png"]
+  assert [text.get_text() for text in bars.texts] == ["owl", "cat"]
+  assert [bar.get_width() for bar in bars.patches] == [0.5, 0.25]
+  wrong, true = (bar.get_facecolor() for bar in bars.patches)
+  assert wrong != true
+  assert others.patches[0].get_facecolor() == wrong
+
+
+def test_panel_is_written_as_it_is_named(place, tmp_path):
+  for name, start in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF")):
+    result = ask(place, place / "images", f"--panel={tmp_path / name}")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_find_takes_words_in_their_order(place):
+  images = place / "images"
+  found = predict.find(
+    [str(images / "other"), "-", str(images / "bee" / "1.png")], ["one\n", "\n"]
+  )
+  assert [str(path) for path in found] == [
+    str(images / "other" / "x.png"), "one", str(images / "bee" / "1.png"),
+  ]  # fmt: skip
