@@ -477,9 +477,8 @@ def _compare(folder: Path, parts: dict[str, Any]) -> None:
           "{}/{} ({} there, {} here)".format(name, path, *shapes)
         )
   if differing:
-    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     raise errors.InputError(
-      f"{str(folder)!r} is of another net: {', '.join(differing[:5])}{more}."
+      f"{str(folder)!r} is of another net: {errors.some(differing)}."
       " Choose the config that it was trained with, or another --workdir."
     )
 
@@ -495,8 +494,7 @@ def _read(folder: Path) -> Any:
 
 def _list(bad: dict[int, str]) -> str:
   lines = [f"step {step}: {problem}" for step, problem in bad.items()]
-  more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-  return "; ".join(lines[:3]) + more
+  return errors.some(lines, 3, between="; ")
 
 
 def _reason(e: Exception) -> str:

@@ -116,10 +116,10 @@ def agree(facts: Mapping[str, Any]) -> None:
         f"{peers.cut(v)} in {peers.name(ids)}" for v, ids in holders.items()
       )
       differing.append(f"{name} is {' but '.join(values)}")
-  more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
   raise errors.InputError(
-    f"the processes of this run differ: {'; '.join(differing[:5])}{more}; start"
-    " every process with the same command, code and data."
+    "the processes of this run differ:"
+    f" {errors.some(differing, between='; ')}; start every"
+    " process with the same command, code and data."
   )
 
 

@@ -49,6 +49,19 @@ def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
   )
 
 
+def some(things: Iterable[str], count: int = 5, between: str = ", ") -> str:
+  """Returns the first few of things, and how many more there are.
+
+  Args:
+    things: what they are called, or what is wrong with them.
+    count: that are named at most.
+    between: two of them.
+  """
+  things = list(things)
+  more = f" and {len(things) - count} more" if len(things) > count else ""
+  return between.join(things[:count]) + more
+
+
 def end_at_once(text: str, code: int) -> NoReturn:
   """Ends the process from whatever thread; a progress bar may be on show."""
   show = f"{_SHOW_CURSOR}\n" if sys.stderr.isatty() else ""

@@ -71,7 +71,6 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
       belongs to another config.
   """
   file = workdir / "config.json"
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
   with contextlib.ExitStack() as stack:
     with writing(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
           f"workdir={str(workdir)!r} is in use by another program; wait until"
           " it ends, or choose another --workdir."
         ) from e
-      asked = cli.flatten(json.loads(text))
+      asked = cli.flatten(json.loads(json.dumps(config.to_dict())))
       try:
         whole = _completed(_read_object(file)) if file.exists() else {}
       except ValueError as e:
@@ -95,13 +94,12 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
         if held.get(name) != asked.get(name) and name not in FREE_FIELDS
       ]
       if differing:
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        shown = " ".join(", ".join(differing[:5]).split())
+        shown = " ".join(errors.some(differing).split())
         raise errors.InputError(
           f"workdir={str(workdir)!r} holds a run of another config:"
-          f" {shown}{more}. Choose another --workdir."
+          f" {shown}. Choose another --workdir."
         )
-      _replace(file, text + "\n")
+      write_config(workdir, config)
     yield
 
 
@@ -115,6 +113,20 @@ def writing(workdir: Path) -> Iterator[None]:
       f"workdir={str(workdir)!r} cannot be written ({e.strerror}); make it"
       " writable, with room, or choose another with --workdir."
     ) from e
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+  """Writes `config.json`."""
+  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+  _replace(workdir / "config.json", text + "\n")
+
+
+def is_config(file: Path) -> bool:
+  """Whether a file is the config of a run, and not another program's."""
+  try:
+    return "network" in _read_object(file)
+  except (OSError, ValueError):
+    return False
 
 
 def read_config(workdir: Path) -> Any:

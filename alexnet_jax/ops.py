@@ -163,7 +163,7 @@ def dense(
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
   """Lays out maps as units [B, N], those of a tower together."""
   blocks = jnp.split(x_BxHxWxC, towers, axis=-1)
-  return jnp.concatenate([b.reshape(len(b), -1) for b in blocks], axis=-1)
+  return jnp.concatenate([b.reshape(b.shape[0], -1) for b in blocks], axis=-1)
 
 
 def _pool_pads(x: jax.Array, window: int, stride: int) -> Pads:

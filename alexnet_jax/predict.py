@@ -131,12 +131,9 @@ def main(argv: Sequence[str]) -> None:
   if panel and shown:
     drawings.save(drawings.panel(shown), panel)
   if bad or not count:
-    few = "; ".join(bad[:10]) + (
-      f"; and {len(bad) - 10} more" * (len(bad) > 10)
-    )
     raise errors.InputError(
-      f"{len(bad)} of {count} images cannot be read: {few}. The others are"
-      " answered."
+      f"{len(bad)} of {count} images cannot be read:"
+      f" {errors.some(bad, 10, between='; ')}. The others are answered."
       if count
       else f"{', '.join(words)!r} has no images; name files or folders of them."
     )

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +174,13 @@ def _tell_of_unmatched(
 ) -> None:  # fmt: skip
   if without_row:
     notes.append(
-      f"{_quote(folder)}: {_some(without_row)} in no whole row of results.csv;"
-      " among the curves, not in the tables."
+      f"{_quote(folder)}: {errors.some(map(repr, without_row))} in no whole row"
+      " of results.csv; among the curves, not in the tables."
     )
   if without_folder:
     notes.append(
-      f"{_quote(folder)}: {_some(without_folder)} without a folder in runs/; in"
-      " the tables, not among the curves."
+      f"{_quote(folder)}: {errors.some(map(repr, without_folder))} without a"
+      " folder in runs/; in the tables, not among the curves."
     )
 
 
@@ -345,10 +345,9 @@ def read_series(folder: Path, notes: list[str]) -> dict[Key, Series]:
     )
     rows[key].append((step, *figures))
   if damaged:
-    numbers = ", ".join(str(number) for number, _ in damaged[:10])
-    more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
+    numbers = errors.some((str(number) for number, _ in damaged), 10)
     notes.append(
-      f"{_quote(file)} is damaged in line {numbers}{more} ({damaged[0][1]});"
+      f"{_quote(file)} is damaged in line {numbers} ({damaged[0][1]});"
       " every other line is shown."
     )
   if strange:
@@ -427,8 +426,8 @@ def read_experiment(folder: Path, name: str, notes: list[str]) -> Experiment:
     figures = {column: _figure(row[column]) for column in columns}
     if strange := [x for x in columns if figures[x] is None and row[x].strip()]:
       notes.append(
-        f"{_quote(file)} has no number in line {number}, {_some(strange)};"
-        " taken as empty."
+        f"{_quote(file)} has no number in line {number},"
+        f" {errors.some(map(repr, strange))}; taken as empty."
       )
     if (row["arm"], row["seed"]) in results:
       notes.append(
@@ -499,9 +498,3 @@ def _quote(path: Path) -> str:
 
 def _line(error: Exception) -> str:
   return " ".join(str(error).split())
-
-
-def _some(names: Iterable[str], count: int = 5) -> str:
-  names = [repr(name) for name in names]
-  more = f" and {len(names) - count} more" if len(names) > count else ""
-  return ", ".join(names[:count]) + more

@@ -589,10 +589,9 @@ def _compare(
     name for name in held | found if held.get(name) != found.get(name)
   )
   if differing:
-    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise errors.InputError(
       f"data_dir={config.data_dir!r} is not what the run had at step {step}:"
-      f" {', '.join(differing[:3])}{more} changed. Put the data back, or choose"
+      f" {errors.some(differing, 3)} changed. Put the data back, or choose"
       " another --workdir to start anew."
     )
 

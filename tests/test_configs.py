@@ -110,6 +110,7 @@ OTHERS = {
 TOTALS = {
   "alexnet": (60_965_224, 724_406_816),
   "alexnet_cifar10": (939_402, 10_909_376),
+  "bvlc_alexnet": (60_965_224, 724_406_816),
   "caffenet": (60_965_224, 724_406_816),
   "cifar10": (85_098, 9_413_760),
   "cifar_18pct": (89_578, 12_298_240),
@@ -249,6 +250,7 @@ FIGURES = {
   "run170": ["40.528"],
   "run177": ["40.690", "18.304"],
   "alexnet": ["40.7", "18.2"],
+  "bvlc_alexnet": ["42.9", "19.8"],
   "caffenet": ["42.6", "19.6"],
   "one_weird_trick": ["43.478", "20.934"],
   "cifar_18pct": ["18"],
@@ -282,6 +284,7 @@ LAST_RATES = {
   "alexnet": 0.01,
   # The last but one point of the line to a 250th, of 14 times 100 steps.
   "alexnet_cifar10": 0.03 * (1 + 1399 / 250) / 1400,
+  "bvlc_alexnet": 1e-6,
   "caffenet": 1e-6,
   "cifar_80sec": 1e-4,
   "finetune": 1e-4,

@@ -361,6 +361,18 @@ def _statistics(
   return sums.statistics()
 
 
+def put(
+  workdir: Path, class_names: tuple[str, ...], held: statistics.Statistics
+) -> None:
+  """Writes what `kept` reads."""
+  statistics.write(workdir, held)
+  names = json.dumps(class_names, indent=2, ensure_ascii=False)
+  # Where it is, all of them are whole.
+  new = workdir / "class_names.new"
+  new.write_text(names + "\n", encoding="utf-8")
+  new.replace(workdir / "class_names.json")
+
+
 def keep(
   workdir: Path, dataset: records.Dataset, held: statistics.Statistics
 ) -> None:
@@ -369,14 +381,8 @@ def keep(
   Raises:
     InputError: the run was trained on other data.
   """
-  file = workdir / "class_names.json"
-  if not file.exists():
-    statistics.write(workdir, held)
-    names = json.dumps(dataset.class_names, indent=2, ensure_ascii=False)
-    # Where it is, all of them are whole.
-    new = file.with_suffix(".new")
-    new.write_text(names + "\n", encoding="utf-8")
-    new.replace(file)
+  if not (workdir / "class_names.json").exists():
+    put(workdir, dataset.class_names, held)
     return
   class_names, known = kept(workdir)
   for what, same in (

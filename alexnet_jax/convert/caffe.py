@@ -1,0 +1,127 @@
+"""Caffe's .caffemodel files: messages of its caffe.proto, both versions of it.
+
+Fields and their numbers are those of src/caffe/proto/caffe.proto (BVLC/caffe).
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from alexnet_jax.convert import words
+
+# NAME:NUMBER:TYPE, * for a repeated one, =X for another default than 0. Packed
+# numbers are bytes as they lie in the file: millions of them are no objects.
+_MESSAGES = {
+  "Net": "layers:2:V1Layer* layer:100:Layer*",
+  "Layer": "name:1:string kind:2:string blobs:7:Blob* conv:106:Conv"
+  " lrn:118:Lrn pool:121:Pool",
+  "V1Layer": "name:4:string number:5:int32 blobs:6:Blob* conv:10:Conv"
+  " lrn:18:Lrn pool:19:Pool",
+  "Blob": "num:1:int32 channels:2:int32 height:3:int32 width:4:int32"
+  " data:5:bytes shape:7:Shape",
+  "Shape": "side:1:int64*",
+  "Conv": "pad:3:uint32* kernel:4:uint32* group:5:uint32=1 stride:6:uint32*",
+  "Lrn": "window:1:uint32=5 alpha:2:float=1 beta:3:float=0.75 k:5:float=1"
+  " region:4:int32",
+  "Pool": "kind:1:int32 window:2:uint32 stride:3:uint32=1 pad:4:uint32",
+}
+_KINDS = {  # The older version numbers them.
+  4: "Convolution",
+  14: "InnerProduct",
+  15: "LRN",
+  17: "Pooling",
+  18: "ReLU",
+}
+
+
+def _new(message: str) -> Any:
+  """Returns an empty message."""
+  field = descriptor_pb2.FieldDescriptorProto
+  file = descriptor_pb2.FileDescriptorProto(name="caffe", syntax="proto2")
+  for message, fields in _MESSAGES.items():
+    described = file.message_type.add(name=message)
+    for word in fields.split():
+      match = re.fullmatch(r"(\w+):(\d+):(\w+)(\*?)(?:=(.+))?", word)
+      assert match, word
+      name, number, kind, many, default = match.groups()
+      added = described.field.add(name=name, number=int(number))
+      added.label = field.LABEL_REPEATED if many else field.LABEL_OPTIONAL
+      if kind in _MESSAGES:
+        added.type, added.type_name = field.TYPE_MESSAGE, kind
+      else:
+        added.type = getattr(field, f"TYPE_{kind.upper()}")
+      if default:
+        added.default_value = default
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName(message))()
+
+
+def _array(blob: Any) -> np.ndarray:
+  legacy = (blob.num, blob.channels, blob.height, blob.width)
+  shape = tuple(blob.shape.side) or legacy
+  return np.frombuffer(blob.data, "<f4").reshape(shape)
+
+
+def _step(kind: str, layer: Any) -> str | None:
+  """Returns what a layer does in the words of `words.py`, or None."""
+  match kind:
+    case "Convolution":
+      conv = layer.conv
+      sides = (conv.kernel, conv.stride or [1], conv.pad or [0])
+      kernel, stride, pad = (values[0] for values in sides)
+      return words.conv(kernel, stride, pad, conv.group)
+    case "InnerProduct":
+      return words.DENSE
+    case "ReLU":
+      return words.activation("relu")
+    case "LRN":
+      lrn = layer.lrn
+      if lrn.region:
+        return "norm within each channel"
+      # lrn_layer.cpp takes the mean of the squares, not their sum.
+      alpha = lrn.alpha / lrn.window
+      return words.lrn(lrn.window, lrn.k, alpha, lrn.beta)
+    case "Pooling":
+      pool = layer.pool
+      if pool.kind or pool.pad:
+        return "pooling that is padded, or not of maxima"
+      return words.max_pool(pool.window, pool.stride)
+  return None
+
+
+def read_blob(data: bytes) -> np.ndarray:
+  """Returns the array of a .binaryproto, [1, C, H, W].
+
+  Raises:
+    DecodeError, ValueError: it is damaged, or holds none.
+  """
+  blob = _new("Blob")
+  blob.ParseFromString(data)
+  return _array(blob)
+
+
+def read(data: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns a file's arrays by name, as `arrays.py` has them, and its steps.
+
+  Raises:
+    ValueError: no layer in it has weights.
+    DecodeError: it is damaged.
+  """
+  net = _new("Net")
+  net.ParseFromString(data)
+  arrays, steps = {}, []
+  for layer in [*net.layers, *net.layer]:
+    older = hasattr(layer, "number")
+    kind = _KINDS.get(layer.number, "") if older else layer.kind
+    step = _step(kind, layer)
+    steps += [step] if step else []
+    axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}
+    for (name, count), blob in zip(axes.items(), layer.blobs, strict=False):
+      values = _array(blob)
+      arrays[f"{layer.name}.{name}"] = values.reshape(values.shape[-count:])
+  if not arrays:
+    raise ValueError("none of its layers has weights")
+  return arrays, steps

@@ -1,0 +1,143 @@
+"""The nets whose weights are in circulation, and which of them a file is of."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import cli, errors, networks
+from alexnet_jax.convert import arrays, files, words
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+  """A net as others have trained it.
+
+  Attributes:
+    config: the file in configs/ that has its layers.
+    bgr: whether its first filters take blue first.
+    mean: of R, G and B, 0..255, that it was trained without.
+    scale: by which R, G and B were multiplied then.
+    crop_size_px: side of the image.
+  """
+
+  config: str
+  bgr: bool
+  mean: tuple[float, ...]
+  scale: tuple[float, ...]
+  crop_size_px: int
+
+
+_CAFFE = {
+  "bgr": True,
+  # ilsvrc_2012_mean.npy, averaged over the pixels (Caffe's classification.py).
+  "mean": (122.67891434, 116.66876762, 104.00698793),
+  "scale": (1.0, 1.0, 1.0),
+  "crop_size_px": 227,
+}
+# torchvision's normalize: of 0..1.
+_MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NETS = {
+  "torchvision": Known(
+    "one_weird_trick",
+    bgr=False,
+    mean=tuple(255 * x for x in _MEAN),
+    scale=tuple(1 / (255 * x) for x in _SD),
+    crop_size_px=224,
+  ),
+  "bvlc_alexnet": Known("bvlc_alexnet", **_CAFFE),
+  "bvlc_reference_caffenet": Known("caffenet", **_CAFFE),
+}
+# Covariance of ImageNet's pixels, of 0..1: its eigenvectors, in columns, and
+# eigenvalues, ascending (datasets/imagenet.lua of fb.resnet.torch).
+_AXES = (
+  (0.4009, 0.7192, -0.5675),
+  (-0.8140, -0.0045, -0.5808),
+  (0.4203, -0.6948, -0.5836),
+)
+COLOURS = (
+  np.array(_AXES, np.float32),
+  np.sqrt([0.0045, 0.0188, 0.2175]).astype(np.float32) * 255,
+)
+
+
+def config_of(known: Known, num_classes: int, crop_size_px: int) -> Any:
+  """Returns the whole config of a known net, of 256 px images."""
+  file = cli.CONFIGS / f"{known.config}.py"
+  config: Any = cli.load_config(str(file)).unlock()
+  config.num_classes = num_classes
+  config.crop_size_px = crop_size_px
+  config.network.conv1.ceil = False  # Others round down.
+  config.input_scale = known.scale
+  # ImageNet's test labels are secret.
+  config.test_split = "validation"
+  config.test_views = 1
+  return config.copy_and_resolve_references().lock()
+
+
+def differences(network: networks.Network, found: files.Found) -> list[str]:
+  """Returns what a file lacks of a net, has beside it, or has otherwise."""
+  wanted = arrays.shapes(network)
+  held = {name: values.shape for name, values in found.arrays.items()}
+  lines = [f"{name} is missing" for name in wanted if name not in held]
+  lines += [f"{name} is too many" for name in held if name not in wanted]
+  lines += [
+    f"{name} is {list(held[name])}, not {list(shape)}"
+    for name, shape in wanted.items()
+    if held.get(name, shape) != shape
+  ]
+  if found.steps is not None:
+    pairs = itertools.zip_longest(
+      found.steps, words.steps(network), fillvalue="the end"
+    )
+    lines += [
+      f"step {number} is {there}, not {here}"
+      for number, (there, here) in enumerate(pairs, start=1)
+      if there != here
+    ][:1]
+  return lines
+
+
+def detect(found: files.Found, asked: str = "") -> tuple[str, Any]:
+  """Returns the name of a file's net, and its config.
+
+  Args:
+    found: what the file holds.
+    asked: name in `NETS`; by default the first that fits.
+
+  Raises:
+    InputError: none fits, or not the one that was asked for.
+  """
+  if asked and asked not in NETS:
+    raise errors.unknown("--net", asked, NETS)
+  last = found.arrays.get("fc8.bias", np.zeros(1000))
+  candidates = {}
+  for name in [asked] if asked else NETS:
+    known = NETS[name]
+    size = found.input_size_px or known.crop_size_px
+    config = config_of(known, len(last), size)
+    lines = differences(networks.from_config(config), found)
+    if not lines:
+      return name, config
+    candidates[name] = lines
+  nearest = min(candidates, key=lambda name: len(candidates[name]))
+  raise errors.InputError(
+    f"it is no net that is known here. Beside {nearest}:"
+    f" {errors.some(candidates[nearest])}. Known: {', '.join(NETS)}."
+  )
+
+
+def to_rgb(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns arrays whose first filters took blue first, with red first."""
+  return {**found, "conv1.weight": found["conv1.weight"][:, ::-1]}
+
+
+def is_torchvisions(network: networks.Network, config: Any) -> bool:
+  """Whether torchvision's class can take a net's state dict."""
+  theirs = config_of(NETS["torchvision"], config.num_classes, 224)
+  like = networks.from_config(theirs)
+  return words.steps(network) == words.steps(like) and arrays.shapes(
+    network
+  ) == arrays.shapes(like)
