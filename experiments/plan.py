@@ -51,10 +51,13 @@ class Experiment:
   Attributes:
     arms: the base first.
     metric: the column of results.csv that the arms are judged by.
+    keeps_answers: whether the log probabilities that each net gives the test
+      images are kept with its metrics.
   """
 
   arms: tuple[Arm, ...]
   metric: str
+  keeps_answers: bool = False
 
 
 def load(name: str) -> Experiment:

@@ -532,8 +532,6 @@ def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
 
 def test_ensemble_verdict_averages_every_choice(copied):
   verdict, here = copied("ensemble")
-  (arm,) = plan.load("ensemble").arms
-  digest = plan.digest_of(plan.config_of(arm))
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 10, 300)
   chances, rows = [], []
@@ -541,9 +539,9 @@ def test_ensemble_verdict_averages_every_choice(copied):
     logits = rng.normal(0, 1, (300, 10)) + 1.5 * np.eye(10)[labels]
     share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     chances.append(share)
-    folder = results.WORKDIRS / digest / f"{seed}-1"
+    folder = results.folder_of("ensemble", "base", seed)
     folder.mkdir(parents=True)
-    logs = {m: np.log(share)[None] for m in run.VIEWS}
+    logs = {m: np.log(share) for m in run.VIEWS}
     np.savez(folder / "answers.npz", labels=labels, **logs)
     rows.append(
       row_of("ensemble", "base", seed, one_view_error=0.5, ten_view_error=0.5)

@@ -15,4 +15,5 @@ EXPERIMENT = Experiment(
     ),
   ),
   metric="ten_view_error",
+  keeps_answers=True,
 )

@@ -2,8 +2,8 @@
 
   python -m experiments.ensemble.verdict
 
-Reads the answers that experiments.run left in runs/experiments, writes
-averages.csv, the table of the README and the plot.
+Reads the answers of each net in runs/, writes averages.csv, the table of the
+README and the plot.
 """
 
 import itertools
@@ -54,22 +54,17 @@ def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
     )
   answers: dict[int, dict[str, np.ndarray]] = {}
   labels = np.empty(0)
-  digest = plan.digest_of(plan.config_of(arm))
-  for folder, first, count in results.programs(digest):
-    wanted = {*range(max(SIZES))} & {*range(first, first + count)}
-    if wanted and (folder / "answers.npz").exists():
-      with np.load(folder / "answers.npz") as held:
-        labels = held["labels"]
-        for seed in wanted:
-          answers[seed] = {m: held[m][seed - first] for m in METRICS}
-  lacking = [seed for seed in range(max(SIZES)) if seed not in answers]
-  if lacking:
-    raise errors.InputError(
-      f"the answers of seeds {', '.join(map(str, lacking))} must be in"
-      f" {results.WORKDIRS / digest}; remove their rows from"
-      f" {results.file_of(NAME)} and run python -m experiments.run {NAME}."
-    )
-  return labels, {seed: answers[seed] for seed in range(max(SIZES))}
+  for seed in range(max(SIZES)):
+    file = results.folder_of(NAME, arm.name, seed) / "answers.npz"
+    if not file.exists():
+      raise errors.InputError(
+        f"{file} is missing; remove the row of seed {seed} from"
+        f" {results.file_of(NAME)} and run python -m experiments.run {NAME}."
+      )
+    with np.load(file) as held:
+      labels = held["labels"]
+      answers[seed] = {x: held[x].astype(np.float32) for x in METRICS}
+  return labels, answers
 
 
 def _effect(missed: np.ndarray, single: np.ndarray) -> str:
