@@ -35,6 +35,7 @@ EXPERIMENT = Experiment(
     Arm("centre", BASE, nets_of="base", metric="one_view_error"),
   ),
   metric="ten_view_error",
+  keeps_answers=True,
 )
 """
 
@@ -148,10 +149,14 @@ def test_row_says_what_its_net_answered(finished):
     confusions = json.loads((folder / "confusions.json").read_text())
     missed = sum(n for label, best, n in confusions["counts"] if label != best)
     assert missed / COUNTS["test"] == pytest.approx(test["top1_error"])
+    answers = np.load(folder / "answers.npz")
     with np.load(folder / "wrong.npz") as held:
       for metric in ("one_view_error", "ten_view_error"):
         wrong = np.unpackbits(held[metric], count=COUNTS["test"])
         assert wrong.mean() == pytest.approx(float(row[metric]))
+        each, label = answers[metric], answers["labels"]
+        np.testing.assert_allclose(np.exp(each).sum(axis=1), 1, atol=0.01)
+        assert np.mean((each.argmax(axis=1) != label) != wrong) < 0.03
 
 
 def test_printed_command_trains_the_same_net(finished, tmp_path):
