@@ -89,7 +89,7 @@ class Stack(nn.Module):
         case networks.MapNorm():
           x = ops.map_norm(x, layer.k, layer.alpha, layer.beta, layer.window)
         case networks.MaxPool():
-          x = ops.max_pool(x, layer.window, layer.stride)
+          x = ops.max_pool(x, layer.window, layer.stride, layer.ceil)
         case networks.AveragePool():
           x = ops.average_pool(x, layer.window, layer.stride)
         case networks.Dropout():

@@ -88,10 +88,17 @@ class MapNorm:
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-  """Max pooling; overlapping where the window is wider than the stride."""
+  """Max pooling; overlapping where the window is wider than the stride.
+
+  Attributes:
+    window: side in pixels.
+    stride: in pixels.
+    ceil: whether a last window may pass the edge (see `ops.output_size`).
+  """
 
   window: int
   stride: int
+  ceil: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +259,7 @@ FOLLOWERS = (
   "lrn",
   "map_norm",
   "max_pool",
+  "max_pool_inside",
   "average_pool",
   "dropout",
 )
@@ -278,6 +286,8 @@ def _follower(word: str, name: str, net: Any, place: int) -> Layer:
       return MapNorm(norm.k, norm.alpha, norm.beta, norm.window)
     case "max_pool":
       return MaxPool(net.pool_window, net.pool_stride)
+    case "max_pool_inside":
+      return MaxPool(net.pool_window, net.pool_stride, ceil=False)
     case "average_pool":
       return AveragePool(net.pool_window, net.pool_stride)
     case "dropout":
@@ -444,7 +454,9 @@ def _row(layer: Layer, shape: tuple[int, ...], towers: int) -> Row:
           f"its stride of {layer.stride} pixels is wider than its window of"
           f" {layer.window}, which would leave pixels out"
         )
-      return Row(layer, (*sides(layer.window, layer.stride), channels))
+      ceil = getattr(layer, "ceil", True)
+      out = sides(layer.window, layer.stride, ceil=ceil)
+      return Row(layer, (*out, channels))
     case LocalResponseNorm():
       divide("channels", channels, layer.towers)
       return Row(layer, shape)

@@ -166,14 +166,18 @@ def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
   return jnp.concatenate([b.reshape(b.shape[0], -1) for b in blocks], axis=-1)
 
 
-def _pool_pads(x: jax.Array, window: int, stride: int) -> Pads:
-  return tuple((0, _overhang(size, window, stride)) for size in x.shape[1:3])
+def _pool_pads(
+  x: jax.Array, window: int, stride: int, ceil: bool = True
+) -> Pads:
+  return tuple(
+    (0, _overhang(size, window, stride, ceil=ceil)) for size in x.shape[1:3]
+  )
 
 
 def _max_and_argmax(
-  x: jax.Array, window: int, stride: int
+  x: jax.Array, window: int, stride: int, ceil: bool
 ) -> tuple[jax.Array, jax.Array]:
-  x = pad(x, _pool_pads(x, window, stride), value=-jnp.inf)
+  x = pad(x, _pool_pads(x, window, stride, ceil), value=-jnp.inf)
   best, *others = _slices(x, window, stride)
   winner = jnp.zeros(best.shape, jnp.int8)
   for index, candidate in enumerate(others, start=1):
@@ -183,8 +187,10 @@ def _max_and_argmax(
   return best, winner
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(
+  x_BxHxWxC: jax.Array, window: int, stride: int, ceil: bool = True
+) -> jax.Array:
   """Takes the maximum of each window (paper 3.4); overlapping if it is wider.
 
   The backward pass sends the whole gradient to the first maximum of a window,
@@ -194,19 +200,21 @@ def max_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
     x_BxHxWxC: input; no NaN.
     window: side in pixels, at most 11 (the winner is kept in 8 bits).
     stride: in pixels.
+    ceil: whether a last window may pass the right and bottom edge.
 
   Returns:
     [B, H', W', C].
   """
-  return _max_and_argmax(x_BxHxWxC, window, stride)[0]
+  return _max_and_argmax(x_BxHxWxC, window, stride, ceil)[0]
 
 
-def _max_pool_forward(x, window, stride):
-  best, winner = _max_and_argmax(x, window, stride)
+def _max_pool_forward(x, window, stride, ceil):
+  best, winner = _max_and_argmax(x, window, stride, ceil)
   return best, (winner, x.shape[1:3])
 
 
-def _max_pool_backward(window, stride, residuals, dy):
+def _max_pool_backward(window, stride, ceil, residuals, dy):
+  del ceil  # The shapes tell.
   winner, sides = residuals
   return (_spread(dy, winner, sides, window, stride),)
 

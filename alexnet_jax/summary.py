@@ -100,7 +100,8 @@ def _name(layer: networks.Layer) -> str:
     case networks.MapNorm():
       return f"  map norm {layer.window} x {layer.window}"
     case networks.MaxPool():
-      return f"  max pool {layer.window} / {layer.stride}"
+      inside = ", inside" * (not layer.ceil)
+      return f"  max pool {layer.window} / {layer.stride}{inside}"
     case networks.AveragePool():
       return f"  average pool {layer.window} / {layer.stride}"
     case networks.Dropout():

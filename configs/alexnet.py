@@ -36,8 +36,9 @@ def conv(
       sees the whole image.
     sigma: standard deviation of the initial weights.
     bias: initial bias.
-    after: of activation, lrn, map_norm, max_pool, average_pool and dropout,
-      in the order in which they are applied.
+    after: of activation, lrn, map_norm, max_pool, max_pool_inside (whose last
+      windows do not pass the edge), average_pool and dropout, in the order in
+      which they are applied.
   """
   return ConfigDict(locals())
 

@@ -20,7 +20,7 @@ from tiny_runs import CACHE, COUNTS, QUICK, ROOT, finish, records
 
 from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
-from experiments import intervals, plan, results, run, tables
+from experiments import effects, intervals, plan, results, run, tables
 
 EXPERIMENT = """
 from experiments.plan import Arm, Experiment
@@ -35,6 +35,7 @@ EXPERIMENT = Experiment(
     Arm("centre", BASE, nets_of="base", metric="one_view_error"),
   ),
   metric="ten_view_error",
+  keeps_answers=True,
 )
 """
 
@@ -148,10 +149,14 @@ def test_row_says_what_its_net_answered(finished):
     confusions = json.loads((folder / "confusions.json").read_text())
     missed = sum(n for label, best, n in confusions["counts"] if label != best)
     assert missed / COUNTS["test"] == pytest.approx(test["top1_error"])
+    answers = np.load(folder / "answers.npz")
     with np.load(folder / "wrong.npz") as held:
       for metric in ("one_view_error", "ten_view_error"):
         wrong = np.unpackbits(held[metric], count=COUNTS["test"])
         assert wrong.mean() == pytest.approx(float(row[metric]))
+        each, label = answers[metric], answers["labels"]
+        np.testing.assert_allclose(np.exp(each).sum(axis=1), 1, atol=0.01)
+        assert np.mean((each.argmax(axis=1) != label) != wrong) < 0.03
 
 
 def test_printed_command_trains_the_same_net(finished, tmp_path):
@@ -394,10 +399,9 @@ def test_table_goes_between_its_marks_alone(tmp_path):
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
-  """Returns a verdict that works on a copy of its folder without results."""
+  """Returns what writes a verdict, on a copy of its folder without results."""
 
   def copy(name):
-    verdict = importlib.import_module(f"experiments.{name}.verdict")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     here = tmp_path / "experiments" / name
     here.mkdir(parents=True)
@@ -405,8 +409,11 @@ def copied(tmp_path, monkeypatch):
       shutil.copy(ROOT / "experiments" / name / file, here)
     monkeypatch.setattr(plan, "HERE", here.parent)
     monkeypatch.setattr(results, "WORKDIRS", tmp_path / "runs")
+    if name == "ablations":
+      return functools.partial(effects.main, ["", name]), here
+    verdict = importlib.import_module(f"experiments.{name}.verdict")
     monkeypatch.setattr(verdict, "HERE", here)
-    return verdict, here
+    return verdict.main, here
 
   return copy
 
@@ -442,15 +449,15 @@ def test_ablations_verdict_finds_what_was_planted(copied):
       rows.append(row_of("ablations", arm.name, seed, **errors))
   results.add("ablations", rows[:-1])
   with pytest.raises(InputError, match=r"no row of 'run145', seeds 2"):
-    verdict.main()
+    verdict()
   results.add("ablations", rows)
   stale = results.file_of("ablations").read_text()
   fresh = digests("ablations")["no_lrn"]
   results.file_of("ablations").write_text(stale.replace(fresh, "0" * 12))
   with pytest.raises(InputError, match=f"digest 0{{12}}, and .* is {fresh}"):
-    verdict.main()
+    verdict()
   results.file_of("ablations").write_text(stale)
-  verdict.main()
+  verdict()
   with (here / "effects.csv").open() as file:
     found = {row["arm"]: row for row in csv.DictReader(file)}
   assert found["no_lrn"]["verdict"] == "agrees"
@@ -489,7 +496,8 @@ def test_row_may_lack_a_field_that_changes_nothing(field, good, copied):
 
 def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
   verdict, here = copied("figure1")
-  experiment = verdict.experiment
+  from experiments.figure1 import experiment
+
   passes = {"relu": 5.0, "tanh": 20.0, "scaled_tanh": 15.0, "sigmoid": None}
   rows = []
   for arm in plan.select(plan.load("figure1"), ()):
@@ -514,7 +522,7 @@ def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
       else:
         rows.append(row_of("figure1", arm.name, seed, results.CHANCE))
   results.add("figure1", rows)
-  verdict.main()
+  verdict()
   readme = (here / "README.md").read_text()
   assert "| tanh | 5 | 20.80 (" in readme
   assert re.search(r"\| tanh \|.*\| 4\.00 \(3\.\d\d to 4\.\d\d\) \|", readme)
@@ -527,7 +535,7 @@ def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
   results.file_of("figure1").unlink()
   results.add("figure1", rows)
   with pytest.raises(InputError, match=rf"must be the best rate, {other:g}"):
-    verdict.main()
+    verdict()
 
 
 def test_ensemble_verdict_averages_every_choice(copied):
@@ -547,7 +555,7 @@ def test_ensemble_verdict_averages_every_choice(copied):
       row_of("ensemble", "base", seed, one_view_error=0.5, ten_view_error=0.5)
     )
   results.add("ensemble", rows)
-  verdict.main()
+  verdict()
   with (here / "averages.csv").open() as file:
     found = {row["seeds"]: row for row in csv.DictReader(file)}
   assert len(found) == 7 + 35 + 21 + 1

@@ -54,15 +54,16 @@ def test_every_word_of_a_row_becomes_its_layer():
     "map_norm.k": 2.0, "map_norm.alpha": 0.3, "map_norm.beta": 0.4,
     "map_norm.window": 7,
   })  # fmt: skip
-  conv1, *after = networks.from_config(config).features[:7]
+  conv1, *after = networks.from_config(config).features[:8]
   assert conv1.name == "conv1"
   assert dict(zip(networks.FOLLOWERS, after, strict=True)) == {
     "activation": Activation("tanh"),
     "lrn": LocalResponseNorm(1, 1.0, 0.1, 0.2, 3),
     "map_norm": MapNorm(2.0, 0.3, 0.4, 7),
     "max_pool": MaxPool(5, 3),
+    "max_pool_inside": MaxPool(5, 3, ceil=False),
     "average_pool": AveragePool(5, 3),
-    "dropout": Dropout(0.3, 6, rescaled=True),
+    "dropout": Dropout(0.3, 7, rescaled=True),
   }
 
 

@@ -352,6 +352,26 @@ def test_pools_equal_the_loop_at_every_side(size):
     close(mean, oracles.average_pool(x, *size))
 
 
+@pytest.mark.parametrize("size", [(3, 2), (2, 2), (5, 3)])
+def test_pool_inside_is_torchs_and_so_is_its_gradient(size):
+  torch = pytest.importorskip("torch")
+  xs = [normal(0, 1, side, side + 7, 2) for side in range(5, 11)]
+
+  def pooled(xs):
+    return [ops.max_pool(x, *size, False) for x in xs]
+
+  def total(xs):
+    return sum((y**2).sum() for y in pooled(xs))
+
+  ys, back = quick_jit(pooled)(xs), quick_jit(jax.grad(total))(xs)
+  for x, y, dx in zip(xs, ys, back, strict=True):
+    images = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
+    theirs = torch.nn.functional.max_pool2d(images, *size)
+    (theirs**2).sum().backward()
+    close(y, theirs.detach().permute(0, 2, 3, 1).numpy(), 0)
+    close(dx, images.grad.permute(0, 2, 3, 1).numpy())
+
+
 @pytest.mark.parametrize(
   "size", [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2), (2, 3)]
 )

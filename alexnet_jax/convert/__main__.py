@@ -164,7 +164,7 @@ def bring_in(
     config = config.unlock()
     config.data_dir = data_dir or config.data_dir
     config.lock()
-    means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1)))
+    means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
     scales = ", ".join(f"{x:.4g}" for x in known.scale)
     lines.append(
       f"It sees {config.crop_size_px} of {size} pixels, 0..255 in RGB, less the"

@@ -64,14 +64,14 @@ def shapes(network: Network) -> dict[str, tuple[int, ...]]:
 
 def to_torch(network: Network, params: Any) -> dict[str, np.ndarray]:
   """Returns a net's parameters in torch's layout, by name."""
-  kernels, wanted = _kernels(network), shapes(network)
+  wanted = shapes(network)
+  layers = {**params["features"], **params["classifier"]}
   found = {}
-  for layers in params.values():
-    for name, layer in layers.items():
-      whole = np.asarray(layer["kernel"]).reshape(kernels[name])
-      weight = whole.transpose(3, 2, 0, 1).reshape(wanted[f"{name}.weight"])
-      found[f"{name}.weight"] = np.ascontiguousarray(weight)
-      found[f"{name}.bias"] = np.asarray(layer["bias"])
+  for name, sides in _kernels(network).items():
+    weight = np.asarray(layers[name]["kernel"]).reshape(sides)
+    weight = weight.transpose(3, 2, 0, 1).reshape(wanted[f"{name}.weight"])
+    found[f"{name}.weight"] = np.ascontiguousarray(weight)
+    found[f"{name}.bias"] = np.asarray(layers[name]["bias"])
   return found
 
 

@@ -40,8 +40,8 @@ def _new(message: str) -> Any:
   """Returns an empty message."""
   field = descriptor_pb2.FieldDescriptorProto
   file = descriptor_pb2.FileDescriptorProto(name="caffe", syntax="proto2")
-  for message, fields in _MESSAGES.items():
-    described = file.message_type.add(name=message)
+  for title, fields in _MESSAGES.items():
+    described = file.message_type.add(name=title)
     for word in fields.split():
       match = re.fullmatch(r"(\w+):(\d+):(\w+)(\*?)(?:=(.+))?", word)
       assert match, word

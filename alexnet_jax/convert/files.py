@@ -35,11 +35,14 @@ class Found:
     steps: what is done one after another, in the words of `nets.steps`; None
       where the file holds weights alone.
     input_size_px: side of the image, where the file says.
+    pools_inside: of each max pool, whether its windows stay inside its input,
+      where the file says.
   """
 
   arrays: Arrays
   steps: list[str] | None = None
   input_size_px: int | None = None
+  pools_inside: list[bool] | None = None
 
 
 class _RefusedError(Exception):
@@ -126,7 +129,9 @@ def _read_npy(path: Path) -> Found:
     layers = layers.item()
   found = {}
   inputs = 0
-  for name, (kernel, bias) in sorted(layers.items()):
+  for name, layer in sorted(layers.items()):
+    named = isinstance(layer, dict)
+    kernel, bias = (layer["weights"], layer["biases"]) if named else layer
     kernel = np.asarray(kernel, np.float32)
     if kernel.ndim == 4:
       weight = kernel.transpose(3, 2, 0, 1)

@@ -63,13 +63,32 @@ COLOURS = (
 )
 
 
-def config_of(known: Known, num_classes: int, crop_size_px: int) -> Any:
-  """Returns the whole config of a known net, of 256 px images."""
+def config_of(
+  known: Known, found: files.Found | None = None, num_classes: int = 1000
+) -> Any:
+  """Returns the whole config of a known net, of 256 px images.
+
+  Args:
+    known: the net.
+    found: a file, for what may be otherwise than at first: units, the side of
+      the image, and whether pools may pass the edge.
+    num_classes: where no file tells.
+  """
+  found = found or files.Found({})
   file = cli.CONFIGS / f"{known.config}.py"
   config: Any = cli.load_config(str(file)).unlock()
-  config.num_classes = num_classes
-  config.crop_size_px = crop_size_px
-  config.network.conv1.ceil = False  # Others round down.
+  config.num_classes = len(found.arrays.get("fc8.bias", range(num_classes)))
+  config.crop_size_px = found.input_size_px or known.crop_size_px
+  net = config.network
+  net.conv1.ceil = False  # Others round down.
+  for name in ("fc6", "fc7"):
+    net[name].units = len(found.arrays.get(f"{name}.bias", range(4096)))
+  inside = iter(found.pools_inside or ())
+  for name in net.layers:
+    net[name].after = tuple(
+      "max_pool_inside" if word == "max_pool" and next(inside, False) else word
+      for word in net[name].after
+    )
   config.input_scale = known.scale
   # ImageNet's test labels are secret.
   config.test_split = "validation"
@@ -112,12 +131,9 @@ def detect(found: files.Found, asked: str = "") -> tuple[str, Any]:
   """
   if asked and asked not in NETS:
     raise errors.unknown("--net", asked, NETS)
-  last = found.arrays.get("fc8.bias", np.zeros(1000))
   candidates = {}
   for name in [asked] if asked else NETS:
-    known = NETS[name]
-    size = found.input_size_px or known.crop_size_px
-    config = config_of(known, len(last), size)
+    config = config_of(NETS[name], found)
     lines = differences(networks.from_config(config), found)
     if not lines:
       return name, config
@@ -136,7 +152,7 @@ def to_rgb(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def is_torchvisions(network: networks.Network, config: Any) -> bool:
   """Whether torchvision's class can take a net's state dict."""
-  theirs = config_of(NETS["torchvision"], config.num_classes, 224)
+  theirs = config_of(NETS["torchvision"], num_classes=config.num_classes)
   like = networks.from_config(theirs)
   return words.steps(network) == words.steps(like) and arrays.shapes(
     network

@@ -29,8 +29,10 @@ def _onnx() -> Any:
 
 def read(
   path: Path,
-) -> tuple[dict[str, np.ndarray], list[str] | None, int | None]:
-  """Returns arrays, steps and side of the image, as `files.Found` has them.
+) -> tuple[
+  dict[str, np.ndarray], list[str] | None, int | None, list[bool] | None
+]:
+  """Returns what `files.Found` has, in its order.
 
   Layers are named in their order, or as they were if it was written here.
 
@@ -47,15 +49,19 @@ def read(
   if model.producer_name == _PRODUCER:
     kinds = ("weight", "bias")
     own = {k: v for k, v in held.items() if k.rpartition(".")[2] in kinds}
-    return own, None, size
+    return own, None, size, None
   found: dict[str, np.ndarray] = {}
   steps: list[str] = []
+  inside: list[bool] = []
   layers = 0
   for node in graph.node:
     settings = {
       x.name: onnx.helper.get_attribute_value(x) for x in node.attribute
     }
     steps += _steps(node.op_type, settings)
+    if node.op_type == "MaxPool":
+      passes = settings.get("ceil_mode", 0) or any(settings.get("pads", ()))
+      inside.append(not passes)
     if node.op_type in ("Conv", "Gemm"):
       weight, *bias = (held[name] for name in node.input[1:])
       layers += 1
@@ -66,7 +72,7 @@ def read(
         weight = weight if settings.get("transB") else weight.T
       found[f"{name}.weight"] = weight
       found[f"{name}.bias"] = bias[0] if bias else np.zeros(len(weight))
-  return found, steps, size
+  return found, steps, size, inside
 
 
 def _steps(kind: str, settings: dict[str, Any]) -> list[str]:

@@ -1,20 +1,22 @@
-"""What each arm is worth, from results.csv and the answers of each net.
+"""What each arm of an experiment is worth beside its base.
 
-python -m experiments.ablations.verdict
+  python -m experiments.effects NAME
+
+Reads results.csv and the answers of each net; writes effects.csv, the table of
+the README and the plot.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from alexnet_jax import cli
+from alexnet_jax import cli, errors
 from experiments import intervals, plan, results, tables
 from experiments.plan import Arm
 
-HERE = Path(__file__).parent
-NAME = HERE.name
 COLUMNS = [
   "arm",
   "change",
@@ -28,21 +30,28 @@ COLUMNS = [
 ]
 
 
-def main(_: Any = None) -> None:
-  """Writes effects.csv, the table of the README and the plot."""
-  experiment = plan.load(NAME)
-  rows = results.whole(NAME)
-  base, *arms = experiment.arms
-  found = [_effect(experiment, rows, base, arm) for arm in arms]
-  tables.write_csv(HERE / "effects.csv", COLUMNS, found)
-  tables.fill(HERE / "README.md", "effects", _table(experiment, rows, found))
-  _plot(found)
+def main(words: Sequence[str]) -> None:
+  """Runs the command."""
+  if len(words) != 2:
+    raise errors.InputError(
+      f"{' '.join(words[1:])!r} must be the name of one experiment; write"
+      " python -m experiments.effects NAME."
+    )
+  title = words[1]
+  experiment, folder = plan.load(title), plan.HERE / title
+  rows = results.whole(title)
+  arms = experiment.arms[1:]
+  found = [_effect(title, experiment, rows, arm) for arm in arms]
+  tables.write_csv(folder / "effects.csv", COLUMNS, found)
+  tables.fill(folder / "README.md", "effects", _table(experiment, rows, found))
+  tables.save_plot(_plot(found), folder / title)
 
 
 def _effect(
-  experiment: plan.Experiment, rows: list[dict[str, str]], base: Arm, arm: Arm
+  title: str, experiment: plan.Experiment, rows: list[dict[str, str]], arm: Arm
 ) -> dict[str, Any]:
   """Returns a row of effects.csv, in points of error; seeds are paired."""
+  base = experiment.arms[0]
   name, metric = arm.nets_of or arm.name, arm.metric or experiment.metric
   ours = results.numbers(rows, name, metric)
   theirs = results.numbers(rows, base.name, experiment.metric)
@@ -59,7 +68,7 @@ def _effect(
   def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
     return intervals.of_paired_difference(
       *(
-        np.array([results.wrong(NAME, whose, seed, what) for seed in seeds])
+        np.array([results.wrong(title, whose, seed, what) for seed in seeds])
         for whose, what in ((name, metric), (base.name, metric_of_base))
       )
     )
@@ -112,9 +121,11 @@ def _table(
   return lines
 
 
-def _plot(found: list[dict[str, Any]]) -> None:
+def _plot(found: list[dict[str, Any]]) -> Figure:
   ordered = sorted(found, key=lambda row: row.get("effect", np.inf))
-  figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+  figure, axes = plt.subplots(
+    figsize=(5.2, 1.2 + 0.18 * len(ordered)), layout="constrained"
+  )
   colours = {"agrees": "C0", "disagrees": "C3", "undecided": "0.5"}
   for height, row in enumerate(ordered):
     if "effect" not in row:
@@ -130,8 +141,8 @@ def _plot(found: list[dict[str, Any]]) -> None:
   for name, colour in (*colours.items(), ("no original", "0.2")):
     axes.plot([], [], "o-", color=colour, label=name, markersize=4)
   axes.legend(frameon=False, fontsize=8, loc="lower right")
-  tables.save_plot(figure, HERE / "ablations")
+  return figure
 
 
 if __name__ == "__main__":
-  cli.run(main, lambda: None)
+  cli.run(main, lambda: None, takes_files=True)
