@@ -456,10 +456,17 @@ def _flat(tree: Any) -> dict[str, Any]:
   }
 
 
+def _items() -> Any:
+  # A Checkpointer would warn that one item is no whole checkpoint.
+  return ocp.PyTreeCheckpointHandler()
+
+
 def _metadata(folder: Path) -> Any:
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    found = checkpointer.metadata(folder).item_metadata
-  return found.tree if found else {}  # It may hold nothing at all.
+  try:
+    found: Any = _items().metadata(folder)
+  except FileNotFoundError:
+    return {}  # It may hold nothing at all.
+  return found.tree
 
 
 def _compare(folder: Path, parts: dict[str, Any]) -> None:
@@ -485,11 +492,11 @@ def _compare(folder: Path, parts: dict[str, Any]) -> None:
 
 def _read(folder: Path) -> Any:
   """Returns a tree of numpy arrays, on whatever devices it was written."""
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    whole = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
-    )
-    return checkpointer.restore(folder, restore_args=whole)
+  whole = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
+  )
+  args = ocp.args.PyTreeRestore(restore_args=whole)
+  return _items().restore(folder, args=args)
 
 
 def _list(bad: dict[int, str]) -> str:
