@@ -408,6 +408,11 @@ def _find(workdir: Path, which: str) -> int:
   step: Any = which
   if which == "best":
     folder = workdir.absolute() / _FOLDER / str(newest)
+    if not (folder / "progress").exists():
+      raise errors.InputError(
+        f"step='best' is of training, but workdir={str(workdir)!r} holds"
+        " weights from elsewhere; take newest."
+      )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
       args = ocp.args.Composite(progress=ocp.args.JsonRestore())
       found: Any = checkpointer.restore(folder, args=args)

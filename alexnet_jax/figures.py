@@ -99,9 +99,6 @@ class _Look:
   def chosen(self) -> list[int]:
     """The labels of the classes that are asked for, or of the first ones."""
     names = self.model.class_names
-    for name in self.options.classes:
-      if name not in names:
-        raise errors.unknown("--classes", name, names)
     held = np.unique(self.split[2])
     if not self.options.classes:
       return held[:_CLASSES].tolist()
@@ -220,6 +217,9 @@ def main(_: Any) -> None:
   cli.keep_memory()
   cli.keep_programs()
   look = _Look(loaded.load(options.workdir, options.step), options)
+  for name in options.classes:
+    if name not in look.model.class_names:
+      raise errors.unknown("--classes", name, look.model.class_names)
   folder = Path(options.output)
   try:
     folder.mkdir(parents=True, exist_ok=True)
