@@ -408,6 +408,11 @@ def _find(workdir: Path, which: str) -> int:
   step: Any = which
   if which == "best":
     folder = workdir.absolute() / _FOLDER / str(newest)
+    if not (folder / "progress").exists():
+      raise errors.InputError(
+        f"step='best' is of training, but workdir={str(workdir)!r} holds"
+        " weights from elsewhere; take newest."
+      )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
       args = ocp.args.Composite(progress=ocp.args.JsonRestore())
       found: Any = checkpointer.restore(folder, args=args)
@@ -456,10 +461,17 @@ def _flat(tree: Any) -> dict[str, Any]:
   }
 
 
+def _items() -> Any:
+  # A Checkpointer would warn that one item is no whole checkpoint.
+  return ocp.PyTreeCheckpointHandler()
+
+
 def _metadata(folder: Path) -> Any:
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    found = checkpointer.metadata(folder).item_metadata
-  return found.tree if found else {}  # It may hold nothing at all.
+  try:
+    found: Any = _items().metadata(folder)
+  except FileNotFoundError:
+    return {}  # It may hold nothing at all.
+  return found.tree
 
 
 def _compare(folder: Path, parts: dict[str, Any]) -> None:
@@ -485,11 +497,11 @@ def _compare(folder: Path, parts: dict[str, Any]) -> None:
 
 def _read(folder: Path) -> Any:
   """Returns a tree of numpy arrays, on whatever devices it was written."""
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    whole = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
-    )
-    return checkpointer.restore(folder, restore_args=whole)
+  whole = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
+  )
+  args = ocp.args.PyTreeRestore(restore_args=whole)
+  return _items().restore(folder, args=args)
 
 
 def _list(bad: dict[int, str]) -> str:

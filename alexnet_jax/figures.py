@@ -23,7 +23,7 @@ from alexnet_jax.data import images as image_files
 from alexnet_jax.data import records, source
 
 _ACROSS = 6  # Images in a row.
-_CLASSES = 10  # At most, of those of `classes` and `neighbours`.
+_CLASSES = 5  # In `classes` and `neighbours`, where none are named.
 
 
 def hide(
@@ -96,6 +96,21 @@ class _Look:
     return image_files.square(decoded, self.model.config.image_size_px)
 
   @property
+  def chosen(self) -> list[int]:
+    """The labels of the classes that are asked for, or of the first ones."""
+    names = self.model.class_names
+    held = np.unique(self.split[2])
+    if not self.options.classes:
+      return held[:_CLASSES].tolist()
+    labels = [names.index(name) for name in self.options.classes]
+    for label in labels:
+      if label not in held:
+        raise errors.InputError(
+          f"--classes={names[label]!r} has no image in the split; name others."
+        )
+    return labels
+
+  @property
   def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
     if self._split is None:
@@ -150,7 +165,7 @@ def _classes(look: _Look) -> Figure:
   shares, _, labels = look.split
   names = look.model.class_names
   rows = []
-  for label in np.unique(labels)[:_CLASSES]:
+  for label in look.chosen:
     (own,) = np.nonzero(labels == label)
     order = own[np.argsort(-shares[own, label], kind="stable")]
     for what, some in (("surest", order[:_ACROSS]), ("worst", order[::-1])):
@@ -167,7 +182,7 @@ def _classes(look: _Look) -> Figure:
 def _neighbours(look: _Look) -> Figure:
   _, units, labels = look.split
   names = look.model.class_names
-  queries = np.unique(labels, return_index=True)[1][:_CLASSES]
+  queries = np.array([np.argmax(labels == label) for label in look.chosen])
   found = features.nearest(units, units[queries], _ACROSS + 1)
   rows = []
   for query, near in zip(queries, found, strict=True):
@@ -202,6 +217,9 @@ def main(_: Any) -> None:
   cli.keep_memory()
   cli.keep_programs()
   look = _Look(loaded.load(options.workdir, options.step), options)
+  for name in options.classes:
+    if name not in look.model.class_names:
+      raise errors.unknown("--classes", name, look.model.class_names)
   folder = Path(options.output)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +239,9 @@ def _define_flags() -> None:
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("output", None, "Folder for the files.", required=True)
   flags.DEFINE_list("only", [], "Which to draw; all by default.")
+  flags.DEFINE_list(
+    "classes", [], "Of classes and neighbours; the first five by default."
+  )
   flags.DEFINE_string("image", "", "Image file; by default the split's first.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")

@@ -121,14 +121,6 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
   _replace(workdir / "config.json", text + "\n")
 
 
-def is_config(file: Path) -> bool:
-  """Whether a file is the config of a run, and not another program's."""
-  try:
-    return "network" in _read_object(file)
-  except (OSError, ValueError):
-    return False
-
-
 def read_config(workdir: Path) -> Any:
   """Returns the config of a run.
 

@@ -93,11 +93,11 @@ def _table(
   base = experiment.arms[0]
   lines = []
   for metric, views in (("ten_view_error", "ten"), ("one_view_error", "one")):
-    errors = results.numbers(rows, base.name, metric)
-    mean, low, high = intervals.of_mean(np.array(list(errors.values())))
+    rates = results.numbers(rows, base.name, metric)
+    mean, low, high = intervals.of_mean(np.array(list(rates.values())))
     lines.append(
       f"Base, {views} view{'s' * (views == 'ten')}: {mean:.2%} ({low:.2%} to"
-      f" {high:.2%}), {len(errors)} nets."
+      f" {high:.2%}), {len(rates)} nets."
     )
   if failed := results.failures(rows, base.name):
     lines.append(f"Of the base: {failed}.")

@@ -1,5 +1,6 @@
 """Other systems' files as runs, against torch's plain operations."""
 
+import functools
 import json
 import shutil
 
@@ -48,6 +49,10 @@ def close(found, expected):
   [
     ("new.pth", foreign.write_pth),
     ("old.pth", foreign.write_legacy_pth),
+    (
+      "oldest.pth",
+      functools.partial(foreign.write_legacy_pth, parameters=True),
+    ),
     ("checkpoint.pth", foreign.write_checkpoint),
     ("model.safetensors", foreign.write_safetensors),
     ("net.onnx", foreign.write_torchvision_onnx),
@@ -178,6 +183,28 @@ def test_a_dictionary_that_wants_to_run_code_is_not_run(weights, tmp_path):
   assert not marker.exists()
 
 
+class _ForgedDtype:
+  """A record of a pointer, that says it holds none."""
+
+  def __reduce__(self):
+    fields = {"a": (np.dtype("O"), 0)}
+    state = (3, "|", None, ("a",), fields, 8, 1, 0)
+    return np.dtype, ("V8", False, True), state
+
+
+class _ForgedArray:
+  def __reduce__(self):
+    return np.ndarray, ((1,), _ForgedDtype(), b"A" * 8)
+
+
+def test_a_dictionary_cannot_lie_about_memory(tmp_path):
+  """Numpy's own constructors take this, and a read of it is a crash."""
+  layers = {"conv1": [_ForgedArray(), _ForgedArray()]}
+  with (tmp_path / "net.npy").open("wb") as file:
+    np.save(file, np.array(layers, dtype=object))
+  _refused(tmp_path / "net.npy", "cannot be read .*type 'V8'")
+
+
 @pytest.mark.parametrize(
   ("name", "write", "weights"),
   [
@@ -228,11 +255,84 @@ def test_another_graph_of_the_same_weights_is_another_net(tmp_path):
   _refused(tmp_path / "net.caffemodel", words, net="bvlc_alexnet")
 
 
+def _with(op, **settings):
+  """Returns what gives the first node of a kind other attributes."""
+
+  def change(onnx, graph):
+    node = next(node for node in graph.node if node.op_type == op)
+    kept = [x for x in node.attribute if x.name not in settings]
+    del node.attribute[:]
+    made = [onnx.helper.make_attribute(k, v) for k, v in settings.items()]
+    node.attribute.extend([*kept, *made])
+
+  return change
+
+
+def _softmax_inside(onnx, graph):
+  last = graph.node[-1]
+  softmax = onnx.helper.make_node("Softmax", [last.input[0]], ["inside"])
+  last.input[0] = "inside"
+  graph.node.insert(len(graph.node) - 1, softmax)
+
+
+def _branch(onnx, graph):
+  convs = [node for node in graph.node if node.op_type == "Conv"]
+  convs[3].input[0] = convs[2].output[0]  # Past its activation.
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (_with("Gemm", alpha=5.0), "Gemm of settings"),
+    (_with("Gemm", transA=1), "Gemm of settings"),
+    (_with("Conv", dilations=[2, 2]), "Conv of settings"),
+    (_with("Conv", pads=[2, 2, 2, 3]), "Conv of settings"),
+    (_with("Conv", strides=[4, 2]), "Conv of settings"),
+    (_with("MaxPool", pads=[0, 1, 0, 0]), "MaxPool of settings"),
+    (_softmax_inside, "Softmax of settings"),
+    (_branch, "it is no chain"),
+  ],
+)
+def test_a_graph_that_computes_something_else_is_refused(
+  change, words, tmp_path
+):
+  onnx = pytest.importorskip("onnx")
+  path = tmp_path / "net.onnx"
+  foreign.write_torchvision_onnx(path, TORCHVISION)
+  model = onnx.load(path)
+  change(onnx, model.graph)
+  onnx.save(model, path)
+  _refused(path, words)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda x: np.where(x == x.max(), np.nan, x), "that are not finite"),
+    (lambda x: (100 * x).astype(np.int8), "is int8; weights must be floats"),
+  ],
+)
+def test_what_are_no_weights_are_refused(change, words, tmp_path):
+  state = dict(TORCHVISION)
+  state["features.3.bias"] = change(state["features.3.bias"])
+  foreign.write_safetensors(tmp_path / "net.safetensors", state)
+  _refused(tmp_path / "net.safetensors", f"conv2.bias .*{words}")
+
+
+def test_best_step_of_what_was_never_trained_is_refused(tmp_path):
+  foreign.write_npy(tmp_path / "net.npy", CAFFE)
+  convert.bring_in(tmp_path / "net.npy", tmp_path / "run")
+  with pytest.raises(errors.InputError, match="take newest"):
+    alexnet_jax.load(tmp_path / "run", "best")
+
+
 @pytest.mark.parametrize(
   ("options", "words"),
   [
     ({"net": "bvlc_alexnett"}, "Did you mean 'bvlc_alexnet'"),
     ({"mean": "1,2"}, "--mean='1,2' is no mean image"),
+    ({"mean": "nan,1,2"}, "must be numbers from 0 to 255"),
+    ({"mean": "hwc.npy"}, r"no mean image .it is .256, 256, 3."),
     ({"mean": "missing.npy"}, "missing.npy' is no mean image"),
     ({"classes": "missing.txt"}, "missing.txt' cannot be read"),
     ({"classes": "six.txt"}, "has 6 class names, but the net 7 classes"),
@@ -244,16 +344,40 @@ def test_options_that_do_not_fit_are_refused(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "six.txt").write_text("a\nb\nc\nd\ne\nf\n")
+  np.save(tmp_path / "hwc.npy", np.full((256, 256, 3), 100.0))
   foreign.write_npy(tmp_path / "net.npy", CAFFE)
   _refused(tmp_path / "net.npy", words, **options)
 
 
-def test_a_config_of_other_weights_is_told(tmp_path):
-  foreign.write_pth(tmp_path / "in.pth", TORCHVISION)
-  convert.bring_in(tmp_path / "in.pth", tmp_path / "run")
-  convert.send_out(tmp_path / "run", tmp_path / "out", "safetensors")
-  foreign.write_npy(tmp_path / "out" / "net.npy", CAFFE)
-  _refused(tmp_path / "out" / "net.npy", "is not what .* describes")
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
+def test_what_was_written_here_is_nothing_without_its_config(kind, tmp_path):
+  """Else a net of Caffe's, in RGB by now, would be turned a second time."""
+  foreign.write_caffemodel(tmp_path / "n.caffemodel", CAFFE, "caffenet", 1)
+  convert.bring_in(tmp_path / "n.caffemodel", tmp_path / "run")
+  convert.send_out(tmp_path / "run", tmp_path / "out", kind)
+  file = f"alexnet{exports.KINDS[kind].suffix}"
+  shutil.copy(tmp_path / "out" / file, tmp_path)
+  _refused(tmp_path / file, "written here, with files that must be beside it")
+  with pytest.raises(errors.InputError, match="drop --net"):
+    convert.bring_in(tmp_path / "out" / file, tmp_path / "b", net="torchvision")
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  config["network"]["fc7"]["units"] += 1
+  (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+  _refused(tmp_path / "out" / file, "not what the config .*fc7.weight is")
+
+
+def test_a_foreign_file_among_those_of_a_run_is_foreign(tmp_path):
+  foreign.write_npy(tmp_path / "net.npy", CAFFE)
+  convert.bring_in(tmp_path / "net.npy", tmp_path / "run")
+  foreign.write_pth(tmp_path / "run" / "net.pth", TORCHVISION)
+  lines, _ = logits_of(tmp_path / "run" / "net.pth", tmp_path / "other")
+  assert "is torchvision" in lines[0]
+
+
+def test_weights_that_two_nets_have_are_said_to_be(tmp_path):
+  foreign.write_npy(tmp_path / "net.npy", CAFFE)
+  lines = convert.bring_in(tmp_path / "net.npy", tmp_path / "run")
+  assert "pass --net=bvlc_reference_caffenet if it is" in lines[1]
 
 
 def test_a_config_of_another_program_is_no_matter(tmp_path):

@@ -49,7 +49,8 @@ KINDS = {
   },
   "map_norm": {
     "network.conv1.after": ("activation", "map_norm", "average_pool"),
-    "network.map_norm.alpha": 0.1,
+    "network.layers": ("conv1", "fc8"),
+    "network.map_norm.alpha": 0.001,
   },
   "sigmoid": {
     "network.activation": "sigmoid",

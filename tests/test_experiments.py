@@ -567,3 +567,14 @@ def test_ensemble_verdict_averages_every_choice(copied):
     assert float(found[chosen]["ten_view_error"]) == pytest.approx(
       missed / 300, abs=1e-4
     )
+
+
+def test_finetuned_nets_are_better_than_drawn_ones_of_every_seed():
+  """Classes that the net they start from never saw, at equal steps."""
+  rows = results.whole("finetune")
+  steps = {row["steps"] for row in rows}
+  error = {(r["arm"], r["seed"]): float(r["ten_view_error"]) for r in rows}
+  assert len(error) == 10
+  assert len(steps) == 1
+  for seed in map(str, range(5)):
+    assert error["finetune", seed] < error["scratch", seed]

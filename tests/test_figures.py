@@ -1,12 +1,16 @@
 """Figures of a net: what is planted in it and its images is on the picture."""
 
+import types
+
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from commands import assert_refused, run_command
 from drawn_runs import small_config, write_run
 from PIL import Image
+from test_records import encoded, write
 
-from alexnet_jax import drawings, figures, tiles
+from alexnet_jax import drawings, figures, loaded, tiles
 from alexnet_jax.data import records, shapes
 
 RNG = np.random.default_rng(0)
@@ -126,12 +130,84 @@ def test_all_are_written_as_png_and_pdf(place):
       assert np.asarray(picture.convert("L")).std() > 5
 
 
+@pytest.fixture(scope="module")
+def look(place, tmp_path_factory):
+  """The run, and 24 images of three classes; the 19th is the 2nd, nearly."""
+  folder = tmp_path_factory.mktemp("planted") / "data"
+  images = [RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in range(24)]
+  images = [x.repeat(8, axis=0).repeat(8, axis=1) for x in images]
+  images[18] = images[1].copy()
+  images[18][0, 0] ^= 3
+  items = [
+    {"image": encoded(image), "label": number % 3}
+    for number, image in enumerate(images)
+  ]
+  names = records.open_directory(place / "data").class_names
+  features = {
+    "image": tfds.features.Image(encoding_format="png"),
+    "label": tfds.features.ClassLabel(names=names),
+  }
+  write(folder, {"test": [items]}, features)
+  asked = types.SimpleNamespace(
+    data_dir=str(folder), split="test", image="", classes=[names[1], names[0]]
+  )
+  model = loaded.load(place / "run")
+  return figures._Look(model, asked), np.stack(images), np.arange(24) % 3, names
+
+
+def _drawn(plot, across):
+  """Returns title, images and words of each row of a figure."""
+  rows = [plot.axes[i : i + across] for i in range(0, len(plot.axes), across)]
+  return [
+    (
+      row[0].get_title(loc="left"),
+      [axes.images[0].get_array() for axes in row if axes.images],
+      [axes.texts[0].get_text() for axes in row if axes.texts],
+    )
+    for row in rows
+  ]
+
+
+def test_a_known_neighbour_is_the_nearest(look):
+  """The 2nd image is the first of its class; the 19th is of another class."""
+  seen, images, labels, names = look
+  first, second = _drawn(figures.FIGURES["neighbours"](seen), 7)
+  assert (first[0], second[0]) == (names[1], names[0])
+  np.testing.assert_array_equal(first[1][0], images[1])
+  np.testing.assert_array_equal(first[1][1], images[18])
+  assert first[2][:2] == [names[1], names[labels[18]]]
+  np.testing.assert_array_equal(second[1][0], images[0])
+  hidden = seen.model.features(images, seen.model.layers[-2])
+  hidden = hidden.reshape(24, -1)
+  order = np.argsort(np.linalg.norm(hidden - hidden[0], axis=1))[1:7]
+  assert [x.tolist() for x in second[1][1:]] == images[order].tolist()
+
+
+def test_best_and_worst_of_a_class_are_in_their_order(look):
+  seen, images, labels, names = look
+  shares = seen.model.predict(images)
+  drawn = _drawn(figures.FIGURES["classes"](seen), 6)
+  asked = [(k, what) for k in (1, 0) for what in ("surest", "worst")]
+  for (label, what), (title, shown, words) in zip(asked, drawn, strict=True):
+    assert title == f"{names[label]}, {what}"
+    own = np.sort(shares[labels == label, label])
+    expected = own[::-1][:6] if what == "surest" else own[:6]
+    held = [i for x in shown for i in range(24) if (images[i] == x).all()]
+    assert len(set(held)) == 6
+    assert set(labels[held]) == {label}
+    np.testing.assert_array_equal(shares[held, label], expected)
+    for word, image in zip(words, held, strict=True):
+      best = shares[image].argmax()
+      assert word == f"{names[best]} {shares[image, best]:.0%}"
+
+
 @pytest.mark.parametrize(
   ("words", "said"),
   [
     (["--only=filter"], ["--only='filter'", "Did you mean 'filters'?"]),
     (["--only=occlusion", "--image=no.png"], ["--image='no.png'", "No such"]),
     (["--only=confusion", "--split=none"], ["--split", "none"]),
+    (["--only=classes", "--classes=dsk"], ["'dsk'", "Did you mean 'disk'?"]),
   ],
 )
 def test_bad_command_is_refused(words, said, place, tmp_path):

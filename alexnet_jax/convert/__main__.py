@@ -31,6 +31,10 @@ def _making(output: Path) -> Iterator[Path]:
   Raises:
     InputError: `output` exists, or cannot be written.
   """
+  if not str(output).isprintable():
+    raise errors.InputError(
+      f"output={str(output)!r} is not all text; choose another name."
+    )
   if os.path.lexists(output):
     raise errors.InputError(
       f"output={str(output)!r} exists; choose another or remove it first."
@@ -40,10 +44,14 @@ def _making(output: Path) -> Iterator[Path]:
     work.mkdir(parents=True)
     yield work
     work.rename(output)
-  except OSError as e:
+  except errors.InputError:
+    raise
+  # TensorStore tells a full disk by a ValueError.
+  except (OSError, ValueError) as e:
+    reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:100]
     raise errors.InputError(
-      f"output={str(output)!r} cannot be written ({e.strerror}); choose"
-      " another place, with room."
+      f"output={str(output)!r} cannot be written ({reason}); choose another"
+      " place, with room."
     ) from e
   finally:
     shutil.rmtree(work, ignore_errors=True)
@@ -72,8 +80,11 @@ def _mean_image(text: str, size_px: int) -> np.ndarray:
       mean = np.load(file, allow_pickle=False)
     else:
       mean = caffe.read_blob(file.read_bytes())
-    mean = mean.reshape(3, size_px, size_px)[::-1].transpose(1, 2, 0)
-    return mean.astype(np.float32)
+    while mean.ndim > 3:
+      (mean,) = mean
+    if mean.shape != (3, size_px, size_px):
+      raise ValueError(f"it is {list(mean.shape)}")
+    return mean[::-1].transpose(1, 2, 0).astype(np.float32)
   except Exception as e:
     raise errors.InputError(
       f"--mean={text!r} is no mean image ({e}); give R,G,B, or Caffe's file of"
@@ -89,13 +100,13 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
   """
   if file:
     try:
-      text = Path(file).read_text(encoding="utf-8")
+      text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as e:
       raise errors.InputError(
         f"--classes={file!r} cannot be read ({e}); give a file of names, one a"
         " line."
       ) from e
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    names = tuple(line.strip() for line in text.split("\n") if line.strip())
   elif data_dir:
     names = records.open_directory(Path(data_dir)).class_names
   else:
@@ -135,41 +146,64 @@ def bring_in(
   """
   found = files.read(path)
   weights = found.arrays
-  beside = path.parent / "config.json"
-  if beside.exists() and logs.is_config(beside):
+  if found.is_ours:
+    if net or mean or classes:
+      raise errors.InputError(
+        f"{str(path)!r} was written here: net, mean and classes are beside it;"
+        " drop --net, --mean and --classes."
+      )
     lines = [f"{path} was written here, and has its config beside it."]
-    config = logs.read_config(path.parent)
-    names, held = source.kept(path.parent)
+    try:
+      config = logs.read_config(path.parent).unlock()
+      names, held = source.kept(path.parent)
+    except errors.InputError as e:
+      raise errors.InputError(
+        f"{str(path)!r} was written here, with files that must be beside it:"
+        " config.json, class_names.json, mean_image.npy and colour_pca.json;"
+        " put them there."
+      ) from e
     differing = nets.differences(networks.from_config(config), found)
     if differing:
       raise errors.InputError(
-        f"{str(path)!r} is not what {str(beside)!r} describes:"
+        f"{str(path)!r} is not what the config beside it describes:"
         f" {errors.some(differing)}. Copy both anew."
       )
   else:
     try:
-      name, config = nets.detect(found, net)
+      (name, *others), config = nets.detect(found, net)
     except errors.InputError as e:
       raise errors.InputError(f"{str(path)!r}: {e}") from e
     known = nets.NETS[name]
     lines = [f"{path} is {name} (configs/{known.config}.py)."]
+    lines += [
+      f"It may be {other} as well: the file has weights alone, and they are"
+      f" alike; pass --net={other} if it is."
+      for other in others
+    ]
     if known.bgr:
       weights = nets.to_rgb(weights)
       lines.append("conv1 took blue first; its filters are turned to take RGB.")
-    count = config.num_classes
-    size = config.image_size_px
-    names = _class_names(classes, data_dir, count)
-    image = _mean_image(mean or ",".join(map(str, known.mean)), size)
-    held = statistics.Statistics(image, *nets.COLOURS)
     config = config.unlock()
-    config.data_dir = data_dir or config.data_dir
-    config.lock()
+    size = config.image_size_px
+    names = _class_names(classes, data_dir, config.num_classes)
+    image = _mean_image(mean or ",".join(map(str, known.mean)), size)
+    if not ((image >= 0) & (image <= 255)).all():
+      raise errors.InputError(
+        f"--mean={mean!r} must be numbers from 0 to 255, of pixels."
+      )
+    held = statistics.Statistics(image, *nets.COLOURS)
     means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
     scales = ", ".join(f"{x:.4g}" for x in known.scale)
     lines.append(
       f"It sees {config.crop_size_px} of {size} pixels, 0..255 in RGB, less the"
       f" mean ({means} on average), times {scales}; both are kept beside it."
     )
+  config.data_dir = data_dir or config.data_dir
+  config.lock()
+  try:
+    weights = files.checked(weights)
+  except errors.InputError as e:
+    raise errors.InputError(f"{str(path)!r}: {e}") from e
   params = arrays.from_torch(networks.from_config(config), weights)
   with _making(output) as folder:
     _write_about(folder, config, names, held)
@@ -220,6 +254,13 @@ def main(_) -> None:
       f"{'|'.join(exports.KINDS)}."
       if is_run
       else f"--from={str(path)!r} must be a run's workdir to be made a file of."
+    )
+  foreign = {"net", "mean", "classes", "data_dir"}
+  useless = [x for x in (foreign if is_run else {"step"}) if options[x].present]
+  if useless:
+    raise errors.InputError(
+      f"--{useless[0]} says nothing of {'a run' if is_run else 'a file'}; drop"
+      " it."
     )
   if is_run:
     lines = send_out(path, output, options.to, options.step)

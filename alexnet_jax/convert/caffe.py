@@ -16,16 +16,22 @@ from alexnet_jax.convert import words
 _MESSAGES = {
   "Net": "layers:2:V1Layer* layer:100:Layer*",
   "Layer": "name:1:string kind:2:string blobs:7:Blob* conv:106:Conv"
-  " lrn:118:Lrn pool:121:Pool",
+  " dense:117:Dense lrn:118:Lrn pool:121:Pool relu:123:Relu",
   "V1Layer": "name:4:string number:5:int32 blobs:6:Blob* conv:10:Conv"
-  " lrn:18:Lrn pool:19:Pool",
+  " dense:17:Dense lrn:18:Lrn pool:19:Pool relu:30:Relu",
   "Blob": "num:1:int32 channels:2:int32 height:3:int32 width:4:int32"
   " data:5:bytes shape:7:Shape",
   "Shape": "side:1:int64*",
-  "Conv": "pad:3:uint32* kernel:4:uint32* group:5:uint32=1 stride:6:uint32*",
+  "Conv": "pad:3:uint32* kernel:4:uint32* group:5:uint32=1 stride:6:uint32*"
+  " pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32"
+  " stride_h:13:uint32 stride_w:14:uint32 dilation:18:uint32*",
+  "Dense": "transpose:6:bool",
+  "Relu": "slope:1:float",
   "Lrn": "window:1:uint32=5 alpha:2:float=1 beta:3:float=0.75 k:5:float=1"
   " region:4:int32",
-  "Pool": "kind:1:int32 window:2:uint32 stride:3:uint32=1 pad:4:uint32",
+  "Pool": "kind:1:int32 window:2:uint32 stride:3:uint32=1 pad:4:uint32"
+  " window_h:5:uint32 window_w:6:uint32 stride_h:7:uint32 stride_w:8:uint32"
+  " pad_h:9:uint32 pad_w:10:uint32 everywhere:12:bool",
 }
 _KINDS = {  # The older version numbers them.
   4: "Convolution",
@@ -66,28 +72,39 @@ def _array(blob: Any) -> np.ndarray:
 
 
 def _step(kind: str, layer: Any) -> str | None:
-  """Returns what a layer does in the words of `words.py`, or None."""
+  """Returns what a layer does in the lines of `words.py`, or None."""
+  odd = f"{kind} of settings that no net here has"
   match kind:
     case "Convolution":
       conv = layer.conv
-      sides = (conv.kernel, conv.stride or [1], conv.pad or [0])
+      sides = (conv.kernel or [0], conv.stride or [1], conv.pad or [0])
+      uneven = [
+        conv.pad_h, conv.pad_w, conv.kernel_h, conv.kernel_w, conv.stride_h,
+        conv.stride_w, {*conv.dilation} - {1},
+      ]  # fmt: skip
+      if any(uneven) or any(len({*values}) > 1 for values in sides):
+        return odd
       kernel, stride, pad = (values[0] for values in sides)
       return words.conv(kernel, stride, pad, conv.group)
     case "InnerProduct":
-      return words.DENSE
+      return odd if layer.dense.transpose else words.DENSE
     case "ReLU":
-      return words.activation("relu")
+      return odd if layer.relu.slope else words.activation("relu")
     case "LRN":
       lrn = layer.lrn
       if lrn.region:
-        return "norm within each channel"
+        return odd
       # lrn_layer.cpp takes the mean of the squares, not their sum.
       alpha = lrn.alpha / lrn.window
       return words.lrn(lrn.window, lrn.k, alpha, lrn.beta)
     case "Pooling":
       pool = layer.pool
-      if pool.kind or pool.pad:
-        return "pooling that is padded, or not of maxima"
+      uneven = [
+        pool.kind, pool.pad, pool.window_h, pool.window_w, pool.stride_h,
+        pool.stride_w, pool.pad_h, pool.pad_w, pool.everywhere,
+      ]  # fmt: skip
+      if any(uneven):
+        return odd
       return words.max_pool(pool.window, pool.stride)
   return None
 

@@ -4,14 +4,18 @@ A whole net takes pixels of 0..255, mean image and scale are in it; weights
 alone leave both to who uses them.
 """
 
+import collections
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from safetensors import numpy
 
 from alexnet_jax import augment, errors, loaded
 from alexnet_jax.convert import arrays, files, nets, onnx_graph
@@ -42,15 +46,19 @@ def _state_dict(model: loaded.Model) -> dict[str, np.ndarray]:
 
 
 def _write_safetensors(model: loaded.Model, path: Path) -> None:
-  from safetensors import numpy as safetensors
-
-  path.write_bytes(safetensors.save(_state_dict(model)))
+  about = {"producer": files.PRODUCER}
+  path.write_bytes(numpy.save(_state_dict(model), about))
 
 
 def _write_torch(model: loaded.Model, path: Path) -> None:
   torch = files.torch_itself()
-  weights = {k: torch.tensor(v) for k, v in _state_dict(model).items()}
-  torch.save(weights, path)
+  weights: Any = collections.OrderedDict(
+    (name, torch.tensor(values)) for name, values in _state_dict(model).items()
+  )
+  weights._metadata = {"": {"version": 1, "producer": files.PRODUCER}}
+  data = io.BytesIO()  # torch tells a full disk by errors of its own.
+  torch.save(weights, data)
+  path.write_bytes(data.getbuffer())
 
 
 def _write_onnx(model: loaded.Model, path: Path) -> None:

@@ -5,14 +5,16 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import safetensors
 
 from alexnet_jax import errors
 from alexnet_jax.convert import caffe, onnx_graph
 from alexnet_jax.convert.arrays import Arrays
 
+PRODUCER = onnx_graph.PRODUCER
 # torchvision numbers layers; so do those who took its net over.
 TORCHVISION = {
   "features.0": "conv1",
@@ -31,18 +33,20 @@ class Found:
   """What a file holds.
 
   Attributes:
-    arrays: by name, in the layout of `arrays.py`; float32.
-    steps: what is done one after another, in the words of `nets.steps`; None
+    arrays: by name, in the layout of `arrays.py`.
+    steps: what is done one after another, in the lines of `words.py`; None
       where the file holds weights alone.
     input_size_px: side of the image, where the file says.
     pools_inside: of each max pool, whether its windows stay inside its input,
       where the file says.
+    is_ours: whether it was written here: its config is a file beside it.
   """
 
   arrays: Arrays
   steps: list[str] | None = None
   input_size_px: int | None = None
   pools_inside: list[bool] | None = None
+  is_ours: bool = False
 
 
 class _RefusedError(Exception):
@@ -53,15 +57,17 @@ def _by_layer(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns a state dict's arrays under the names of the paper's layers."""
   found = {}
   for key, values in tensors.items():
-    module, _, kind = key.replace("module.", "").rpartition(".")
+    plain = re.sub(r"(^|\.)module\.", r"\1", key)  # DataParallel's.
+    module, _, kind = plain.rpartition(".")
     found[f"{TORCHVISION.get(module, module)}.{kind}"] = values
   return found
 
 
 def _read_safetensors(path: Path) -> Found:
-  from safetensors import numpy as safetensors
-
-  return Found(_by_layer(safetensors.load_file(path)))
+  with safetensors.safe_open(path, "np") as file:
+    arrays = {name: file.get_tensor(name) for name in file.keys()}
+    about = file.metadata() or {}
+  return Found(_by_layer(arrays), is_ours=about.get("producer") == PRODUCER)
 
 
 def torch_itself() -> Any:
@@ -91,23 +97,68 @@ def _read_torch(path: Path) -> Found:
   if not isinstance(tensors, dict) or not all(
     isinstance(values, torch.Tensor) for values in tensors.values()
   ):
-    raise ValueError(f"it holds a {type(whole).__name__}, no state dict")
-  return Found(_by_layer({k: v.float().numpy() for k, v in tensors.items()}))
+    raise ValueError(f"a {type(whole).__name__}, no state dict, is in it")
+  arrays = {
+    name: (x.float() if x.is_floating_point() else x).detach().numpy()
+    for name, x in tensors.items()
+  }
+  about = getattr(tensors, "_metadata", {}).get("", {})
+  return Found(_by_layer(arrays), is_ours=about.get("producer") == PRODUCER)
+
+
+class _Dtype:
+  """What a pickle may say of the type of numbers."""
+
+  def __init__(self, text: str, *_: Any):
+    if not re.fullmatch(r"O8|f[248]", text):
+      raise ValueError(f"it has numbers of type {text!r}")
+    self.text = text
+
+  def __setstate__(self, state: tuple[Any, ...]):
+    if state[1] not in ("<", ">", "|"):
+      raise ValueError(f"it has numbers of byte order {state[1]!r}")
+    self.text = self.text if self.text == "O8" else state[1] + self.text
+
+
+class _Array:
+  """What a pickle may say of an array: numbers, or one object."""
+
+  def __init__(self, *_: Any):
+    self.values: Any = None
+
+  def __setstate__(self, state: tuple[Any, ...]):
+    _, shape, dtype, by_column, data = state
+    if dtype.text == "O8":
+      (self.values,) = data
+      return
+    data = data.encode("latin1") if isinstance(data, str) else data
+    values = np.frombuffer(data, dtype.text)
+    self.values = values.reshape(shape, order="F" if by_column else "C")
+
+
+def _encode(text: str, _: str) -> bytes:
+  return text.encode("latin1")
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes numpy arrays, and nothing else."""
+  """Makes plain data, and of arrays what the classes above make of them.
+
+  Not with numpy's own constructors: a pickle can tell those lies about memory.
+  """
+
+  _MEANT: ClassVar = {
+    "multiarray._reconstruct": _Array,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+    "_codecs.encode": _encode,  # Of bytes, before they had pickles.
+  }
 
   def find_class(self, module: str, name: str) -> Any:
-    module = re.sub(r"^numpy\.core\b", "numpy._core", module)
-    if (module, name) not in {
-      ("numpy._core.multiarray", "_reconstruct"),
-      ("numpy", "ndarray"),
-      ("numpy", "dtype"),
-      ("_codecs", "encode"),  # Python 2's text, as bytes.
-    }:
-      raise _RefusedError(f"{module}.{name}")
-    return super().find_class(module, name)
+    asked = f"{module}.{name}"
+    meant = re.sub(r"^numpy\._?core\.", "", asked)
+    if meant not in self._MEANT:
+      raise _RefusedError(asked)
+    return self._MEANT[meant]
 
 
 def _read_npy(path: Path) -> Found:
@@ -125,14 +176,14 @@ def _read_npy(path: Path) -> Found:
     if not header[2].hasobject:
       raise ValueError(f"it is one array of {header[2]}, no dictionary of them")
     layers = _Unpickler(file, encoding="latin1").load()
-  if isinstance(layers, np.ndarray):
-    layers = layers.item()
+  if isinstance(layers, _Array):
+    layers = layers.values
   found = {}
   inputs = 0
   for name, layer in sorted(layers.items()):
     named = isinstance(layer, dict)
     kernel, bias = (layer["weights"], layer["biases"]) if named else layer
-    kernel = np.asarray(kernel, np.float32)
+    kernel, bias = kernel.values, bias.values
     if kernel.ndim == 4:
       weight = kernel.transpose(3, 2, 0, 1)
       inputs = len(weight)
@@ -141,7 +192,7 @@ def _read_npy(path: Path) -> Found:
       weight = maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
       inputs = len(weight)
     found[f"{name}.weight"] = weight
-    found[f"{name}.bias"] = np.asarray(bias, np.float32).reshape(-1)
+    found[f"{name}.bias"] = bias.reshape(-1)
   return Found(found)
 
 
@@ -170,18 +221,23 @@ def read(path: Path) -> Found:
     InputError: no such file, one of another kind, a damaged one, or a pickle
       that wants to run code.
   """
-  if path.suffix not in READERS:
-    raise errors.unknown("the kind of file", path.suffix, READERS)
   if not path.is_file():
-    raise errors.InputError(f"{str(path)!r} is no file that exists.")
+    raise errors.InputError(
+      f"{str(path)!r} is no file that exists; name a file of weights, or the"
+      " workdir of a run."
+    )
+  kind = path.suffix.lower()
+  if kind not in READERS:
+    raise errors.unknown(f"{str(path)!r}: the kind of file", kind, READERS)
   try:
-    return READERS[path.suffix](path)
+    return READERS[kind](path)
   except errors.InputError:
     raise
   except _RefusedError as e:
     raise errors.InputError(
       f"{str(path)!r} wants to run {e}, which weights have no need of: it is"
-      " not opened. Take a file from another source."
+      " not opened. Save the net's weights alone, or take a file from another"
+      " source."
     ) from e
   # A damaged file has errors of as many kinds as there are libraries.
   except Exception as e:
@@ -190,3 +246,24 @@ def read(path: Path) -> Found:
       f"{str(path)!r} cannot be read ({reason}); it is damaged, or of another"
       " kind than its name says. Get it anew."
     ) from e
+
+
+def checked(arrays: Arrays) -> dict[str, np.ndarray]:
+  """Returns a net's arrays in float32.
+
+  Raises:
+    InputError: they are no real numbers, or not all of them finite.
+  """
+  found = {}
+  for name, values in arrays.items():
+    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+      raise errors.InputError(
+        f"{name} is {values.dtype}; weights must be floats: take a file that"
+        " was not quantized."
+      )
+    found[name] = values.astype(np.float32)
+    if not np.isfinite(found[name]).all():
+      raise errors.InputError(
+        f"{name} has numbers that are not finite; take another file."
+      )
+  return found

@@ -77,12 +77,13 @@ def config_of(
   found = found or files.Found({})
   file = cli.CONFIGS / f"{known.config}.py"
   config: Any = cli.load_config(str(file)).unlock()
-  config.num_classes = len(found.arrays.get("fc8.bias", range(num_classes)))
+  sizes = {name: values.size for name, values in found.arrays.items()}
+  config.num_classes = sizes.get("fc8.bias", num_classes)
   config.crop_size_px = found.input_size_px or known.crop_size_px
   net = config.network
   net.conv1.ceil = False  # Others round down.
   for name in ("fc6", "fc7"):
-    net[name].units = len(found.arrays.get(f"{name}.bias", range(4096)))
+    net[name].units = sizes.get(f"{name}.bias", net[name].units)
   inside = iter(found.pools_inside or ())
   for name in net.layers:
     net[name].after = tuple(
@@ -100,13 +101,16 @@ def differences(network: networks.Network, found: files.Found) -> list[str]:
   """Returns what a file lacks of a net, has beside it, or has otherwise."""
   wanted = arrays.shapes(network)
   held = {name: values.shape for name, values in found.arrays.items()}
-  lines = [f"{name} is missing" for name in wanted if name not in held]
-  lines += [f"{name} is too many" for name in held if name not in wanted]
-  lines += [
+  missing = (f"{name} is missing" for name in wanted if name not in held)
+  extra = (f"{name} is too many" for name in held if name not in wanted)
+  other = (
     f"{name} is {list(held[name])}, not {list(shape)}"
     for name, shape in wanted.items()
     if held.get(name, shape) != shape
-  ]
+  )
+  # By turns: of what is shown there is some of each.
+  turns = itertools.zip_longest(missing, extra, other)
+  lines = [line for turn in turns for line in turn if line]
   if found.steps is not None:
     pairs = itertools.zip_longest(
       found.steps, words.steps(network), fillvalue="the end"
@@ -119,29 +123,31 @@ def differences(network: networks.Network, found: files.Found) -> list[str]:
   return lines
 
 
-def detect(found: files.Found, asked: str = "") -> tuple[str, Any]:
-  """Returns the name of a file's net, and its config.
+def detect(found: files.Found, asked: str = "") -> tuple[list[str], Any]:
+  """Returns the names of the nets that a file fits, and the first one's config.
 
   Args:
     found: what the file holds.
-    asked: name in `NETS`; by default the first that fits.
+    asked: the one name in `NETS` that is tried; by default all.
 
   Raises:
     InputError: none fits, or not the one that was asked for.
   """
   if asked and asked not in NETS:
     raise errors.unknown("--net", asked, NETS)
-  candidates = {}
-  for name in [asked] if asked else NETS:
-    config = config_of(NETS[name], found)
-    lines = differences(networks.from_config(config), found)
-    if not lines:
-      return name, config
-    candidates[name] = lines
-  nearest = min(candidates, key=lambda name: len(candidates[name]))
+  names = [asked] if asked else list(NETS)
+  configs = {name: config_of(NETS[name], found) for name in names}
+  lines = {
+    name: differences(networks.from_config(config), found)
+    for name, config in configs.items()
+  }
+  fitting = [name for name in names if not lines[name]]
+  if fitting:
+    return fitting, configs[fitting[0]]
+  nearest = min(names, key=lambda name: len(lines[name]))
   raise errors.InputError(
     f"it is no net that is known here. Beside {nearest}:"
-    f" {errors.some(candidates[nearest])}. Known: {', '.join(NETS)}."
+    f" {errors.some(lines[nearest])}. Known: {', '.join(NETS)}."
   )
 
 
@@ -151,9 +157,21 @@ def to_rgb(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def is_torchvisions(network: networks.Network, config: Any) -> bool:
-  """Whether torchvision's class can take a net's state dict."""
-  theirs = config_of(NETS["torchvision"], num_classes=config.num_classes)
-  like = networks.from_config(theirs)
-  return words.steps(network) == words.steps(like) and arrays.shapes(
-    network
-  ) == arrays.shapes(like)
+  """Whether torchvision's class computes what a net does, from its weights."""
+  asked = files.Found({}, None, config.crop_size_px, [True] * 3)
+  theirs = config_of(NETS["torchvision"], asked, config.num_classes)
+  try:
+    like = networks.from_config(theirs)
+  except errors.InputError:
+    return False  # Its input is too small for theirs.
+
+  def facts(net: networks.Network) -> tuple[Any, ...]:
+    sizes = [row.output_shape for row in networks.rows(net)]
+    return words.steps(net), arrays.shapes(net), sizes
+
+  dropouts = [
+    layer
+    for layer in (*network.features, *network.classifier)
+    if isinstance(layer, networks.Dropout)
+  ]
+  return facts(network) == facts(like) and all(x.rescaled for x in dropouts)

@@ -12,9 +12,7 @@ from alexnet_jax.convert.arrays import Arrays
 
 _OPSET = 17
 _IR_VERSION = 8  # That of this opset: older readers know it.
-_PRODUCER = "alexnet_jax"
-# They change no number at test, or, at the end, not what is best.
-_IGNORED = ("Dropout", "Flatten", "Reshape", "Identity", "Softmax", "Constant")
+PRODUCER = "alexnet_jax"
 
 
 def _onnx() -> Any:
@@ -27,11 +25,7 @@ def _onnx() -> Any:
   return onnx
 
 
-def read(
-  path: Path,
-) -> tuple[
-  dict[str, np.ndarray], list[str] | None, int | None, list[bool] | None
-]:
+def read(path: Path) -> tuple[Any, ...]:
   """Returns what `files.Found` has, in its order.
 
   Layers are named in their order, or as they were if it was written here.
@@ -46,19 +40,25 @@ def read(
   held = {x.name: onnx.numpy_helper.to_array(x) for x in graph.initializer}
   fed = next(x for x in graph.input if x.name not in held)
   size = fed.type.tensor_type.shape.dim[-1].dim_value or None
-  if model.producer_name == _PRODUCER:
+  if model.producer_name == PRODUCER:
     kinds = ("weight", "bias")
     own = {k: v for k, v in held.items() if k.rpartition(".")[2] in kinds}
-    return own, None, size, None
+    return own, None, size, None, True
   found: dict[str, np.ndarray] = {}
   steps: list[str] = []
   inside: list[bool] = []
-  layers = 0
+  layers, last = 0, fed.name
   for node in graph.node:
+    if node.op_type == "Constant":
+      continue
+    if node.input[0] != last:
+      raise ValueError(f"it is no chain: {node.name or node.op_type} branches")
+    last = node.output[0]
     settings = {
       x.name: onnx.helper.get_attribute_value(x) for x in node.attribute
     }
-    steps += _steps(node.op_type, settings)
+    ends = node is graph.node[-1] or last == graph.output[0].name
+    steps += _steps(node.op_type, settings, ends)
     if node.op_type == "MaxPool":
       passes = settings.get("ceil_mode", 0) or any(settings.get("pads", ()))
       inside.append(not passes)
@@ -71,23 +71,40 @@ def read(
         name = f"fc{layers}"
         weight = weight if settings.get("transB") else weight.T
       found[f"{name}.weight"] = weight
-      found[f"{name}.bias"] = bias[0] if bias else np.zeros(len(weight))
-  return found, steps, size, inside
+      found[f"{name}.bias"] = (
+        bias[0] if bias else np.zeros(len(weight), np.float32)
+      )
+  return found, steps, size, inside, False
 
 
-def _steps(kind: str, settings: dict[str, Any]) -> list[str]:
-  """Returns what a node does in the words of `words.py`: one line, or none."""
-  window = settings.get("kernel_shape", [1])
-  stride = settings.get("strides", [1])[0]
-  first, *_, last = settings.get("pads", [0, 0])
+def _steps(kind: str, settings: dict[str, Any], ends: bool) -> list[str]:
+  """Returns what a node does in the lines of `words.py`: one, or none.
+
+  Args:
+    kind: of the node.
+    settings: its attributes.
+    ends: whether the net ends with it.
+  """
+  windows = settings.get("kernel_shape", [1])
+  strides = settings.get("strides", [1])
+  pads = settings.get("pads", [0])
+  even = (
+    len({*windows}) == len({*strides}) == 1
+    and {*settings.get("dilations", [1])} == {1}
+    and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
+  )
+  odd = f"{kind} of settings that no net here has"
   match kind:
-    case "Conv":
+    case "Conv" if even and len({*pads}) == 1:
       groups = settings.get("group", 1)
-      alike = len({*window}) == 1 and first == last
-      line = words.conv(window[0], stride, first, groups)
-      return [line if alike else f"{line}, uneven"]
+      return [words.conv(windows[0], strides[0], pads[0], groups)]
+    # A last window may pass the edge.
+    case "MaxPool" if even and not any(pads[:2]):
+      return [words.max_pool(windows[0], strides[0])]
     case "Gemm":
-      return [words.DENSE]
+      factors = settings.get("alpha", 1.0), settings.get("beta", 1.0)
+      plain = factors == (1, 1) and not settings.get("transA")
+      return [words.DENSE if plain else odd]
     case "Relu" | "Tanh" | "Sigmoid":
       return [words.activation(kind.lower())]
     case "LRN":
@@ -96,14 +113,14 @@ def _steps(kind: str, settings: dict[str, Any]) -> list[str]:
       alpha = settings.get("alpha", 1e-4) / size
       k, beta = settings.get("bias", 1.0), settings.get("beta", 0.75)
       return [words.lrn(size, k, alpha, beta)]
-    case "MaxPool" if first == 0:  # A last window may pass the edge.
-      return [words.max_pool(window[0], stride)]
     # torch's AdaptiveAvgPool2d, where it has nothing to do.
-    case "AveragePool" if set(window) == {1}:
+    case "AveragePool" if {*windows} == {*strides} == {1} and not any(pads):
       return []
-    case _ if kind in _IGNORED:
+    case "Dropout" | "Flatten" | "Reshape" | "Identity":
       return []
-  return [kind]
+    case "Softmax" if ends:  # It changes no order of the answers.
+      return []
+  return [odd]
 
 
 class _Graph:
@@ -256,7 +273,7 @@ def write(
         for name, values in graph.constants.items()
       ],
     ),
-    producer_name=_PRODUCER,
+    producer_name=PRODUCER,
     ir_version=_IR_VERSION,
     opset_imports=[make.make_opsetid("", _OPSET)],
   )

@@ -99,8 +99,10 @@ def read(directory: Path) -> Statistics:
       (held.colour_axes, (3, 3)),
       (held.colour_sds, (3,)),
     ):
-      if values.shape != shape or not np.isfinite(values).all():
+      if values.shape != shape:
         raise ValueError(f"{values.shape} numbers where {shape} are due")
+      if not np.isfinite(values).all():
+        raise ValueError("numbers that are not finite")
     return held
   # NumPy's errors on a damaged header are of many kinds.
   except Exception as e:
