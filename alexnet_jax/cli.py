@@ -179,6 +179,21 @@ def overridden() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
+def make_folder(flag: str, folder: Path) -> None:
+  """Makes a folder that a flag names, if it is not there.
+
+  Raises:
+    InputError: it cannot be made.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.InputError(
+      f"{flag}={str(folder)!r} cannot be made ({e.strerror}); choose another"
+      " folder."
+    ) from e
+
+
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
   """Yields a path to write to; the file is replaced when all is written.

@@ -221,13 +221,7 @@ def main(_: Any) -> None:
     if name not in look.model.class_names:
       raise errors.unknown("--classes", name, look.model.class_names)
   folder = Path(options.output)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise errors.InputError(
-      f"--output={options.output!r} cannot be made ({e.strerror}); choose"
-      " another folder."
-    ) from e
+  cli.make_folder("--output", folder)
   for name, plot in draw(look, options.only or list(FIGURES)):
     for suffix in drawings.SUFFIXES:
       drawings.save(plot, folder / f"{name}{suffix}")

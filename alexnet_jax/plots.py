@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure, ticker
 
-from alexnet_jax import cli, errors
+from alexnet_jax import cli
 
 _WIDTH_IN = 85 / 25.4
 STYLE = {
@@ -55,13 +55,7 @@ def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
   Raises:
     InputError: the folder cannot be written.
   """
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise errors.InputError(
-      f"figures={str(folder)!r} cannot be made ({e.strerror}); choose another"
-      " folder."
-    ) from e
+  cli.make_folder("figures", folder)
   written = []
   rc: Any = STYLE
   with matplotlib.rc_context(rc), warnings.catch_warnings():

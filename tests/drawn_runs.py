@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import checkpoint, model, steps
-from alexnet_jax.data import statistics
+from alexnet_jax.data import records, shapes, statistics
 from configs import alexnet
 
 NAMES = ("cat", "dog", "owl", "cow", "bee", "ant")
@@ -64,3 +64,20 @@ def write_run(folder, config, names=NAMES, seeds=(0,)):
   statistics.write(folder, held)
   checkpoint.write_params(folder, params)
   return each, mean
+
+
+def write_run_on_shapes(place, crop_size_px, **counts):
+  """Writes place/data, shapes of 32 px, and place/run, a net for them."""
+  data = place / "data"
+  shapes.generate(data, size_px=32, workers=0, **counts)
+  fields = {
+    "network.layers": ("conv1", "fc6", "fc8"),
+    "network.conv1.kernel": 5,
+    "image_size_px": 32,
+    "crop_size_px": crop_size_px,
+    "num_classes": 10,
+    "data_dir": str(data),
+  }
+  names = records.open_directory(data).class_names
+  write_run(place / "run", small_config(**fields), names)
+  return place

@@ -331,7 +331,7 @@ def test_best_step_of_what_was_never_trained_is_refused(tmp_path):
   [
     ({"net": "bvlc_alexnett"}, "Did you mean 'bvlc_alexnet'"),
     ({"mean": "1,2"}, "--mean='1,2' is no mean image"),
-    ({"mean": "nan,1,2"}, "must be numbers from 0 to 255"),
+    ({"mean": "nan,1,2"}, "not from 0 to 255"),
     ({"mean": "hwc.npy"}, r"no mean image .it is .256, 256, 3."),
     ({"mean": "missing.npy"}, "missing.npy' is no mean image"),
     ({"classes": "missing.txt"}, "missing.txt' cannot be read"),

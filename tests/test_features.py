@@ -4,32 +4,20 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 from commands import assert_refused, run_command
-from drawn_runs import small_config, write_run
+from drawn_runs import write_run_on_shapes
 from scipy import optimize, special
 from tensorflow_datasets.proto import tf_example_pb2
 
 import alexnet_jax
 from alexnet_jax import features, probe
-from alexnet_jax.data import records, shapes, source
+from alexnet_jax.data import records, source
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
   """A run on shapes of 32 px."""
   place = tmp_path_factory.mktemp("place")
-  counts = {"train": 90, "validation": 10, "test": 70}
-  shapes.generate(place / "data", size_px=32, workers=0, **counts)
-  fields = {
-    "network.layers": ("conv1", "fc6", "fc8"),
-    "network.conv1.kernel": 5,
-    "image_size_px": 32,
-    "crop_size_px": 28,
-    "num_classes": 10,
-    "data_dir": str(place / "data"),
-  }
-  names = records.open_directory(place / "data").class_names
-  write_run(place / "run", small_config(**fields), names)
-  return place
+  return write_run_on_shapes(place, 28, train=90, validation=10, test=70)
 
 
 def write(place, name, *words):

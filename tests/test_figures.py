@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused, run_command
-from drawn_runs import small_config, write_run
+from drawn_runs import write_run_on_shapes
 from PIL import Image
 from test_records import encoded, write
 
 from alexnet_jax import drawings, figures, loaded, tiles
-from alexnet_jax.data import records, shapes
+from alexnet_jax.data import records
 
 RNG = np.random.default_rng(0)
 
@@ -101,19 +101,7 @@ def test_confusion_matrix_has_shares_of_the_labels():
 def place(tmp_path_factory):
   """A run that sees how red the left half and how green the right half is."""
   place = tmp_path_factory.mktemp("place")
-  counts = {"train": 20, "validation": 10, "test": 60}
-  shapes.generate(place / "data", size_px=32, workers=0, **counts)
-  fields = {
-    "network.layers": ("conv1", "fc6", "fc8"),
-    "network.conv1.kernel": 5,
-    "image_size_px": 32,
-    "crop_size_px": 32,
-    "num_classes": 10,
-    "data_dir": str(place / "data"),
-  }
-  names = records.open_directory(place / "data").class_names
-  write_run(place / "run", small_config(**fields), names)
-  return place
+  return write_run_on_shapes(place, 32, train=20, validation=10, test=60)
 
 
 def test_all_are_written_as_png_and_pdf(place):

@@ -73,17 +73,19 @@ def _mean_image(text: str, size_px: int) -> np.ndarray:
   """
   file = Path(text)
   try:
-    if file.suffix not in (".npy", ".binaryproto"):
-      mean = np.array([float(word) for word in text.split(",")]).reshape(3)
-      return np.tile(mean, (size_px, size_px, 1)).astype(np.float32)
     if file.suffix == ".npy":
       mean = np.load(file, allow_pickle=False)
-    else:
+    elif file.suffix == ".binaryproto":
       mean = caffe.read_blob(file.read_bytes())
+    else:
+      mean = np.array([float(word) for word in text.split(",")]).reshape(3)
+      mean = np.tile(mean[::-1, None, None], (1, size_px, size_px))
     while mean.ndim > 3:
       (mean,) = mean
     if mean.shape != (3, size_px, size_px):
       raise ValueError(f"it is {list(mean.shape)}")
+    if not ((mean >= 0) & (mean <= 255)).all():
+      raise ValueError("some of it is not from 0 to 255")
     return mean[::-1].transpose(1, 2, 0).astype(np.float32)
   except Exception as e:
     raise errors.InputError(
@@ -119,6 +121,41 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
   return names
 
 
+def _own(
+  path: Path, found: files.Found
+) -> tuple[Any, tuple[str, ...], statistics.Statistics]:
+  """Returns config, class names and statistics of a file written here.
+
+  Raises:
+    InputError: they are not beside it, or of another net.
+  """
+  try:
+    config = logs.read_config(path.parent).unlock()
+    names, held = source.kept(path.parent)
+  except errors.InputError as e:
+    raise errors.InputError(
+      f"{str(path)!r} was written here, with files that must be beside it:"
+      " config.json, class_names.json, mean_image.npy and colour_pca.json;"
+      " put them there."
+    ) from e
+  if differing := nets.differences(networks.from_config(config), found):
+    raise errors.InputError(
+      f"{str(path)!r} is not what the config beside it describes:"
+      f" {errors.some(differing)}. Copy both anew."
+    )
+  return config, names, held
+
+
+def _about(config: Any, mean_image: np.ndarray) -> str:
+  means = ", ".join(f"{x:.4g}" for x in mean_image.mean((0, 1), np.float64))
+  scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
+  return (
+    f"It sees {config.crop_size_px} of {config.image_size_px} pixels, 0..255 in"
+    f" RGB, less the mean ({means} on average), times {scales}; both are kept"
+    " beside it."
+  )
+
+
 def bring_in(
   path: Path,
   output: Path,
@@ -152,28 +189,18 @@ def bring_in(
         f"{str(path)!r} was written here: net, mean and classes are beside it;"
         " drop --net, --mean and --classes."
       )
+    config, names, held = _own(path, found)
     lines = [f"{path} was written here, and has its config beside it."]
-    try:
-      config = logs.read_config(path.parent).unlock()
-      names, held = source.kept(path.parent)
-    except errors.InputError as e:
-      raise errors.InputError(
-        f"{str(path)!r} was written here, with files that must be beside it:"
-        " config.json, class_names.json, mean_image.npy and colour_pca.json;"
-        " put them there."
-      ) from e
-    differing = nets.differences(networks.from_config(config), found)
-    if differing:
-      raise errors.InputError(
-        f"{str(path)!r} is not what the config beside it describes:"
-        f" {errors.some(differing)}. Copy both anew."
-      )
   else:
     try:
       (name, *others), config = nets.detect(found, net)
     except errors.InputError as e:
       raise errors.InputError(f"{str(path)!r}: {e}") from e
     known = nets.NETS[name]
+    names = _class_names(classes, data_dir, config.num_classes)
+    mean = mean or ",".join(map(str, known.mean))
+    image = _mean_image(mean, config.image_size_px)
+    held = statistics.Statistics(image, *nets.COLOURS)
     lines = [f"{path} is {name} (configs/{known.config}.py)."]
     lines += [
       f"It may be {other} as well: the file has weights alone, and they are"
@@ -183,23 +210,9 @@ def bring_in(
     if known.bgr:
       weights = nets.to_rgb(weights)
       lines.append("conv1 took blue first; its filters are turned to take RGB.")
-    config = config.unlock()
-    size = config.image_size_px
-    names = _class_names(classes, data_dir, config.num_classes)
-    image = _mean_image(mean or ",".join(map(str, known.mean)), size)
-    if not ((image >= 0) & (image <= 255)).all():
-      raise errors.InputError(
-        f"--mean={mean!r} must be numbers from 0 to 255, of pixels."
-      )
-    held = statistics.Statistics(image, *nets.COLOURS)
-    means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
-    scales = ", ".join(f"{x:.4g}" for x in known.scale)
-    lines.append(
-      f"It sees {config.crop_size_px} of {size} pixels, 0..255 in RGB, less the"
-      f" mean ({means} on average), times {scales}; both are kept beside it."
-    )
+    lines.append(_about(config, image))
+    config.unlock()
   config.data_dir = data_dir or config.data_dir
-  config.lock()
   try:
     weights = files.checked(weights)
   except errors.InputError as e:
