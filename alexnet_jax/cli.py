@@ -8,6 +8,7 @@ import re
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def run(
   logging.set_verbosity(logging.FATAL)
   # Whatever is half-written is cleaned up on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  hook, sys.unraisablehook = sys.unraisablehook, _signal_again
   try:
     define_flags()
     app.run(checked, flags_parser=parse)
@@ -63,6 +65,24 @@ def run(
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
+  finally:
+    sys.unraisablehook = hook
+
+
+def _signal_again(unraisable: Any) -> None:
+  """Sends a signal again whose exception Python dropped.
+
+  It drops all that is raised in callbacks of the garbage collector, of which
+  jax has one, and in destructors.
+  """
+  raised_by = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+  number = raised_by.get(unraisable.exc_type)
+  if number is None:
+    sys.__unraisablehook__(unraisable)
+    return
+  again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+  again.daemon = True
+  again.start()
 
 
 def keep_memory() -> None:

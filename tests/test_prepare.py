@@ -1005,11 +1005,12 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
         os.killpg(process.pid, number)
       else:
         process.send_signal(number)
-      assert process.wait(30) == codes[number]
+      _, stderr = process.communicate(timeout=30)
       wait_until(lambda pid=process.pid: not in_session(pid), 5)
-      _, stderr = process.communicate()
-    if number != signal.SIGKILL:  # Then Python tells of its semaphores.
-      assert stderr == ("interrupted\n" if number == signal.SIGINT else "")
+    if number == signal.SIGKILL:  # Then Python tells of its semaphores.
+      stderr = ""
+    told = "interrupted\n" if number == signal.SIGINT else ""
+    assert (process.returncode, stderr) == (codes[number], told)
     assert not output.exists()
     after = finished(output)
     assert {name: after.get(name) for name in kept} == kept

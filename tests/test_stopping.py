@@ -222,3 +222,38 @@ def test_the_script_of_two_processes_hands_ctrl_c_on(folder, tmp_path):
       os.killpg(script.pid, signal.SIGKILL)
   (step,) = re.findall(r"told to stop after step (\d+)", result.stdout)
   assert checkpoint.newest_good(workdir) == (int(step) or None, {})
+
+
+LOST = """
+import gc, os, signal, time
+from alexnet_jax import cli
+
+def interrupt(phase, info):
+  if phase == "stop":
+    gc.callbacks.remove(interrupt)
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(0)  # Python's own handler runs within this call.
+
+def main(argv):
+  gc.callbacks.append(interrupt)
+  gc.collect()
+  time.sleep(5)
+  print("went on")
+
+cli.run(main, lambda: None)
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "ending"),
+  [("SIGINT", (130, "", "interrupted\n")), ("SIGTERM", (143, "", ""))],
+)
+def test_a_signal_amid_garbage_collection_is_not_lost(name, ending):
+  """Python ignores what is raised there, KeyboardInterrupt and SystemExit."""
+  process = subprocess.run(
+    [sys.executable, "-c", LOST.format(name=name)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (process.returncode, process.stdout, process.stderr) == ending
