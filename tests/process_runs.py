@@ -4,18 +4,10 @@ import socket
 import subprocess
 import time
 
-from tiny_runs import ROOT, TINY, command
+from tiny_runs import QUICK, ROOT, command
 
-# Four layers, so that it starts soon, and weights that let it see what is in a
-# picture from the first step on; it is evaluated after every step.
-SIGMAS = {"conv1": 0.005, "conv3": 0.15, "fc6": 0.06, "fc8": 0.05}
-LIVELY = {
-  **TINY,
-  **{f"network.{name}.sigma": sigma for name, sigma in SIGMAS.items()},
-  "network.layers": tuple(SIGMAS),
-  "network.conv1.stride": 2,
-  "network.fc6.bias": 0.0,
-  "learning_rate": 0.003,
+LIVELY = {  # It is evaluated after every step.
+  **QUICK,
   "total_steps": 16,
   "checkpoint_every_steps": 4,
   "checkpoints_to_keep": 16,

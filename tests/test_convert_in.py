@@ -54,6 +54,7 @@ def close(found, expected):
       functools.partial(foreign.write_legacy_pth, parameters=True),
     ),
     ("checkpoint.pth", foreign.write_checkpoint),
+    ("reference.pth", foreign.write_reference_checkpoint),
     ("model.safetensors", foreign.write_safetensors),
     ("net.onnx", foreign.write_torchvision_onnx),
   ],

@@ -37,9 +37,8 @@ STEPS = {1: 12, 2: 36, 4: 16}
 FIELDS = {"device_data_share": 0.0}
 STOPS = [
   (1, "SIGTERM"),
-  (2, "SIGTERM to all"),
   (2, "SIGINT"),
-  (4, "SIGTERM"),
+  (4, "SIGTERM to all"),
 ]
 DEATHS = [
   (2, "SIGKILL of 1"),

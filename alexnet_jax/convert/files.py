@@ -1,5 +1,6 @@
 """Files of weights, read without running anything that is in them."""
 
+import argparse
 import dataclasses
 import pickle
 import re
@@ -89,11 +90,15 @@ def torch_itself() -> Any:
 def _read_torch(path: Path) -> Found:
   torch = torch_itself()
   try:
-    whole = torch.load(path, map_location="cpu", weights_only=True)
+    # Training scripts keep their options, as names and values, in it.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+      whole = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as e:
     asked = re.search(r"GLOBAL (\S+)", str(e))
     raise _RefusedError(asked[1]) if asked else e from e
-  tensors = whole.get("state_dict", whole) if isinstance(whole, dict) else whole
+  tensors = whole
+  if isinstance(whole, dict):  # Perhaps the checkpoint of a training script.
+    tensors = whole.get("state_dict", whole.get("model", whole))
   if not isinstance(tensors, dict) or not all(
     isinstance(values, torch.Tensor) for values in tensors.values()
   ):
