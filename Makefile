@@ -29,7 +29,7 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-# torch, which some tests compare with: they are skipped without it.
+# torch, onnx and onnxruntime, which some tests compare with; else skipped.
 peers: setup
 	$(BIN)/pip install --quiet --no-build-isolation -c requirements.lock -e '.[peers]'
 

@@ -1,6 +1,7 @@
 """Pictures of a net and of what it makes of images, for print.
 
-Each function draws one; `save` writes it. Style and colours are of `plots`.
+Each function draws one; `plots.save` writes it. Style and colours are of
+`plots`.
 """
 
 import math
@@ -12,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure
 
-from alexnet_jax import cli, errors, plots, tiles
+from alexnet_jax import errors, plots, tiles
 
 SUFFIXES = (".png", ".pdf")
 OTHER, TRUE = plots.COLOURS[0], plots.COLOURS[1]
@@ -25,16 +26,6 @@ def check_name(file: Path) -> None:
     raise errors.InputError(
       f"{str(file)!r} must end in {' or '.join(SUFFIXES)}."
     )
-
-
-def save(plot: figure.Figure, file: Path) -> None:
-  """Writes a picture as its file's name ends; see `check_name`.
-
-  Raises:
-    InputError: the file cannot be written.
-  """
-  with matplotlib.rc_context({"pdf.fonttype": 42}), cli.replacing(file) as new:
-    plot.savefig(new, dpi=300)
 
 
 def panel(
@@ -166,7 +157,7 @@ def rows_of_images(
       for axes, image, word in zip(line, images, words, strict=False):
         axes.imshow(image)
         axes.text(
-          0.5, -0.03, plots.plain(word), transform=axes.transAxes,
+          0.5, -0.03, plots.plain(word, 20), transform=axes.transAxes,
           ha="center", va="top",
         )  # fmt: skip
       line[0].set_title(plots.plain(title), loc="left", pad=2)

@@ -223,14 +223,16 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   return Run(config, net, found, steps.unstack_members(params, count))
 
 
-def inherit(config: Any, overridden: Mapping[str, Any]) -> Any:
+def inherit(config: Any, overridden: Mapping[str, Any], workdir: Path) -> Any:
   """Returns a config with the net and the input of the run in `init_from`.
 
-  As it is where `init_inherits` is not set. The last layer has `num_classes`.
+  As it is where `init_inherits` is not set. The last layer has `num_classes`,
+  and is drawn anew.
 
   Args:
     config: a whole config.
     overridden: fields by their names in one level, which stay as they are.
+    workdir: of the run to come; once begun, it has all that the other gave it.
 
   Raises:
     InputError: no such run.
@@ -242,10 +244,15 @@ def inherit(config: Any, overridden: Mapping[str, Any]) -> Any:
       "init_from='' must be the workdir of a run to start from; pass"
       " --config.init_from=DIR."
     )
-  source = find_run(Path(config.init_from))
+  begun = (workdir / "config.json").exists()
+  source = (
+    logs.read_config(workdir) if begun else find_run(Path(config.init_from))
+  )
   merged = config.copy_and_resolve_references().unlock()
   merged.network = source.network.copy_and_resolve_references().unlock()
-  merged.network[source.network.layers[-1]].units = config.num_classes
+  last = source.network.layers[-1]
+  merged.network[last].units = config.num_classes
+  merged.init_fresh_layers = (last,)
   merged.image_size_px = source.image_size_px
   merged.crop_size_px = source.crop_size_px
   merged.input_scale = tuple(source.input_scale)

@@ -5,7 +5,7 @@
 FILE.npz holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
 and `layer`; FILE.array_record an example each, as TFDS writes them, of
 `features` (flat), `shape` and `label`. `python -m alexnet_jax.probe` learns
-from them.
+from the .npz. All of a split's features are in memory at once.
 """
 
 from collections.abc import Iterator
@@ -42,6 +42,15 @@ def examples_of(
   config = model.config
   dataset = records.open_directory(Path(data_dir or config.data_dir))
   return records.open_split(dataset, split or config.test_split, "--split")
+
+
+def check_single(model: loaded.Model) -> None:
+  """Raises InputError for an ensemble."""
+  if len(model.members) > 1:
+    raise errors.InputError(
+      f"the run holds {len(model.members)} nets of an ensemble, whose features"
+      " are not of one kind; take a run of a single net."
+    )
 
 
 def batches_of(
@@ -81,13 +90,9 @@ def of_split(
     layer: see `Model.features`.
 
   Raises:
-    InputError: see `batches_of` and `Model.features`; an ensemble.
+    InputError: see `check_single`, `batches_of` and `Model.features`.
   """
-  if len(model.members) > 1:
-    raise errors.InputError(
-      f"the run holds {len(model.members)} nets of an ensemble, whose features"
-      " are not of one kind; take a run of a single net."
-    )
+  check_single(model)
   found = [
     (model.features(images, layer), labels)
     for images, labels in batches_of(model, examples)

@@ -10,7 +10,7 @@ classes      the surest and the worst answers for each class
 neighbours   images that are near in the last hidden layer (Fig. 4, right)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import cli, drawings, errors, features, loaded
+from alexnet_jax import cli, drawings, errors, features, loaded, plots
 from alexnet_jax.data import images as image_files
 from alexnet_jax.data import records, source
 
@@ -102,7 +102,7 @@ class _Look:
     held = np.unique(self.split[2])
     if not self.options.classes:
       return held[:_CLASSES].tolist()
-    labels = [names.index(name) for name in self.options.classes]
+    labels = [self.model.labels[name] for name in self.options.classes]
     for label in labels:
       if label not in held:
         raise errors.InputError(
@@ -172,7 +172,7 @@ def _classes(look: _Look) -> Figure:
       some = some[:_ACROSS]
       best = shares[some].argmax(axis=1)
       words = [
-        f"{names[k]} {share:.0%}"
+        f"{share:.0%} {names[k]}"
         for k, share in zip(best, shares[some, best], strict=True)
       ]
       rows.append((f"{names[label]}, {what}", list(look.images(some)), words))
@@ -202,12 +202,6 @@ FIGURES: dict[str, Callable[[_Look], Figure]] = {
 }
 
 
-def draw(look: _Look, names: list[str]) -> Iterator[tuple[str, Figure]]:
-  """Yields each figure that is asked for."""
-  for name in names:
-    yield name, FIGURES[name](look)
-
-
 def main(_: Any) -> None:
   """Runs the command."""
   options = flags.FLAGS
@@ -216,15 +210,18 @@ def main(_: Any) -> None:
       raise errors.unknown("--only", name, FIGURES)
   cli.keep_memory()
   cli.keep_programs()
-  look = _Look(loaded.load(options.workdir, options.step), options)
+  model = loaded.load(options.workdir, options.step)
+  features.check_single(model)
+  look = _Look(model, options)
   for name in options.classes:
-    if name not in look.model.class_names:
-      raise errors.unknown("--classes", name, look.model.class_names)
+    if name not in model.labels:
+      raise errors.unknown("--classes", name, model.labels)
   folder = Path(options.output)
   cli.make_folder("--output", folder)
-  for name, plot in draw(look, options.only or list(FIGURES)):
+  for name in options.only or FIGURES:
+    plot = FIGURES[name](look)
     for suffix in drawings.SUFFIXES:
-      drawings.save(plot, folder / f"{name}{suffix}")
+      plots.save(plot, folder / f"{name}{suffix}")
     print(f"wrote {folder / name}.png and .pdf", flush=True)
 
 
@@ -234,7 +231,9 @@ def _define_flags() -> None:
   flags.DEFINE_string("output", None, "Folder for the files.", required=True)
   flags.DEFINE_list("only", [], "Which to draw; all by default.")
   flags.DEFINE_list(
-    "classes", [], "Of classes and neighbours; the first five by default."
+    "classes",
+    [],
+    "Of classes and neighbours, by name or WNID; the first five by default.",
   )
   flags.DEFINE_string("image", "", "Image file; by default the split's first.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")

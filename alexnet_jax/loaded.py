@@ -5,6 +5,7 @@ model.predict(images)  # probabilities of its classes
 model.features(images, layer="fc7")
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Model:
     config: of the run.
     step: of the checkpoint.
     class_names: in the order of the labels.
+    labels: by class name, and by the WNID that ImageNet's names begin with.
     shapes: of what `features` can give for an image, by layer, in order.
     layers: their names, from the image to the logits.
   """
@@ -57,6 +59,11 @@ class Model:
     self.config = run.config
     self.step = run.step
     self.class_names = tuple(class_names)
+    self.labels = {
+      word: label
+      for label, name in enumerate(self.class_names)
+      for word in (name, *re.findall(r"^n\d{8}(?= )", name))
+    }
     self.net = run.net
     self.members = run.members
     self.augmentation = augment.from_config(run.config, held)

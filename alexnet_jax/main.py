@@ -15,10 +15,10 @@ def main(_) -> None:
   """Runs the command."""
   asked = flags.FLAGS
   config, name = cli.config()
-  config = evaluate.inherit(config, cli.overridden())
+  workdir = Path(asked.workdir or f"runs/{name}")
+  config = evaluate.inherit(config, cli.overridden(), workdir)
   cli.keep_memory()
   cli.keep_programs()
-  workdir = Path(asked.workdir or f"runs/{name}")
   with (
     distributed.joined(
       asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s

@@ -259,6 +259,8 @@ def _rates(
       layer = path[-2].key
       in_classifier = path[0].key == "classifier"
       first = first_of_classifier if in_classifier else first_of_features
+      if layer in config.init_fresh_layers:
+        first *= config.learning_rate_of_fresh_layers
       if _is_kernel(path):
         return newest(first * factor, layer, f"{layer}/kernel")
       own = first * config.learning_rate_of_biases

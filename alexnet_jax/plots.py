@@ -58,9 +58,7 @@ def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
   cli.make_folder("figures", folder)
   written = []
   rc: Any = STYLE
-  with matplotlib.rc_context(rc), warnings.catch_warnings():
-    # The font lacks some scripts, and shows their letters as boxes.
-    warnings.filterwarnings("ignore", "Glyph")
+  with matplotlib.rc_context(rc):
     plots = {
       f"curves_{metric}": draw_curves(data, metric) for metric in _LABELS
     }
@@ -74,10 +72,26 @@ def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
     for name, plot in plots.items():
       for suffix in ("png", "pdf") if plot else ():
         assert plot
-        with cli.replacing(folder / f"{name}.{suffix}") as new:
-          plot.savefig(new, dpi=300)
+        save(plot, folder / f"{name}.{suffix}")
         written.append(f"{name}.{suffix}")
   return written
+
+
+def save(plot: figure.Figure, file: Path) -> None:
+  """Writes a plot as its file's name ends.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  rc: Any = STYLE
+  with (
+    matplotlib.rc_context(rc),
+    warnings.catch_warnings(),
+    cli.replacing(file) as new,
+  ):
+    # The font lacks some scripts, and shows their letters as boxes.
+    warnings.filterwarnings("ignore", "Glyph")
+    plot.savefig(new, dpi=300)
 
 
 def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:
@@ -195,8 +209,8 @@ def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
   return plot
 
 
-def plain(name: str) -> str:
-  """Returns a name as matplotlib is to write it, cut where it is long."""
-  short = name if len(name) <= 28 else f"{name[:27]}…"
+def plain(name: str, most: int = 28) -> str:
+  """Returns a name as matplotlib is to write it, cut to so many letters."""
+  short = name if len(name) <= most else f"{name[: most - 1]}…"
   # Else a $ would begin a formula, and what begins in _ has no legend.
   return " " * name.startswith("_") + short.replace("$", r"\$")

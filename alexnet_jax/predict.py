@@ -3,24 +3,26 @@
   python -m alexnet_jax.predict --workdir=RUN IMAGE...
 
 IMAGE is a file, a folder, a pattern ("photos/**/*.jpg") or -, for names from
-standard input, one a line. A folder named as a class is the true one of its
-images. As a library: `alexnet_jax.load`.
+standard input, one a line. A folder named as a class, or by its WNID, is the
+true one of its images. As a library: `alexnet_jax.load`.
 """
 
 import concurrent.futures
 import csv
 import glob
+import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, drawings, errors, evaluate, loaded
+from alexnet_jax import cli, drawings, errors, evaluate, loaded, plots
 from alexnet_jax.data import images, listing
 
 FORMATS = ("table", "jsonl", "csv")
@@ -39,10 +41,12 @@ def find(words: Iterable[str], names: Iterable[str]) -> Iterator[Path]:
     path = Path(word)
     if word == "-":
       yield from (Path(name.strip()) for name in names if name.strip())
-    elif path.is_dir():
+    elif os.path.isdir(word):
       inside = sorted(path.rglob("*"))
       yield from (x for x in inside if x.suffix.lower() in listing.SUFFIXES)
-    elif not path.exists() and (found := glob.glob(word, recursive=True)):
+    elif not os.path.exists(word) and (
+      found := glob.glob(word, recursive=True)
+    ):
       yield from map(Path, sorted(found))
     else:
       yield path
@@ -54,7 +58,8 @@ def _read(path: Path, size_px: int) -> np.ndarray | str:
     return images.square(images.decode(path.read_bytes()), size_px)
   except OSError as e:
     return e.strerror or str(e)
-  except (images.UnreadableError, MemoryError) as e:
+  # A name with a NUL is a ValueError.
+  except (images.UnreadableError, MemoryError, ValueError) as e:
     return " ".join(str(e).split()) or "it is too large"
 
 
@@ -87,12 +92,12 @@ def answers(
           continue
         shares = next(found)
         best = np.argsort(-shares, kind="stable")[:top].tolist()
-        label = path.absolute().parent.name
+        label = model.labels.get(path.absolute().parent.name)
         each = [
           {"class": names[k], "label": k, "probability": float(shares[k])}
           for k in best
         ]
-        true = label if label in names else None
+        true = None if label is None else names[label]
         yield path, image, {"top": each, "true": true}
 
 
@@ -118,6 +123,12 @@ def main(argv: Sequence[str]) -> None:
   cli.keep_programs()
   model = loaded.load(options.workdir, options.step)
   write = {"table": _write_block, "jsonl": _write_json, "csv": _write_csv}
+  # Names of files are bytes, not all of them text.
+  for stream, errors_there in (
+    (sys.stdin, "surrogateescape"),
+    (sys.stdout, "backslashreplace"),
+  ):
+    cast(io.TextIOWrapper, stream).reconfigure(errors=errors_there)
   bad, count, shown = [], 0, []
   paths = find(words, sys.stdin)
   for path, image, found in answers(model, paths, options.views, options.top):
@@ -129,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
     shown.append((path, image, found))
     del shown[_MOST_IN_PANEL:]
   if panel and shown:
-    drawings.save(drawings.panel(shown), panel)
+    plots.save(drawings.panel(shown), panel)
   if bad or not count:
     raise errors.InputError(
       f"{len(bad)} of {count} images cannot be read:"

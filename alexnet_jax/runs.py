@@ -271,6 +271,11 @@ def _tell_of_unfinished(
   trained = [s for (_, split), s in series.items() if split == "train"]
   if not trained or any(split == "test" for _, split in series):
     return
+  # Without a test none can tell whether these have ended.
+  own_end = config.get("schedule") == "plateau"
+  if own_end or _number(config.get("stop_at_train_error")) > 0:
+    if not config.get("test_split"):
+      return
   step = max(s.step[-1] for s in trained)
   epoch = max(s.epoch[-1] for s in trained)
   steps, epochs = (

@@ -36,7 +36,7 @@ from alexnet_jax.data import feed, records, shapes, source, statistics
 
 _RETRY_S = 10
 # A loss so near to that of chance, as a share of it, is no better.
-_DEAD = 0.01
+DEAD = 0.01
 
 
 def train_and_evaluate(
@@ -599,7 +599,7 @@ def _compare(
 def _check_alive(config: Any, step: int, losses: list[float]) -> None:
   """Raises InputError if a net knows no more than that all is possible."""
   chance = math.log(config.num_classes)
-  dead = [loss for loss in losses if abs(loss / chance - 1) < _DEAD]
+  dead = [loss for loss in losses if abs(loss / chance - 1) < DEAD]
   if dead:
     raise errors.DeadError(
       f"the net learns nothing: at step {step} its loss is {dead[0]:.4f}, and"
@@ -841,6 +841,7 @@ def _check_config(config: Any) -> None:
     "colour_noise",
     "dead_after_steps",
     "learning_rate_of_biases",
+    "learning_rate_of_fresh_layers",
     "plateau_drops",
     "skip_nonfinite_steps",
     "warmup_epochs",

@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
   # Learning (5): v <- m v - rate (decay w + gradient), w <- w + v.
   config.init_from = ""  # workdir of a run to start from, instead of drawing
   # Whether net, image size, crop and mean are that run's too, and which layers
-  # are drawn all the same.
+  # are drawn all the same; of a net that is taken so, its last by default.
   config.init_inherits = False
   config.init_fresh_layers = ()
   config.batch_size = 128
@@ -145,6 +145,7 @@ def get_config() -> ConfigDict:
   config.weight_decay_of_layers = ()  # exceptions: (layer, decay), ...
   config.learning_rate = 0.01
   config.learning_rate_of_biases = 1.0  # times that of weights, at first
+  config.learning_rate_of_fresh_layers = 1.0  # times that of the others
   config.biases_follow_schedule = True  # or keep their first rate
   # Exceptions from an epoch on: (epoch, layer or layer/bias, rate), ...; the
   # rate as such, neither scaled nor warmed up; a layer of rate 0 is frozen.

@@ -1,11 +1,11 @@
 """Fine-tuning: another run's net on new classes, its last layer drawn anew.
 
 Net, image size, crop and mean are those of the run in init_from, trained here
-or imported; fields of the command line go before them. The last layer, fc8,
-learns ten times as fast as the others. No original.
+or imported; fields of the command line go before them. The last layer learns
+ten times as fast as the others. No original.
 
-Changes from configs/alexnet.py: init_inherits, init_fresh_layers,
-learning_rate, learning_rate_of_layers, schedule, learning_rate_drop_epochs,
+Changes from configs/alexnet.py: init_inherits, learning_rate,
+learning_rate_of_fresh_layers, schedule, learning_rate_drop_epochs,
 total_epochs.
 
   python -m alexnet_jax.main --config=configs/finetune.py \
@@ -26,13 +26,9 @@ def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = alexnet.get_config().unlock()
   config.init_inherits = True
-  config.init_fresh_layers = ("fc8",)
   config.learning_rate = 0.001
+  config.learning_rate_of_fresh_layers = 10.0
   config.schedule = "epochs"
   config.learning_rate_drop_epochs = (8.0,)
-  config.learning_rate_of_layers = (
-    (0.0, "fc8", 0.01), (0.0, "fc8/bias", 0.01),
-    (8.0, "fc8", 0.001), (8.0, "fc8/bias", 0.001),
-  )  # fmt: skip
   config.total_epochs = 12.0
   return config.lock()

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from alexnet_jax import cli, errors
-from experiments import intervals, plan, results, tables
+from experiments import intervals, plan, results, run, tables
 from experiments.plan import Arm
 
 COLUMNS = [
@@ -39,8 +39,13 @@ def main(words: Sequence[str]) -> None:
     )
   title = words[1]
   experiment, folder = plan.load(title), plan.HERE / title
-  rows = results.whole(title)
   arms = experiment.arms[1:]
+  if not arms or experiment.metric not in run.VIEWS:
+    raise errors.InputError(
+      f"{title!r} has no arms that differ from a base in their test error; name"
+      " another experiment."
+    )
+  rows = results.whole(title)
   found = [_effect(title, experiment, rows, arm) for arm in arms]
   tables.write_csv(folder / "effects.csv", COLUMNS, found)
   tables.fill(folder / "README.md", "effects", _table(experiment, rows, found))
@@ -63,7 +68,9 @@ def _effect(
     "original": arm.original,
   }
   if len(seeds) < 2:
-    return about | {"verdict": results.failures(rows, name)}
+    failed = results.failures(rows, name)
+    of_base = f"of the base {results.failures(rows, base.name)}"
+    return about | {"verdict": failed or of_base}
 
   def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
     return intervals.of_paired_difference(
@@ -94,6 +101,8 @@ def _table(
   lines = []
   for metric, views in (("ten_view_error", "ten"), ("one_view_error", "one")):
     rates = results.numbers(rows, base.name, metric)
+    if not rates:
+      continue
     mean, low, high = intervals.of_mean(np.array(list(rates.values())))
     lines.append(
       f"Base, {views} view{'s' * (views == 'ten')}: {mean:.2%} ({low:.2%} to"

@@ -109,14 +109,15 @@ def digest_of(config: ConfigDict) -> str:
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a config that tell what is trained, as in JSON."""
   free = {*logs.FREE_FIELDS, "seed", "ensemble"}
+  free.remove("data_dir")  # Here it stays where it is, and tells what is seen.
   free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
   fields = cli.flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields.items() if name not in free}
 
 
-def command_of(arm: Arm, seed: int) -> str:
-  """Returns the command that trains one net of an arm again."""
+def command_of(name: str, arm: Arm, seed: int) -> str:
+  """Returns the command that trains one net of an experiment's arm again."""
   fields = {**arm.fields, "seed": seed}
   words = ["python", "-m", "alexnet_jax.main", f"--config={arm.config}"]
   words += [f"--config.{name}={value}" for name, value in fields.items()]
-  return shlex.join([*words, f"--workdir=runs/{arm.name}-{seed}"])
+  return shlex.join([*words, f"--workdir=runs/{name}/{arm.name}-{seed}"])

@@ -14,6 +14,7 @@ import fcntl
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -43,8 +44,6 @@ from alexnet_jax.data import records, source
 from experiments import plan, results
 
 VIEWS = {"one_view_error": 1, "ten_view_error": 10}
-# As a share of the error of chance.
-_CHANCE = 0.95
 
 
 def main(words: Sequence[str]) -> None:
@@ -126,7 +125,7 @@ def _run(
         f"{metric} {row[metric]:.2%}" for metric in VIEWS if metric in row
       )
       print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
-      print(f"  again: {plan.command_of(arm, row['seed'])}")
+      print(f"  again: {plan.command_of(name, arm, row['seed'])}")
     if rows is None:
       _run(name, arm, seeds, digest, is_told_to_stop)
 
@@ -236,11 +235,17 @@ def _rows(
     for metric in VIEWS if answers else ():
       best = answers[metric][member].argmax(axis=1)
       row[metric] = float(np.mean(best != answers["labels"]))
-    chance = 1 - 1 / config.num_classes
-    if answers and row["train_error"] > _CHANCE * chance:
+    if answers and _is_at_chance(own, config):
       row["outcome"] = results.CHANCE
     rows.append(row)
   return rows
+
+
+def _is_at_chance(lines: list[dict[str, Any]], config: Any) -> bool:
+  """Whether the last training loss of a net is that of knowing nothing."""
+  losses = [x["loss"] for x in lines if x["split"] == "train"]
+  least = (1 - train.DEAD) * math.log(config.num_classes)
+  return bool(losses) and losses[-1] > least
 
 
 def _tell_of_program(workdir: Path) -> None:
@@ -402,6 +407,8 @@ def _keep(
 @functools.cache
 def _commit() -> str:
   """Returns the commit, with a + where files differ from it."""
+  if not shutil.which("git"):
+    return "unknown"
 
   def git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
+
+from alexnet_jax import plots
 
 
 def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
@@ -34,7 +35,6 @@ def write_csv(
 
 
 def save_plot(figure: Figure, file: Path) -> None:
-  """Writes FILE.png and FILE.pdf, with fonts that a printer can embed."""
-  with matplotlib.rc_context({"pdf.fonttype": 42}):
-    for ending in (".png", ".pdf"):
-      figure.savefig(file.with_suffix(ending), dpi=200)
+  """Writes FILE.png and FILE.pdf."""
+  for ending in (".png", ".pdf"):
+    plots.save(figure, file.with_suffix(ending))

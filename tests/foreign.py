@@ -297,6 +297,13 @@ def write_caffemodel(path, weights, order, version):
   pathlib.Path(path).write_bytes(_message((1, title), *fields))
 
 
+def add_caffe_layer(path, version, number, kind):
+  """Put one more layer without weights at a net's end, after its loss."""
+  layer = {1: [(4, "more"), (5, number)], 2: [(1, "more"), (2, kind)]}[version]
+  with pathlib.Path(path).open("ab") as file:
+    file.write(_message(({1: 2, 2: 100}[version], _message(*layer))))
+
+
 def write_binaryproto(path, mean_bgr):
   """Write a mean image [3, S, S] as compute_image_mean does (a BlobProto)."""
   pathlib.Path(path).write_bytes(_blob(np.asarray(mean_bgr)[None], 1))

@@ -296,8 +296,6 @@ LAST_RATES = {
 }
 # Of conv1's weights in the first step and in the last.
 CONV1_RATES = {"alexnet_cifar10": (0.00075, 0.0001)}
-# Of the last layer's biases, likewise.
-FC8_BIAS_RATES = {"finetune": (0.01, 0.001)}
 CONV1_STANDS_STILL = set(RUNS) - {"run145_half", "run146", "run170", "run177"}
 
 BATCH_SIZE = 4
@@ -420,8 +418,7 @@ def test_steps_move_the_net_as_the_config_says(name):
       if layer == trainer.last:
         if part == "kernel":
           continue
-        own = FC8_BIAS_RATES.get(name, (bias_rate,) * 2)[step > 0]
-        expected = -own * (0.1 - counts / BATCH_SIZE)
+        expected = -bias_rate * (0.1 - counts / BATCH_SIZE)
       if layer == "conv1" and step and name in CONV1_STANDS_STILL:
         expected = 0 * w
       np.testing.assert_allclose(v, expected, rtol=1e-4, err_msg=layer)

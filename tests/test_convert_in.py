@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from test_records import encoded, write
 from tiny_runs import run as command
 
 import alexnet_jax
-from alexnet_jax import errors
+from alexnet_jax import errors, networks
 from alexnet_jax.convert import __main__ as convert
-from alexnet_jax.convert import exports, files
+from alexnet_jax.convert import exports, files, nets
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -256,6 +259,20 @@ def test_another_graph_of_the_same_weights_is_another_net(tmp_path):
   _refused(tmp_path / "net.caffemodel", words, net="bvlc_alexnet")
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_caffe_layer_that_computes_something_is_not_passed_over(
+  version, tmp_path
+):
+  """TanH has no weights; Split only hands on what it is given."""
+  path = tmp_path / "net.caffemodel"
+  foreign.write_caffemodel(path, CAFFE, "alexnet", version)
+  foreign.add_caffe_layer(path, version, 22, "Split")
+  convert.bring_in(path, tmp_path / "run")
+  foreign.add_caffe_layer(path, version, 23, "TanH")
+  named = {1: "layer kind 23", 2: "TanH"}[version]
+  _refused(path, f"step 21 is {named}, which no net here has, not the end")
+
+
 def _with(op, **settings):
   """Returns what gives the first node of a kind other attributes."""
 
@@ -290,6 +307,7 @@ def _branch(onnx, graph):
     (_with("Conv", pads=[2, 2, 2, 3]), "Conv of settings"),
     (_with("Conv", strides=[4, 2]), "Conv of settings"),
     (_with("MaxPool", pads=[0, 1, 0, 0]), "MaxPool of settings"),
+    (_with("MaxPool", pads=[0, 0, 2, 2]), "MaxPool of settings"),
     (_softmax_inside, "Softmax of settings"),
     (_branch, "it is no chain"),
   ],
@@ -327,6 +345,19 @@ def test_best_step_of_what_was_never_trained_is_refused(tmp_path):
     alexnet_jax.load(tmp_path / "run", "best")
 
 
+def _write_data(folder, labels, names):
+  """Writes the first of IMAGES under labels, as both of two splits."""
+  examples = [
+    {"image": encoded(image), "label": int(label)}
+    for image, label in zip(IMAGES, labels, strict=False)
+  ]
+  features = {
+    "image": tfds.features.Image(encoding_format="png"),
+    "label": tfds.features.ClassLabel(names=list(names)),
+  }
+  write(folder, {"train": [examples], "validation": [examples]}, features)
+
+
 @pytest.mark.parametrize(
   ("options", "words"),
   [
@@ -338,6 +369,12 @@ def test_best_step_of_what_was_never_trained_is_refused(tmp_path):
     ({"classes": "missing.txt"}, "missing.txt' cannot be read"),
     ({"classes": "six.txt"}, "has 6 class names, but the net 7 classes"),
     ({"data_dir": "missing"}, "does not exist"),
+    ({"data_dir": "missing", "classes": "seven.txt"}, "does not exist"),
+    (
+      {"data_dir": "data", "classes": "seven.txt"},
+      "has other classes than the net: label 5 is 'x', not 'f'",
+    ),
+    ({"data_dir": "six"}, "has 6 class names, but the net 7 classes"),
   ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -345,9 +382,21 @@ def test_options_that_do_not_fit_are_refused(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "six.txt").write_text("a\nb\nc\nd\ne\nf\n")
+  (tmp_path / "seven.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+  _write_data(tmp_path / "data", [], "abcdexg")
+  _write_data(tmp_path / "six", [], "abcdef")
   np.save(tmp_path / "hwc.npy", np.full((256, 256, 3), 100.0))
   foreign.write_npy(tmp_path / "net.npy", CAFFE)
   _refused(tmp_path / "net.npy", words, **options)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(224, True), (112, False)])
+def test_a_net_of_small_images_is_not_of_torchvisions_class(size, fits):
+  """Which has 9,216 inputs in classifier.1, whatever it looks at."""
+  asked = files.Found({}, None, size, [True] * 3)
+  config = nets.config_of(nets.NETS["torchvision"], asked)
+  network = networks.from_config(config)
+  assert nets.is_torchvisions(network, config) == fits
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
@@ -359,12 +408,15 @@ def test_what_was_written_here_is_nothing_without_its_config(kind, tmp_path):
   file = f"alexnet{exports.KINDS[kind].suffix}"
   shutil.copy(tmp_path / "out" / file, tmp_path)
   _refused(tmp_path / file, "written here, with files that must be beside it")
+  ours = tmp_path / "out" / file
   with pytest.raises(errors.InputError, match="drop --net"):
-    convert.bring_in(tmp_path / "out" / file, tmp_path / "b", net="torchvision")
+    convert.bring_in(ours, tmp_path / "b", net="torchvision")
+  with pytest.raises(errors.InputError, match="does not exist"):
+    convert.bring_in(ours, tmp_path / "b", data_dir=str(tmp_path / "missing"))
   config = json.loads((tmp_path / "out" / "config.json").read_text())
   config["network"]["fc7"]["units"] += 1
   (tmp_path / "out" / "config.json").write_text(json.dumps(config))
-  _refused(tmp_path / "out" / file, "not what the config .*fc7.weight is")
+  _refused(ours, "not what the config .*fc7.weight is")
 
 
 def test_a_foreign_file_among_those_of_a_run_is_foreign(tmp_path):
@@ -389,29 +441,41 @@ def test_a_config_of_another_program_is_no_matter(tmp_path):
 
 
 def test_an_imported_net_is_a_run_like_any_other(tmp_path):
-  """Asked by the command, with its classes; a bad file costs one line."""
+  """Asked, evaluated and fine-tuned by the commands, on images of its own."""
   foreign.write_npy(tmp_path / "net.npy", CAFFE)
   names = [f"name {n}" for n in range(CLASSES)]
   (tmp_path / "classes.txt").write_text("\n".join(names))
+  scores = foreign.caffe_logits(CAFFE, centre(227), MEAN_BGR, "alexnet")
+  best = scores.argmax(axis=1)
+  # The first label is right, the others are wrong.
+  labels = [best[0], *((best[1:] + 1) % CLASSES)]
+  _write_data(tmp_path / "data", labels, names)
   done = command(
     "convert", f"--from={tmp_path}/net.npy", f"--output={tmp_path}/run",
-    f"--classes={tmp_path}/classes.txt",
+    f"--classes={tmp_path}/classes.txt", f"--data_dir={tmp_path}/data",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "its filters are turned to take RGB" in done.stdout
   assert "7 classes" in done.stdout
-  np.save(tmp_path / "image.npy", IMAGES[0])
-  from PIL import Image
-
   Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
   asked = command(
     "predict", f"--workdir={tmp_path}/run", "--format=jsonl",
     str(tmp_path / "image.png"),
   )  # fmt: skip
   assert asked.returncode == 0, asked.stderr
-  best = json.loads(asked.stdout)["top"][0]
-  scores = foreign.caffe_logits(CAFFE, centre(227), MEAN_BGR, "alexnet")[0]
-  assert best["class"] == names[scores.argmax()]
+  assert json.loads(asked.stdout)["top"][0]["class"] == names[best[0]]
+  evaluated = command("evaluate", f"--workdir={tmp_path}/run")
+  assert evaluated.returncode == 0, evaluated.stderr
+  error = 1 - 1 / len(IMAGES)
+  assert f"top-1 error {error:.2%}" in evaluated.stdout
+  tuned = command(
+    "main", "--config=configs/finetune.py", f"--workdir={tmp_path}/tuned",
+    init_from=tmp_path / "run", data_dir=tmp_path / "data",
+    num_classes=CLASSES, total_steps=1, batch_size=2, test_views=1,
+    test_split="validation",
+  )  # fmt: skip
+  assert tuned.returncode == 0, tuned.stderr
+  assert "fc7 from" in tuned.stdout
   shutil.copy(tmp_path / "image.png", tmp_path / "net.pth")
   failed = command(
     "convert", f"--from={tmp_path}/net.pth", f"--output={tmp_path}/new"

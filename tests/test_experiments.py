@@ -17,6 +17,7 @@ import pytest
 from commands import assert_refused
 from scipy import stats
 from tiny_runs import CACHE, COUNTS, QUICK, ROOT, finish, records
+from tiny_runs import run as command
 
 from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
@@ -97,11 +98,18 @@ def finished(place):
       if len(begun) > count:
         break
       time.sleep(0.05)
+    assert process.poll() is None
     process.send_signal(number)
     finish(process)
   result = execute(place, "tiny", "--seeds_at_once=2")
   assert result.returncode == 0, result.stdout + result.stderr
   return place, result
+
+
+def outcome_of(lines, classes):
+  """A loss within a hundredth of ln(classes) is that of knowing nothing."""
+  loss = [x["loss"] for x in lines if x["split"] == "train"][-1]
+  return "stuck at chance" if loss > 0.99 * np.log(classes) else "finished"
 
 
 def test_every_net_has_its_row_and_failures_keep_theirs(finished):
@@ -113,10 +121,10 @@ def test_every_net_has_its_row_and_failures_keep_theirs(finished):
   }  # fmt: skip
   outcomes = {key: row["outcome"] for key, row in rows.items()}
   assert outcomes.pop(("hot", 0)) == outcomes.pop(("hot", 1)) == "diverged"
-  # Chance is 90 %; whoever is within a twentieth of it has learned nothing.
   for key, outcome in outcomes.items():
-    bad = float(rows[key]["train_error"]) > 0.855
-    assert outcome == ("stuck at chance" if bad else "finished")
+    folder = results.folder_of("tiny", *key).name
+    lines = records(place / "experiments" / "tiny" / "runs" / folder)
+    assert outcome == outcome_of(lines, classes=10)
   assert outcomes["frozen", 0] == "stuck at chance"
   assert rows["hot", 1]["ten_view_error"] == ""
   assert rows["base", 0]["nets_in_program"] == "2"
@@ -167,7 +175,7 @@ def test_printed_command_trains_the_same_net(finished, tmp_path):
   ) or [None]
   if found is None:  # It came before a kill, whose output is not at hand.
     arm = plan.select(_load(place), ["base"])[0]
-    found = plan.command_of(arm, 1).removeprefix("python ")
+    found = plan.command_of("tiny", arm, 1).removeprefix("python ")
   environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
   command = f"{sys.executable} {found.rpartition('--workdir=')[0]}"
   again = subprocess.run(
@@ -193,6 +201,16 @@ def _load(place):
     return plan.load("tiny")
   finally:
     plan.HERE = here
+
+
+def test_ten_views_are_those_of_the_command(finished):
+  place, _ = finished
+  row = rows_of(place)["base", 2]
+  (workdir,) = (place / "runs" / "experiments" / row["digest"]).glob("2-1")
+  found = command("evaluate", f"--workdir={workdir}", "--views=10")
+  assert found.returncode == 0, found.stderr
+  error = float(row["ten_view_error"])
+  assert f"top-1 error {error:.2%}" in found.stdout
 
 
 def test_second_call_trains_nothing(finished):
@@ -350,7 +368,14 @@ def test_ratio_and_its_interval_do_not_depend_on_who_is_on_top():
   assert ratio == pytest.approx(stats.gmean(tanh) / stats.gmean(relu))
   inverse = intervals.of_ratio(relu, tanh)
   assert inverse == pytest.approx((1 / ratio, 1 / high, 1 / low))
-  assert low < ratio < high
+  # Welch's, written out.
+  a, b = np.log(tanh), np.log(relu)
+  parts = a.var(ddof=1) / 4, b.var(ddof=1) / 4
+  freedom = sum(parts) ** 2 / sum(part**2 / 3 for part in parts)
+  half = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
+  assert (low, high) == pytest.approx(
+    (ratio * np.exp(-half), ratio * np.exp(half))
+  )
 
 
 @pytest.mark.parametrize(
@@ -367,7 +392,9 @@ def test_verdict_follows_the_interval(low, high, sign, said):
   assert intervals.verdict(low, high, sign) == said
 
 
-@pytest.mark.parametrize("name", ["figure1", "ablations", "ensemble"])
+@pytest.mark.parametrize(
+  "name", ["figure1", "ablations", "ensemble", "finetune"]
+)
 def test_results_of_the_experiments_are_those_of_their_configs(name):
   """What stands in results.csv was trained by what stands in experiment.py."""
   experiment = plan.load(name)
@@ -382,6 +409,13 @@ def test_results_of_the_experiments_are_those_of_their_configs(name):
     # What diverges at once may have no line.
     steps = [x["step"] for x in records(folder) if x["split"] == "train"]
     assert max(steps, default=0) == int(row["steps"])
+    if row["outcome"] == "diverged":
+      continue
+    assert row["outcome"] == outcome_of(records(folder), config["num_classes"])
+    with np.load(folder / "wrong.npz") as held:
+      for metric in run.VIEWS:
+        wrong = np.unpackbits(held[metric], count=int(held["images"]))
+        assert wrong.mean() == pytest.approx(float(row[metric]))
 
 
 def test_table_goes_between_its_marks_alone(tmp_path):
@@ -526,6 +560,7 @@ def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
   readme = (here / "README.md").read_text()
   assert "| tanh | 5 | 20.80 (" in readme
   assert re.search(r"\| tanh \|.*\| 4\.00 \(3\.\d\d to 4\.\d\d\) \|", readme)
+  assert re.search(r"\| tanh \|.* \| agrees \|", readme)
   assert "| sigmoid | 5 | 0 of 5 within 20; 5 stuck at chance, of 5 |" in readme
   chosen = f"{experiment.CHOSEN['tanh']:g}"
   other = next(r for r in experiment.RATES[1:] if f"{r:g}" != chosen)
@@ -556,6 +591,7 @@ def test_ensemble_verdict_averages_every_choice(copied):
     )
   results.add("ensemble", rows)
   verdict()
+  assert "16.4 % top-5 (6): agrees." in (here / "README.md").read_text()
   with (here / "averages.csv").open() as file:
     found = {row["seeds"]: row for row in csv.DictReader(file)}
   assert len(found) == 7 + 35 + 21 + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused, run_command
-from drawn_runs import write_run_on_shapes
+from drawn_runs import small_config, write_run, write_run_on_shapes
 from PIL import Image
 from test_records import encoded, write
 
@@ -186,7 +186,80 @@ def test_best_and_worst_of_a_class_are_in_their_order(look):
     np.testing.assert_array_equal(shares[held, label], expected)
     for word, image in zip(words, held, strict=True):
       best = shares[image].argmax()
-      assert word == f"{names[best]} {shares[image, best]:.0%}"
+      assert word == f"{shares[image, best]:.0%} {names[best]}"
+
+
+def test_confusions_are_of_labels_by_answers(look):
+  seen, images, labels, names = look
+  (axes, _) = figures.FIGURES["confusion"](seen).axes
+  best = seen.model.predict(images).argmax(axis=1)
+  assert len(set(best)) > 1
+  found = axes.images[0].get_array()
+  for label in range(len(names)):
+    for answer in range(len(names)):
+      own = labels == label
+      share = 100 * (best[own] == answer).mean() if own.any() else 0
+      assert found[label, answer] == pytest.approx(share)
+
+
+def test_occlusion_map_is_of_the_best_class_with_each_part_hidden(
+  look, tmp_path
+):
+  seen, images, _, names = look
+  shares = seen.model.predict(images)
+  unsure = shares.max(axis=1).argmin()
+  whole, best = shares[unsure], shares[unsure].argmax()
+  Image.fromarray(images[unsure]).save(tmp_path / "image.png")
+  asked = types.SimpleNamespace(image=tmp_path / "image.png")
+  seen = figures._Look(seen.model, asked)
+  left, right, _ = figures.FIGURES["occlusion"](seen).axes
+  assert left.get_title(loc="left") == f"{names[best]}: {whole[best]:.1%}"
+  found = right.images[0].get_array()
+  assert found.shape == (16, 16)
+  grey = seen.model.augmentation.mean_image.mean(axis=(0, 1)).astype(np.uint8)
+  for row, column in ((0, 0), (3, 12), (15, 15)):  # Six pixels at every other.
+    hidden = images[unsure].copy()
+    for y in range(2 * row - 2, 2 * row + 4):
+      for x in range(2 * column - 2, 2 * column + 4):
+        if 0 <= y < 32 and 0 <= x < 32:
+          hidden[y, x] = grey
+    (share,) = seen.model.predict([hidden])[:, best]
+    assert found[row, column] == pytest.approx(share, rel=1e-5)
+  assert np.ptp(found) > 0.01
+
+
+def test_maps_and_filters_are_of_the_layers_by_their_names(look):
+  seen, images, _, _ = look
+  model = seen.model
+  kinds = {n: shape for n, shape in model.shapes.items() if len(shape) == 3}
+  first, *rest = figures.FIGURES["activations"](seen).axes
+  np.testing.assert_array_equal(first.images[0].get_array(), images[0])
+  for axes, (name, (height, width, count)) in zip(
+    rest, kinds.items(), strict=True
+  ):
+    assert axes.get_title(loc="left").split(",")[0] == name
+    sheet = axes.images[0].get_array()[..., 0]
+    maps = model.features(images[:1], name)[0]
+    across = min(16, count, 32)
+    for k in range(min(count, 32)):
+      top, left = k // across * (height + 1), k % across * (width + 1)
+      held = sheet[top : top + height, left : left + width]
+      low, high = min(0, maps[..., k].min()), maps[..., k].max()
+      expected = 255 * (maps[..., k] - low) / max(high - low, 1e-12)
+      np.testing.assert_allclose(held, expected, atol=0.51)
+  kernel = np.asarray(model.members[0]["features"]["conv1"]["kernel"])
+  (axes,) = figures.FIGURES["filters"](seen).axes
+  sheet = tiles.filters(kernel, model.config.network.towers)
+  np.testing.assert_array_equal(axes.images[0].get_array(), sheet)
+
+
+def test_an_ensemble_is_no_single_net(tmp_path):
+  write_run(tmp_path / "run", small_config(ensemble=2), seeds=(0, 1))
+  result = run_command(
+    "figures", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'o'}"
+  )
+  assert_refused(result, "2 nets of an ensemble")
+  assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

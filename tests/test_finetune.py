@@ -1,7 +1,9 @@
 """Fine-tuning: what is taken from the other run, what is drawn, what learns."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -27,6 +29,12 @@ WHOLE = {
   "test_split": "",
   "batch_size": 16,
   "schedule": "epochs",
+}
+
+
+FROZEN = {
+  "learning_rate_of_layers": "((0.0, 'conv1', 0.0),)",
+  "network.dropout_rate": 0.25,
 }
 
 
@@ -65,9 +73,7 @@ def finetune(place, workdir, classes=3, **fields):
 @pytest.fixture(scope="module")
 def finetuned(place):
   place, _, _ = place
-  rates = "((0.0, 'conv1', 0.0), (0.0, 'fc8', 0.01))"
-  fields = {"learning_rate_of_layers": rates, "network.dropout_rate": 0.25}
-  result = finetune(place, place / "tuned", **fields)
+  result = finetune(place, place / "tuned", **FROZEN)
   assert result.returncode == 0, result.stderr
   return result
 
@@ -86,6 +92,8 @@ def test_net_and_input_are_those_of_the_source(place, finetuned):
   assert held["network"] == expected
   for field in ("image_size_px", "crop_size_px", "input_scale"):
     assert held[field] == source[field]
+  assert held["init_fresh_layers"] == ["fc8"]
+  assert held["learning_rate_of_fresh_layers"] == 10
   np.testing.assert_array_equal(np.load(place / "tuned/mean_image.npy"), mean)
 
 
@@ -97,27 +105,37 @@ def test_frozen_layers_stay_and_the_others_learn(place, finetuned):
     ("features", "conv3", False),
     ("classifier", "fc6", False),
   ):
+    for part in ("kernel", "bias"):
+      same = found[stack][name][part] == params[stack][name][part]
+      assert same.all() == stays, (name, part)
     ours = found[stack][name]["kernel"]
     theirs = params[stack][name]["kernel"]
-    assert (ours == theirs).all() == stays, name
     # They began there.
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.8
   assert found["classifier"]["fc8"]["kernel"].shape == (32, 3)
 
 
-def test_a_finetuned_run_goes_on(place, finetuned):
-  """The source may be gone by then: it has all that it needs."""
+def test_a_finetuned_run_goes_on_without_its_source(place, tmp_path):
+  """It has all that the source gave it."""
   place, _, _ = place
-  before = newest_params(place / "tuned")
-  rates = "((0.0, 'conv1', 0.0), (0.0, 'fc8', 0.01))"
-  fields = {"learning_rate_of_layers": rates, "network.dropout_rate": 0.25}
-  result = finetune(place, place / "tuned", **fields)
+  source = tmp_path / "source"
+  shutil.copytree(place / "source", source)
+  fields = {"init_from": source, "checkpoint_every_steps": 1, **FROZEN}
+  whole = finetune(place, tmp_path / "whole", total_steps=3, **fields)
+  assert whole.returncode == 0, whole.stderr
+  begun = tmp_path / "begun"
+  shutil.copytree(tmp_path / "whole", begun)
+  shutil.rmtree(begun / "checkpoints" / "3")
+  shutil.rmtree(source)
+  result = finetune(place, begun, total_steps=3, **fields)
   assert result.returncode == 0, result.stderr
-  assert "is finished; nothing to do" in result.stdout
-  found = newest_params(place / "tuned")
-  np.testing.assert_array_equal(
-    found["features"]["conv1"]["kernel"], before["features"]["conv1"]["kernel"]
-  )
+  assert "going on from step 2 of 3" in result.stdout
+  for ours, theirs in zip(
+    jax.tree.leaves(newest_params(begun)),
+    jax.tree.leaves(newest_params(tmp_path / "whole")),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_as_many_classes_are_new_classes_all_the_same(place):

@@ -9,7 +9,14 @@ import pytest
 
 from alexnet_jax import optimizer
 from alexnet_jax.errors import InputError
-from configs import alexnet, caffenet, cifar_19pct, run145, run145_half
+from configs import (
+  alexnet,
+  caffenet,
+  cifar_19pct,
+  finetune,
+  run145,
+  run145_half,
+)
 
 NAMES = ("conv1", "conv2", "fc6")
 
@@ -136,6 +143,24 @@ def test_biases_of_caffenet_learn_twice_as_fast_and_fall_with_the_weights():
   assert_follows(
     caffenet.get_config(), run_update(rate, weights_only(0.0005)), steps=90
   )
+
+
+def test_fresh_layers_of_finetune_learn_ten_times_as_fast_at_every_rate():
+  """Beside a frozen layer, as a user asks for it."""
+
+  def rate(epoch, name, _):
+    if name == "conv1":
+      return 0.0
+    times = 10 if name == "fc6" else 1
+    return times * (0.003 if epoch < 8 else 0.0003)
+
+  config = changed(
+    finetune,
+    init_fresh_layers=("fc6",),
+    learning_rate=0.003,
+    learning_rate_of_layers=((0.0, "conv1", 0.0),),
+  )
+  assert_follows(config, run_update(rate, lambda *_: 0.0005), steps=12)
 
 
 def test_last_layer_of_cifar_19pct_has_a_decay_of_its_own():

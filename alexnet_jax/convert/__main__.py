@@ -10,6 +10,7 @@ with config, class names and mean image beside it.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -121,6 +122,21 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
   return names
 
 
+def _check_data(data_dir: str, names: tuple[str, ...]) -> None:
+  """Raises InputError where a data set is missing or has other classes."""
+  held = records.open_directory(Path(data_dir)).class_names
+  if held != names:
+    pairs = itertools.zip_longest(held, names, fillvalue="no class")
+    label, (there, here) = next(
+      (k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1]
+    )
+    raise errors.InputError(
+      f"--data_dir={data_dir!r} has other classes than the net: label {label}"
+      f" is {there!r}, not {here!r}; name the data of its classes, without"
+      " --classes."
+    )
+
+
 def _own(
   path: Path, found: files.Found
 ) -> tuple[Any, tuple[str, ...], statistics.Statistics]:
@@ -212,7 +228,9 @@ def bring_in(
       lines.append("conv1 took blue first; its filters are turned to take RGB.")
     lines.append(_about(config, image))
     config.unlock()
-  config.data_dir = data_dir or config.data_dir
+  if data_dir:
+    _check_data(data_dir, names)
+    config.data_dir = data_dir
   try:
     weights = files.checked(weights)
   except errors.InputError as e:

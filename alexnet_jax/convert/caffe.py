@@ -34,12 +34,29 @@ _MESSAGES = {
   " pad_h:9:uint32 pad_w:10:uint32 everywhere:12:bool",
 }
 _KINDS = {  # The older version numbers them.
+  1: "Accuracy",
   4: "Convolution",
+  5: "Data",
+  6: "Dropout",
+  9: "HDF5Data",
+  12: "ImageData",
   14: "InnerProduct",
   15: "LRN",
   17: "Pooling",
   18: "ReLU",
+  20: "Softmax",
+  21: "SoftmaxWithLoss",
+  22: "Split",
+  24: "WindowData",
+  29: "MemoryData",
+  32: "DummyData",
+  36: "Silence",
 }
+# What comes before and after the net, and what a test leaves out.
+_NOTHING = {
+  "Accuracy", "Data", "Dropout", "DummyData", "HDF5Data", "ImageData", "Input",
+  "MemoryData", "Silence", "Softmax", "SoftmaxWithLoss", "Split", "WindowData",
+}  # fmt: skip
 
 
 def _new(message: str) -> Any:
@@ -106,7 +123,7 @@ def _step(kind: str, layer: Any) -> str | None:
       if any(uneven):
         return odd
       return words.max_pool(pool.window, pool.stride)
-  return None
+  return None if kind in _NOTHING else f"{kind}, which no net here has"
 
 
 def read_blob(data: bytes) -> np.ndarray:
@@ -132,7 +149,8 @@ def read(data: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
   arrays, steps = {}, []
   for layer in [*net.layers, *net.layer]:
     older = hasattr(layer, "number")
-    kind = _KINDS.get(layer.number, "") if older else layer.kind
+    number = f"layer kind {layer.number}" if older else ""
+    kind = _KINDS.get(layer.number, number) if older else layer.kind
     step = _step(kind, layer)
     steps += [step] if step else []
     axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}

@@ -158,6 +158,11 @@ def to_rgb(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def is_torchvisions(network: networks.Network, config: Any) -> bool:
   """Whether torchvision's class computes what a net does, from its weights."""
+  # Its class takes other sizes by averaging to 6 x 6; this net has no such
+  # layer, so its own must come to that.
+  sizes = arrays.shapes(network).get("fc6.weight", (0, 0))
+  if sizes[1] != 6 * 6 * 256:
+    return False
   asked = files.Found({}, None, config.crop_size_px, [True] * 3)
   theirs = config_of(NETS["torchvision"], asked, config.num_classes)
   try:

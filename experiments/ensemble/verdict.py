@@ -67,14 +67,16 @@ def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
   return labels, answers
 
 
-def _effect(missed: np.ndarray, single: np.ndarray) -> str:
-  """Returns the difference to single nets, with an interval over images."""
+def _effect(
+  missed: np.ndarray, single: np.ndarray
+) -> tuple[float, float, float]:
+  """Returns the difference to single nets, in points, low and high."""
   each = 100 * (missed.mean(axis=0) - single.mean(axis=0))
   half = (
     stats.norm.ppf((1 + intervals.LEVEL) / 2) * each.std() / len(each) ** 0.5
   )
   mean = each.mean()
-  return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+  return mean, mean - half, mean + half
 
 
 def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
@@ -86,14 +88,20 @@ def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
   for size in SIZES:
     missed = found[size, "ten_view_error"]
     rates = missed.mean(axis=1)
-    effect = _effect(missed, found[1, "ten_view_error"]) if size > 1 else ""
+    effect = ""
+    if size > 1:
+      mean, low, high = _effect(missed, found[1, "ten_view_error"])
+      effect = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
     cells = (
       str(size), str(len(missed)), f"{rates.mean():.2%}",
       f"{rates.min():.2%} to {rates.max():.2%}", effect,
       f"{found[size, 'one_view_error'].mean():.2%}",
     )  # fmt: skip
     lines.append(f"| {' | '.join(cells)} |")
-  return lines
+  (arm,) = plan.load(NAME).arms
+  _, low, high = _effect(found[5, "ten_view_error"], found[1, "ten_view_error"])
+  said = intervals.verdict(low, high, arm.sign)
+  return [*lines, "", f"The original, {arm.original}: {said}."]
 
 
 def _plot(found: dict[tuple[int, str], np.ndarray]) -> None:

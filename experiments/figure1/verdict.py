@@ -84,27 +84,33 @@ def _epochs(rows: list[dict[str, str]], units: str) -> np.ndarray:
 
 def _ratios(rows: list[dict[str, str]]) -> list[str]:
   lines = [
-    "| | nets | passes to 25 % training error | times ReLU's | original |",
-    "|---|---|---|---|---|",
+    "| | nets | passes to 25 % training error | times ReLU's | original"
+    " | verdict |",
+    "|---|---|---|---|---|---|",
   ]
   relu = _epochs(rows, "relu")
   for units, original in experiment.UNITS.items():
     count = sum(row["arm"] == units for row in rows)
     reached = _epochs(rows, units)
-    cells = [LABELS[units], str(count), "", ""]
+    cells = [LABELS[units], str(count), "", "", original, ""]
     if len(reached) == count:
       mean, low, high = intervals.of_mean(reached)
       cells[2] = f"{mean:.2f} ({low:.2f} to {high:.2f})"
       if units != "relu" and len(relu) == count:
         ratio, low, high = intervals.of_ratio(reached, relu)
         cells[3] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+        # The original's side: ReLU comes there sooner.
+        sign = int(original != experiment.NO_ORIGINAL)
+        cells[5] = intervals.verdict(low - 1, high - 1, sign)
     else:
       cells[2] = (
         f"{len(reached)} of {count} within {experiment.EPOCHS[units]:g}"
       )
       if failed := results.failures(rows, units):
         cells[2] += f"; {failed}"
-    lines.append(f"| {' | '.join([*cells, original])} |")
+      elif not len(reached) and len(relu):
+        cells[3] = f"above {experiment.EPOCHS[units] / relu.mean():.1f}"
+    lines.append(f"| {' | '.join(cells)} |")
   return lines
 
 
