@@ -236,10 +236,11 @@ def bring_in(
   except errors.InputError as e:
     raise errors.InputError(f"{str(path)!r}: {e}") from e
   params = arrays.from_torch(networks.from_config(config), weights)
+  numbers = sum(values.size for values in weights.values())
+  del found, weights  # Else hundreds of megabytes are held while it is written.
   with _making(output) as folder:
     _write_about(folder, config, names, held)
     checkpoint.write_params(folder, params)
-  numbers = sum(values.size for values in weights.values())
   lines.append(f"wrote {output}: {numbers:,} parameters, {len(names)} classes")
   return lines
 

@@ -266,7 +266,7 @@ def checked(arrays: Arrays) -> dict[str, np.ndarray]:
         f"{name} is {values.dtype}; weights must be floats: take a file that"
         " was not quantized."
       )
-    found[name] = values.astype(np.float32)
+    found[name] = values.astype(np.float32, copy=False)
     if not np.isfinite(found[name]).all():
       raise errors.InputError(
         f"{name} has numbers that are not finite; take another file."
