@@ -58,13 +58,15 @@ def _apply(function, x, arrays, name, **options):
   return function(x, *(torch.tensor(a, dtype=x.dtype) for a in pair), **options)
 
 
-def torchvision_shapes(num_classes=1000, width=1.0, fc=4096):
+def torchvision_shapes(num_classes=1000, fc=4096):
   """{name: shape} of alexnet's state dict; fc units in the hidden layers."""
-  a, b, c, d, e = (int(width * n) for n in (64, 192, 384, 256, 256))
-  convs = [(a, 3, 11, 11), (b, a, 5, 5), (c, b, 3, 3), (d, c, 3, 3)]
+  convs = [
+    (64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3),
+    (256, 256, 3, 3),
+  ]  # fmt: skip
   names = [f"features.{i}" for i in TORCH_CONVS]
-  layers = dict(zip(names, [*convs, (e, d, 3, 3)], strict=True))
-  layers |= {"classifier.1": (fc, 36 * e), "classifier.4": (fc, fc)}
+  layers = dict(zip(names, convs, strict=True))
+  layers |= {"classifier.1": (fc, 9216), "classifier.4": (fc, fc)}
   return _flat(layers | {"classifier.6": (num_classes, fc)})
 
 

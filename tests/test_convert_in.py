@@ -57,6 +57,10 @@ def close(found, expected):
       functools.partial(foreign.write_legacy_pth, parameters=True),
     ),
     ("checkpoint.pth", foreign.write_checkpoint),
+    (
+      "parallel.pth",
+      functools.partial(foreign.write_checkpoint, wrapped="all"),
+    ),
     ("reference.pth", foreign.write_reference_checkpoint),
     ("model.safetensors", foreign.write_safetensors),
     ("net.onnx", foreign.write_torchvision_onnx),
@@ -108,12 +112,17 @@ def test_a_dictionary_is_of_the_net_that_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("order", "ceil"), [("alexnet", "5"), ("alexnet", "125"), ("caffenet", "125")]
+  ("order", "ceil", "raw"),
+  [
+    ("alexnet", foreign.ZOO_CEIL, True),
+    ("alexnet", foreign.CAFFE_CEIL, False),
+    ("caffenet", foreign.CAFFE_CEIL, True),
+  ],
 )
-def test_onnx_files_give_the_logits_of_their_graph(order, ceil, tmp_path):
+def test_onnx_files_give_the_logits_of_their_graph(order, ceil, raw, tmp_path):
   """The zoo's own is the first: only its last pooling passes the edge."""
   path = tmp_path / "net.onnx"
-  foreign.write_bvlcalexnet_onnx(path, CAFFE, order, ceil)
+  foreign.write_bvlcalexnet_onnx(path, CAFFE, order, ceil, raw=raw)
   _, found = logits_of(path, tmp_path / "run")
   expected = foreign.caffe_logits(CAFFE, centre(224), MEAN_BGR, order, ceil)
   close(found, expected)
