@@ -272,10 +272,12 @@ def _tell_of_unfinished(
   if not trained or any(split == "test" for _, split in series):
     return
   # Without a test none can tell whether these have ended.
-  own_end = config.get("schedule") == "plateau"
-  if own_end or _number(config.get("stop_at_train_error")) > 0:
-    if not config.get("test_split"):
-      return
+  ends_early = (
+    config.get("schedule") == "plateau"
+    or _number(config.get("stop_at_train_error")) > 0
+  )
+  if ends_early and config.get("test_split") == "":
+    return
   step = max(s.step[-1] for s in trained)
   epoch = max(s.epoch[-1] for s in trained)
   steps, epochs = (

@@ -356,6 +356,31 @@ def test_a_damaged_line_is_numbered_and_the_rest_shown(tmp_path, line):
   assert "line 2 " in note
 
 
+@pytest.mark.parametrize(
+  ("fields", "told"),
+  [
+    ({"total_steps": 9}, "step 2 of 9"),
+    ({"total_steps": None, "total_epochs": 9.0}, "epoch 0.20 of 9"),
+    ({"total_steps": 2}, None),
+    ({"total_steps": 9, "schedule": "plateau"}, None),
+    ({"total_steps": 9, "stop_at_train_error": 0.25}, None),
+    (
+      {"total_steps": 9, "schedule": "plateau", "test_split": "test"},
+      "step 2 of 9",
+    ),
+  ],
+)
+def test_a_run_that_stands_still_is_told_unless_it_may_have_ended(
+  fields, told, tmp_path
+):
+  """A plateau or an error that is low enough ends a run before its length."""
+  lines = [record(1, loss=2), record(2, loss=1)]
+  fields = {"schedule": "epochs", "test_split": ""} | fields
+  notes = collect(write_run(tmp_path / "r", lines, fields))["notes"]
+  assert len(notes) == bool(told)
+  assert not told or notes[0].endswith(f"is not finished: it stands at {told}.")
+
+
 def test_figures_that_are_no_numbers_are_left_out(tmp_path):
   folder = write_run(
     tmp_path / "r",
