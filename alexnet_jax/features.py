@@ -5,9 +5,10 @@
 FILE.npz holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
 and `layer`; FILE.array_record an example each, as TFDS writes them, of
 `features` (flat), `shape` and `label`. `python -m alexnet_jax.probe` learns
-from the .npz. All of a split's features are in memory at once.
+from the .npz.
 """
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,28 +80,6 @@ def batches_of(
       advance(int(real.sum()))
 
 
-def of_split(
-  model: loaded.Model, examples: records.Examples, layer: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a layer's outputs float32 [N, ...] for a split, and labels int [N].
-
-  Args:
-    model: of one net.
-    examples: from `examples_of`.
-    layer: see `Model.features`.
-
-  Raises:
-    InputError: see `check_single`, `batches_of` and `Model.features`.
-  """
-  check_single(model)
-  found = [
-    (model.features(images, layer), labels)
-    for images, labels in batches_of(model, examples)
-  ]
-  features, labels = zip(*found, strict=True)
-  return np.concatenate(features), np.concatenate(labels).astype(np.int64)
-
-
 def nearest(
   features_NxD: np.ndarray, queries_QxD: np.ndarray, count: int
 ) -> np.ndarray:
@@ -117,17 +96,67 @@ def nearest(
   return np.take_along_axis(some, held.argsort(axis=1, kind="stable"), axis=1)
 
 
+def write(
+  file: Path, model: loaded.Model, examples: records.Examples, layer: str
+) -> None:
+  """Writes a layer's outputs for a split as they come, a batch in memory.
+
+  Args:
+    file: `.npz`, else of array records.
+    model: of one net.
+    examples: from `examples_of`.
+    layer: see `Model.features`.
+
+  Raises:
+    InputError: see `check_single`, `batches_of` and `Model.features`.
+  """
+  check_single(model)
+  found = (
+    (model.features(images, layer), labels.astype(np.int64))
+    for images, labels in batches_of(model, examples)
+  )
+  if file.suffix == ".npz":
+    about = {"layer": layer, "class_names": examples.dataset.class_names}
+    _write_arrays(file, found, len(examples), about)
+  else:
+    _write_records(file, found)
+
+
+def _write_arrays(
+  file: Path,
+  found: Iterator[tuple[np.ndarray, np.ndarray]],
+  count: int,
+  about: dict[str, Any],
+) -> None:
+  """Writes what np.savez would, which wants all features at once."""
+  labels: list[np.ndarray] = []
+  with zipfile.ZipFile(file, "w") as archive:
+    with archive.open("features.npy", "w", force_zip64=True) as part:
+      for features, own in found:
+        if not labels:
+          header = np.lib.format.header_data_from_array_1_0(features)
+          header["shape"] = (count, *features.shape[1:])
+          np.lib.format.write_array_header_1_0(part, header)
+        part.write(features.tobytes())
+        labels.append(own)
+    about = {"labels": np.concatenate(labels), **about}
+    for name, value in about.items():
+      with archive.open(f"{name}.npy", "w") as part:
+        np.lib.format.write_array(part, np.asarray(value), allow_pickle=False)
+
+
 def _write_records(
-  file: Path, features: np.ndarray, labels: np.ndarray
+  file: Path, found: Iterator[tuple[np.ndarray, np.ndarray]]
 ) -> None:
   writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
-  for feature, label in zip(features, labels, strict=True):
-    example = _ExampleProto()
-    held = example.features.feature
-    held["features"].float_list.value.extend(feature.ravel().tolist())
-    held["shape"].int64_list.value.extend(feature.shape)
-    held["label"].int64_list.value.append(int(label))
-    writer.write(example.SerializeToString())
+  for features, labels in found:
+    for feature, label in zip(features, labels, strict=True):
+      example = _ExampleProto()
+      held = example.features.feature
+      held["features"].float_list.value.extend(feature.ravel().tolist())
+      held["shape"].int64_list.value.extend(feature.shape)
+      held["label"].int64_list.value.append(int(label))
+      writer.write(example.SerializeToString())
   writer.close()
 
 
@@ -143,20 +172,11 @@ def main(_: Any) -> None:
   cli.keep_programs()
   model = loaded.load(options.workdir, options.step)
   examples = examples_of(model, options.data_dir, options.split)
-  names = examples.dataset.class_names
-  features, labels = of_split(model, examples, options.layer)
   with cli.replacing(output) as new:
-    if output.suffix == ".npz":
-      with new.open("wb") as file:
-        np.savez(
-          file, features=features, labels=labels, layer=options.layer,
-          class_names=np.array(names),
-        )  # fmt: skip
-    else:
-      _write_records(new, features, labels)
-  shape = " x ".join(map(str, features.shape[1:]))
+    write(new, model, examples, options.layer)
+  shape = " x ".join(map(str, model.shapes[options.layer]))
   print(
-    f"wrote {output}: {options.layer}, {shape}, of {len(labels):,} images,"
+    f"wrote {output}: {options.layer}, {shape}, of {len(examples):,} images,"
     f" {output.stat().st_size / 1e6:,.1f} MB"
   )
 

@@ -1,5 +1,7 @@
 """Features of a split, what is near in them, and what a line can tell."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from array_record.python import array_record_module
@@ -17,7 +19,7 @@ from alexnet_jax.data import records, source
 def place(tmp_path_factory):
   """A run on shapes of 32 px."""
   place = tmp_path_factory.mktemp("place")
-  return write_run_on_shapes(place, 28, train=90, validation=10, test=70)
+  return write_run_on_shapes(place, 28, train=600, validation=10, test=70)
 
 
 def write(place, name, *words):
@@ -60,6 +62,23 @@ def test_array_record_holds_the_same(place):
         values.reshape(shape), held["features"][index]
       )
       assert example["label"].int64_list.value == [held["labels"][index]]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "array_record"])
+def test_a_batch_of_features_is_in_memory_and_not_the_split(
+  suffix, place, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(features, "_BATCH", 8)
+  model = alexnet_jax.load(place / "run")
+  examples = features.examples_of(model, "", "train")
+  file = tmp_path / f"features.{suffix}"
+  features.write(file, model, examples, "conv1")  # What compiling takes.
+  file.unlink()
+  tracemalloc.start()
+  features.write(file, model, examples, "conv1")
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < file.stat().st_size / 2
 
 
 @pytest.mark.parametrize(
