@@ -71,7 +71,17 @@ def pages(tmp_path_factory):
     confusions={"split": "test", "views": 1, "counts": [[0, 1, 5], [0, 0, 5]]},
   )
   plain = write_run(folder / "own" / "plain", lines[::10], {"x": 1})
-  for name, folders in {"arms": [experiment], "own": [evil, plain]}.items():
+  timed = write_run(
+    folder / "timed",
+    [record(s, top1_error=s / 256, images_per_second=8) for s in (32, 64)],
+    {"batch_size": 30},
+  )
+  sources = {
+    "arms": [experiment],
+    "own": [evil, plain],
+    "times": [timed, plain],
+  }
+  for name, folders in sources.items():
     html = report.page(report.collect(runs.read(folders)))
     (folder / f"{name}.html").write_text(html)
   return folder
@@ -250,6 +260,18 @@ def test_smoothing_pulls_a_line_towards_its_past(opened):
 def test_a_curve_that_has_ended_has_no_value_there(opened):
   script = opened("own")
   assert script(HOVER, 10_000)[1]["plain"] == [None]
+
+
+def test_over_time_are_the_runs_that_tell_it(opened):
+  """64 steps of 30 images at 8 a second are 4 minutes."""
+  script = opened("times")
+  assert script(COUNT, ORANGE) > 10
+  choose(script, "#choose-x", "time")
+  at, values = script(HOVER, 10_000)
+  assert float(at.split()[-1]) == pytest.approx(4, abs=0.1)
+  assert values == {"timed": [25.0], "plain": []}
+  assert script(COUNT, BLUE) > 10
+  assert script(COUNT, ORANGE) == 0
 
 
 @pytest.mark.parametrize("name", ["arms", "own"])
