@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import errno
 import inspect
 import os
 import re
 import runpy
+import select
 import signal
 import sys
 import threading
@@ -39,11 +41,16 @@ def run(
   def checked(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_files:
       raise errors.InputError(f"{argv[1]!r} is no flag; write --FLAG=VALUE.")
-    main(argv)
+    try:
+      main(argv)
+    finally:
+      if sys.stdout:  # None if it was closed.
+        sys.stdout.flush()
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:
-      return flags.FLAGS(argv)
+      with _config_told():
+        return flags.FLAGS(argv)
     except flags.Error as e:
       reason = " ".join(str(e).split()).rstrip(".")
       raise errors.InputError(f"{reason}; --help lists the flags.") from e
@@ -57,7 +64,7 @@ def run(
     define_flags()
     app.run(checked, flags_parser=parse)
   except errors.InputError as e:
-    print(f"error: {e}", file=sys.stderr)
+    print(f"error: {_one_line(str(e))}", file=sys.stderr)
     if e.at_once:
       sys.stdout.flush()
       os._exit(1)
@@ -65,6 +72,19 @@ def run(
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
+  except OSError as e:
+    if e.errno == errno.EPIPE and _is_unread():
+      _drop_output()
+      sys.exit(141)
+    if e.errno != errno.ENOSPC:
+      raise
+    _drop_output()
+    print(
+      f"error: the output cannot be written ({e.strerror}); make room, and give"
+      " the command again.",
+      file=sys.stderr,
+    )
+    sys.exit(1)
   finally:
     sys.unraisablehook = hook
 
@@ -83,6 +103,31 @@ def _signal_again(unraisable: Any) -> None:
   again = threading.Timer(0.1, os.kill, (os.getpid(), number))
   again.daemon = True
   again.start()
+
+
+def _one_line(text: str) -> str:
+  """Returns a text without what would break a line, and not too long.
+
+  Files of others have a say in it.
+  """
+  if len(text) > 3000:
+    text = f"{text[:2000]} ... {text[-500:]}"
+  return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def _is_unread() -> bool:
+  """Whether standard output is a pipe that nobody reads any more."""
+  output = select.poll()
+  output.register(1, 0)
+  return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _drop_output() -> None:
+  """Sends what standard output does not take nowhere, lest it is told twice."""
+  try:
+    sys.stdout.flush()
+  except OSError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def keep_memory() -> None:
@@ -166,14 +211,23 @@ def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
   asked = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(sys.argv))
   if asked:
     load_config(asked[1])
-  # Overrides on the command line are looked up here, before flags are parsed.
+  # Overrides on the command line are looked up here, before flags are parsed,
+  # unless a file is named: then they are when flags are.
   try:
-    config_flags.DEFINE_config_file(
-      "config", str(default), "Config file; --config.FIELD=VALUE overrides."
-    )
+    with _config_told():
+      config_flags.DEFINE_config_file(
+        "config", str(default), "Config file; --config.FIELD=VALUE overrides."
+      )
   except (flags.Error, ValueError, TypeError, IndexError) as e:
     reason = " ".join(str(e).split())
     raise errors.InputError(f"bad --config flags: {reason}") from e
+
+
+@contextlib.contextmanager
+def _config_told() -> Iterator[None]:
+  """Raises InputError where a config lacks a field that is to be set."""
+  try:
+    yield
   except (AttributeError, KeyError) as e:
     guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(e))
     name = guess[2] if guess else " ".join(str(e).split()).strip("'\"\\")
@@ -216,13 +270,16 @@ def make_folder(flag: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-  """Yields a path to write to; the file is replaced when all is written.
+  """Yields an empty file to write; it takes the other's place when all is in.
 
   Raises:
     InputError: the folder is not there or cannot be written.
   """
   new = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
   try:
+    if file.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    new.touch()
     try:
       yield new
       os.replace(new, file)

@@ -21,10 +21,14 @@ _PANELS_ACROSS = 4
 
 
 def check_name(file: Path) -> None:
-  """Raises InputError unless a file's name ends in .png or .pdf."""
+  """Raises InputError unless it is a .png or .pdf in a folder that exists."""
   if file.suffix not in SUFFIXES:
     raise errors.InputError(
       f"{str(file)!r} must end in {' or '.join(SUFFIXES)}."
+    )
+  if not file.parent.is_dir():
+    raise errors.InputError(
+      f"{str(file)!r} has no folder to be in; make that, or choose another."
     )
 
 
@@ -41,10 +45,13 @@ def panel(
   down = math.ceil(len(shown) / across)
   rc: Any = plots.STYLE
   with matplotlib.rc_context(rc):
-    plot = figure.Figure((1.65 * across, 2.75 * down), layout="constrained")
+    heights = 1.7, 0.21 * len(shown[0][2]["top"])
+    plot = figure.Figure(
+      (1.65 * across, sum(heights) * down), layout="constrained"
+    )
     grid = plot.add_gridspec(down, across)
     for place, (path, image, found) in enumerate(shown):
-      cell = grid[place].subgridspec(2, 1, height_ratios=(1.6, 1), hspace=0.02)
+      cell = grid[place].subgridspec(2, 1, height_ratios=heights, hspace=0.02)
       above, below = (plot.add_subplot(part) for part in cell)
       above.imshow(image)
       above.set_axis_off()
@@ -52,6 +59,7 @@ def panel(
       above.text(
         0.5, -0.03, plots.plain(title), transform=above.transAxes,
         ha="center", va="top", weight="bold" if found["true"] else "normal",
+        in_layout=False,
       )  # fmt: skip
       _bars(below, found)
   return plot
@@ -64,7 +72,9 @@ def _bars(axes: Any, found: dict[str, Any]) -> None:
   colours = [TRUE if name == found["true"] else OTHER for name in names]
   axes.barh(range(len(shares)), shares, color=colours, alpha=0.45, height=0.86)
   for row, name in enumerate(names):
-    axes.text(0.015, row, plots.plain(name), va="center")
+    # A small bar shows no colour.
+    weight = "bold" if name == found["true"] else "normal"
+    axes.text(0.015, row, plots.plain(name), va="center", weight=weight)
   axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xticks=(), yticks=())
   for side in ("bottom", "left"):
     axes.spines[side].set_visible(False)
@@ -216,9 +226,9 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> figure.Figure:
       axes.set_xticks(range(len(names)), written, rotation=90)
       axes.set_yticks(range(len(names)), written)
       for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.5:
+        if whole := round(share):
           axes.text(
-            column, row, f"{share:.0f}", ha="center", va="center",
+            column, row, str(whole), ha="center", va="center",
             color="white" if share > 50 else "black", fontsize=6,
           )  # fmt: skip
     axes.set(xlabel="predicted", ylabel="label")

@@ -308,26 +308,45 @@ def start_from(
   return started, taken, left
 
 
+def examples_of(config: Any, data_dir: str, split: str) -> records.Examples:
+  """Opens a split for a run.
+
+  Args:
+    config: of the run.
+    data_dir: "" for that of the run.
+    split: in TFDS's words; "" for the run's test split.
+
+  Raises:
+    InputError: no such data, or no such split.
+  """
+  dataset = records.open_directory(Path(data_dir or config.data_dir))
+  return records.open_split(dataset, split or config.test_split, "--split")
+
+
 def evaluate_runs(
   workdirs: Sequence[Path],
   *,
   weights: Sequence[float] | None = None,
   views: int | None = None,
   step: str = "newest",
+  data_dir: str = "",
+  split: str = "",
 ) -> tuple[list[Run], int, dict[str, float]]:
-  """Evaluates runs together on the test split of the first.
+  """Evaluates runs together on a split.
 
   Args:
     workdirs: of the runs.
     weights: of the runs in the mean of their softmaxes; equal by default.
     views: 1 or 10 for all of them; by default what each config says.
     step: of each run, `newest`, `best` or a number.
+    data_dir: of a data set of their classes; by default the first run's.
+    split: of it, in TFDS's words; by default the first run's test split.
 
   Returns:
     The runs, the number of images and `evaluate_split`'s figures.
 
   Raises:
-    InputError: no run, no checkpoint, no data, no test split, runs of other
+    InputError: no run, no checkpoint, no data, no such split, runs of other
       images or classes than the first, or bad weights or views.
   """
   if views is not None and views not in VIEWS:
@@ -347,8 +366,8 @@ def evaluate_runs(
   mesh = layouts.make_mesh()
   runs = [open_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
-  dataset = records.open_directory(Path(config.data_dir))
-  examples = records.open_split(dataset, config.test_split, "test_split")
+  examples = examples_of(config, data_dir, split)
+  dataset = examples.dataset
   members = []
   for workdir, run, weight in zip(workdirs, runs, weights, strict=True):
     class_names, statistics = source.kept(workdir)
@@ -385,7 +404,12 @@ def main(_) -> None:
     ) from e
   workdirs = [Path(workdir) for workdir in options.workdir]
   runs, count, figures = evaluate_runs(
-    workdirs, weights=weights, views=options.views, step=options.step
+    workdirs,
+    weights=weights,
+    views=options.views,
+    step=options.step,
+    data_dir=options.data_dir,
+    split=options.split,
   )
   views = [options.views or run.config.test_views for run in runs]
   words = {1: "one central view", 10: "ten views"}
@@ -394,7 +418,8 @@ def main(_) -> None:
   nets = f"{count_nets} nets, " if count_nets > 1 else ""
   about = f"step {', '.join(str(run.step) for run in runs)}"
   print(
-    f"{runs[0].config.test_split}, {count:,} images, {nets}{seen}, {about}:"
+    f"{options.split or runs[0].config.test_split}, {count:,} images,"
+    f" {nets}{seen}, {about}:"
     f" top-1 error {figures['top1_error']:.2%},"
     f" top-5 error {figures['top5_error']:.2%}, loss {figures['loss']:.4f}"
   )
@@ -414,6 +439,8 @@ def _define_flags() -> None:
   flags.DEFINE_string(
     "step", "newest", "Checkpoint: newest, best (by validation) or a step."
   )
+  flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
+  flags.DEFINE_string("split", "", "Split; by default the run's test split.")
 
 
 if __name__ == "__main__":

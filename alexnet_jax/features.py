@@ -8,6 +8,8 @@ and `layer`; FILE.array_record an example each, as TFDS writes them, of
 from the .npz.
 """
 
+import contextlib
+import errno
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,29 +22,11 @@ from array_record.python import (
 )
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax import cli, errors, loaded
+from alexnet_jax import cli, errors, evaluate, loaded
 from alexnet_jax.data import records, source
 
 _BATCH = 64
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
-
-
-def examples_of(
-  model: loaded.Model, data_dir: str, split: str
-) -> records.Examples:
-  """Opens a split for a net.
-
-  Args:
-    model: from `alexnet_jax.load`.
-    data_dir: "" for that of the run.
-    split: in TFDS's words; "" for the run's test split.
-
-  Raises:
-    InputError: no such data, or no such split.
-  """
-  config = model.config
-  dataset = records.open_directory(Path(data_dir or config.data_dir))
-  return records.open_split(dataset, split or config.test_split, "--split")
 
 
 def check_single(model: loaded.Model) -> None:
@@ -61,7 +45,7 @@ def batches_of(
 
   Args:
     model: whose images they are to be.
-    examples: from `examples_of`.
+    examples: from `evaluate.examples_of`.
 
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.
@@ -104,7 +88,7 @@ def write(
   Args:
     file: `.npz`, else of array records.
     model: of one net.
-    examples: from `examples_of`.
+    examples: from `evaluate.examples_of`.
     layer: see `Model.features`.
 
   Raises:
@@ -148,7 +132,8 @@ def _write_arrays(
 def _write_records(
   file: Path, found: Iterator[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-  writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+  with _telling_of_disks():
+    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
   for features, labels in found:
     for feature, label in zip(features, labels, strict=True):
       example = _ExampleProto()
@@ -156,8 +141,19 @@ def _write_records(
       held["features"].float_list.value.extend(feature.ravel().tolist())
       held["shape"].int64_list.value.extend(feature.shape)
       held["label"].int64_list.value.append(int(label))
-      writer.write(example.SerializeToString())
-  writer.close()
+      with _telling_of_disks():
+        writer.write(example.SerializeToString())
+  with _telling_of_disks():
+    writer.close()
+
+
+@contextlib.contextmanager
+def _telling_of_disks() -> Iterator[None]:
+  """Raises OSError where ArrayRecord tells a full disk by a RuntimeError."""
+  try:
+    yield
+  except RuntimeError as e:
+    raise OSError(errno.EIO, str(e).partition(";")[0]) from e
 
 
 def main(_: Any) -> None:
@@ -171,7 +167,7 @@ def main(_: Any) -> None:
   cli.keep_memory()
   cli.keep_programs()
   model = loaded.load(options.workdir, options.step)
-  examples = examples_of(model, options.data_dir, options.split)
+  examples = evaluate.examples_of(model.config, options.data_dir, options.split)
   with cli.replacing(output) as new:
     write(new, model, examples, options.layer)
   shape = " x ".join(map(str, model.shapes[options.layer]))

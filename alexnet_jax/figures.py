@@ -10,6 +10,7 @@ classes      the surest and the worst answers for each class
 neighbours   images that are near in the last hidden layer (Fig. 4, right)
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import cli, drawings, errors, features, loaded, plots
+from alexnet_jax import (
+  cli,
+  drawings,
+  errors,
+  evaluate,
+  features,
+  loaded,
+  plots,
+)
 from alexnet_jax.data import images as image_files
 from alexnet_jax.data import records, source
 
@@ -58,42 +67,37 @@ class _Look:
   """A net, an image and a split; what is asked of them once is kept."""
 
   def __init__(self, model: loaded.Model, options: Any):
+    """Reads the image that is asked for, before anything is drawn.
+
+    Raises:
+      InputError: it cannot be read.
+    """
     self.model = model
     self.options = options
-    self._split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    self._examples: records.Examples | None = None
+    if options.image:
+      self.image = _read(options.image, model.config.image_size_px)
 
-  @property
+  @functools.cached_property
   def examples(self) -> records.Examples:
-    if self._examples is None:
-      asked = self.options
-      held = features.examples_of(self.model, asked.data_dir, asked.split)
-      if held.dataset.class_names != self.model.class_names:
-        raise errors.InputError(
-          f"{str(held.dataset.directory)!r} has other classes than the run;"
-          " name the data of its classes with --data_dir."
-        )
-      self._examples = held
-    return self._examples
+    asked = self.options
+    config = self.model.config
+    held = evaluate.examples_of(config, asked.data_dir, asked.split)
+    if held.dataset.class_names != self.model.class_names:
+      raise errors.InputError(
+        f"{str(held.dataset.directory)!r} has other classes than the run;"
+        " name the data of its classes with --data_dir."
+      )
+    return held
 
   def images(self, indices: Any) -> np.ndarray:
     """Returns images of the split, uint8 [N, S, S, 3]."""
     size = self.model.config.image_size_px
     return source.load(self.examples, np.asarray(indices), size)["image"]
 
-  @property
+  @functools.cached_property
   def image(self) -> np.ndarray:
     """The image that is asked for, or the first of the split."""
-    if not self.options.image:
-      return self.images([0])[0]
-    try:
-      data = Path(self.options.image).read_bytes()
-      decoded = image_files.decode(data)
-    except (OSError, image_files.UnreadableError) as e:
-      raise errors.InputError(
-        f"--image={self.options.image!r} cannot be read ({e}); name an image."
-      ) from e
-    return image_files.square(decoded, self.model.config.image_size_px)
+    return self.images([0])[0]
 
   @property
   def chosen(self) -> list[int]:
@@ -110,19 +114,34 @@ class _Look:
         )
     return labels
 
-  @property
+  @functools.cached_property
   def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
-    if self._split is None:
-      model = self.model
-      hidden = model.layers[-2]
-      found = [
-        (model.predict(images), model.features(images, hidden), labels)
-        for images, labels in features.batches_of(model, self.examples)
-      ]
-      shares, units, labels = map(np.concatenate, zip(*found, strict=True))
-      self._split = shares, units.reshape(len(units), -1), labels
-    return self._split
+    model = self.model
+    hidden = model.layers[-2]
+    found = [
+      (model.predict(images), model.features(images, hidden), labels)
+      for images, labels in features.batches_of(model, self.examples)
+    ]
+    shares, units, labels = map(np.concatenate, zip(*found, strict=True))
+    return shares, units.reshape(len(units), -1), labels
+
+
+def _read(file: str, size_px: int) -> np.ndarray:
+  """Returns the image in a file, uint8 [S, S, 3].
+
+  Raises:
+    InputError: it cannot be read.
+  """
+  try:
+    return image_files.square(
+      image_files.decode(Path(file).read_bytes()), size_px
+    )
+  except (OSError, image_files.UnreadableError) as e:
+    reason = getattr(e, "strerror", None) or e
+    raise errors.InputError(
+      f"--image={file!r} cannot be read ({reason}); name an image."
+    ) from e
 
 
 def _filters(look: _Look) -> Figure:
@@ -186,9 +205,10 @@ def _neighbours(look: _Look) -> Figure:
   found = features.nearest(units, units[queries], _ACROSS + 1)
   rows = []
   for query, near in zip(queries, found, strict=True):
-    near = [query, *near[near != query][:_ACROSS]]
-    words = [names[labels[index]] for index in near]
-    rows.append((names[labels[query]], list(look.images(near)), words))
+    near = near[near != query][:_ACROSS]
+    words = ["query", *(names[labels[index]] for index in near)]
+    seen = list(look.images([query, *near]))
+    rows.append((names[labels[query]], seen, words))
   return drawings.rows_of_images(rows)
 
 

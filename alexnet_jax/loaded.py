@@ -5,6 +5,7 @@ model.predict(images)  # probabilities of its classes
 model.features(images, layer="fc7")
 """
 
+import collections
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ class Model:
     config: of the run.
     step: of the checkpoint.
     class_names: in the order of the labels.
-    labels: by class name, and by the WNID that ImageNet's names begin with.
+    labels: by class name, and by the WNID that ImageNet's names begin with;
+      without the names that two classes have.
     shapes: of what `features` can give for an image, by layer, in order.
     layers: their names, from the image to the logits.
   """
@@ -59,11 +61,13 @@ class Model:
     self.config = run.config
     self.step = run.step
     self.class_names = tuple(class_names)
-    self.labels = {
-      word: label
+    words = [
+      (word, label)
       for label, name in enumerate(self.class_names)
       for word in (name, *re.findall(r"^n\d{8}(?= )", name))
-    }
+    ]
+    counts = collections.Counter(word for word, _ in words)
+    self.labels = {word: label for word, label in words if counts[word] == 1}
     self.net = run.net
     self.members = run.members
     self.augmentation = augment.from_config(run.config, held)
@@ -136,10 +140,11 @@ class Model:
     squares = np.empty((len(images), size, size, 3), np.uint8)
     for square, image in zip(squares, images, strict=True):
       pixels = np.asarray(image)
-      if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+      fits = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
+      if not fits or not pixels.size:
         raise errors.InputError(
           f"an image is {pixels.dtype} {list(pixels.shape)}; it must be uint8"
-          " [H, W, 3] in RGB, of 0 to 255."
+          " [H, W, 3] in RGB, of 0 to 255, one of a list."
         )
       if pixels.shape != square.shape:
         pixels = image_files.square(Image.fromarray(pixels), size)

@@ -211,6 +211,7 @@ def draw_errors(table: dict[str, Any], column: int) -> figure.Figure:
 
 def plain(name: str, most: int = 28) -> str:
   """Returns a name as matplotlib is to write it, cut to so many letters."""
+  name = name.encode(errors="backslashreplace").decode()  # Of bytes, perhaps.
   short = name if len(name) <= most else f"{name[: most - 1]}…"
   # Else a $ would begin a formula, and what begins in _ has no legend.
   return " " * name.startswith("_") + short.replace("$", r"\$")

@@ -42,12 +42,12 @@ def find(words: Iterable[str], names: Iterable[str]) -> Iterator[Path]:
     if word == "-":
       yield from (Path(name.strip()) for name in names if name.strip())
     elif os.path.isdir(word):
-      inside = sorted(path.rglob("*"))
+      inside = (x for x in sorted(path.rglob("*")) if not x.is_dir())
       yield from (x for x in inside if x.suffix.lower() in listing.SUFFIXES)
     elif not os.path.exists(word) and (
       found := glob.glob(word, recursive=True)
     ):
-      yield from map(Path, sorted(found))
+      yield from (Path(x) for x in sorted(found) if not os.path.isdir(x))
     else:
       yield path
 
@@ -92,7 +92,8 @@ def answers(
           continue
         shares = next(found)
         best = np.argsort(-shares, kind="stable")[:top].tolist()
-        label = model.labels.get(path.absolute().parent.name)
+        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        label = model.labels.get(folder)
         each = [
           {"class": names[k], "label": k, "probability": float(shares[k])}
           for k in best
@@ -128,9 +129,10 @@ def main(argv: Sequence[str]) -> None:
     (sys.stdin, "surrogateescape"),
     (sys.stdout, "backslashreplace"),
   ):
-    cast(io.TextIOWrapper, stream).reconfigure(errors=errors_there)
+    if stream:  # None if it was closed.
+      cast(io.TextIOWrapper, stream).reconfigure(errors=errors_there)
   bad, count, shown = [], 0, []
-  paths = find(words, sys.stdin)
+  paths = find(words, sys.stdin or ())
   for path, image, found in answers(model, paths, options.views, options.top):
     count += 1
     if image is None:
@@ -141,12 +143,15 @@ def main(argv: Sequence[str]) -> None:
     del shown[_MOST_IN_PANEL:]
   if panel and shown:
     plots.save(drawings.panel(shown), panel)
-  if bad or not count:
+  if not count:
+    raise errors.InputError(
+      f"{', '.join(words)!r} has no images; name files or folders of them."
+    )
+  if bad:
+    others = " The others are answered." if len(bad) < count else ""
     raise errors.InputError(
       f"{len(bad)} of {count} images cannot be read:"
-      f" {errors.some(bad, 10, between='; ')}. The others are answered."
-      if count
-      else f"{', '.join(words)!r} has no images; name files or folders of them."
+      f" {errors.some(bad, 10, between='; ')}.{others}"
     )
 
 
@@ -158,7 +163,7 @@ def _write_block(path: Path, found: dict[str, Any], first: bool) -> None:
 
 
 def _write_json(path: Path, found: dict[str, Any], first: bool) -> None:
-  print(json.dumps({"image": str(path), **found}, ensure_ascii=False))
+  print(json.dumps({"image": str(path), **found}))
 
 
 def _write_csv(path: Path, found: dict[str, Any], first: bool) -> None:

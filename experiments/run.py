@@ -40,7 +40,7 @@ from alexnet_jax import (
   stopping,
   train,
 )
-from alexnet_jax.data import records, source
+from alexnet_jax.data import source
 from experiments import plan, results
 
 VIEWS = {"one_view_error": 1, "ten_view_error": 10}
@@ -298,8 +298,7 @@ def _answers(
   mesh = layouts.make_mesh()
   run = evaluate.open_run(workdir, mesh)
   config = run.config
-  dataset = records.open_directory(Path(config.data_dir))
-  examples = records.open_split(dataset, config.test_split, "test_split")
+  examples = evaluate.examples_of(config, "", "")
   augmentation = augment.from_config(config, source.kept(workdir)[1])
   view_step = steps.make_view_step(run.net, augmentation, mesh)
   answers: dict[str, Any] = {}

@@ -491,12 +491,15 @@ class _Evil:
     return shutil.copyfile, (os.devnull, self.marker)
 
 
-def write_evil_pth(path, marker, state=None, legacy=False):
+def write_evil_pth(path, marker, state=None, legacy=False, protocol=2):
   """Write a state dict (or a lone object) that makes the file `marker`."""
   content = _Evil(marker)
   if state is not None:
     content = _tensors(state) | {"classifier.7.weight": content}
-  torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+  torch.save(
+    content, path, pickle_protocol=protocol,
+    _use_new_zipfile_serialization=not legacy,
+  )  # fmt: skip
 
 
 def write_evil_npy(path, marker, weights=None):

@@ -2,11 +2,13 @@
 
 import functools
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from commands import assert_refused, run_command
 from PIL import Image
 from test_records import encoded, write
 from tiny_runs import run as command
@@ -16,7 +18,7 @@ from alexnet_jax import errors, networks
 from alexnet_jax.convert import __main__ as convert
 from alexnet_jax.convert import exports, files, nets
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 foreign = pytest.importorskip("foreign")
 
@@ -159,8 +161,6 @@ def test_torchvisions_weights_come_out_as_they_went_in(kind, tmp_path):
 
 def test_torchvisions_class_takes_its_own_net_back(tmp_path):
   """With the names and the order that torchvision's class has."""
-  import torch
-
   state = foreign.draw(foreign.torchvision_shapes(5))
   foreign.write_pth(tmp_path / "in.pth", state)
   convert.bring_in(tmp_path / "in.pth", tmp_path / "run")
@@ -181,11 +181,43 @@ def _refused(path, words, **options):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("state", [None, TORCHVISION])
-def test_a_pickle_that_wants_to_run_code_is_not_run(legacy, state, tmp_path):
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_wants_to_run_code_is_not_run(
+  legacy, state, protocol, tmp_path, recwarn
+):
   marker, path = tmp_path / "marker", tmp_path / "net.pth"
-  foreign.write_evil_pth(path, marker, state, legacy)
+  foreign.write_evil_pth(path, marker, state, legacy, protocol)
   _refused(path, r"wants to run shutil\.copyfile")
   assert not marker.exists()
+  assert not recwarn.list
+
+
+def test_a_plain_pickle_that_wants_to_run_code_is_not_run(tmp_path):
+  marker, path = tmp_path / "marker", tmp_path / "net.pth"
+  path.write_bytes(pickle.dumps({"conv1": foreign._Evil(marker)}))
+  _refused(path, r"wants to run shutil\.copyfile")
+  assert not marker.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_that_torch_will_not_read_are_said_to_be_no_more(
+  legacy, tmp_path
+):
+  torch.save(
+    {"conv1.weight": torch.ones(3)}, tmp_path / "net.pth", pickle_protocol=4,
+    _use_new_zipfile_serialization=not legacy,
+  )  # fmt: skip
+  _refused(tmp_path / "net.pth", "pickle is not as torch.save writes it")
+
+
+def test_names_from_a_file_do_not_break_the_line_of_an_error(tmp_path):
+  tensors = {"a\nb\x1b[2J": torch.ones(3), "c" * 9000: torch.ones(3)}
+  torch.save(tensors, tmp_path / "net.pth")
+  result = run_command(
+    "convert", f"--from={tmp_path}/net.pth", f"--output={tmp_path}/run"
+  )
+  assert_refused(result, "a\\nb\\x1b[2J is too many")
+  assert len(result.stderr) < 4000
 
 
 @pytest.mark.parametrize("weights", [None, CAFFE])
@@ -317,6 +349,7 @@ def _branch(onnx, graph):
     (_with("Conv", strides=[4, 2]), "Conv of settings"),
     (_with("MaxPool", pads=[0, 1, 0, 0]), "MaxPool of settings"),
     (_with("MaxPool", pads=[0, 0, 2, 2]), "MaxPool of settings"),
+    (_with("MaxPool", pads=[0, 0, 0, 1]), "MaxPool of settings"),
     (_softmax_inside, "Softmax of settings"),
     (_branch, "it is no chain"),
   ],

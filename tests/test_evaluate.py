@@ -233,6 +233,22 @@ def test_runs_are_seen_as_their_configs_say_and_weigh_the_same(
   assert {name: found[name] for name in figures} == pytest.approx(figures)
 
 
+def test_split_and_data_may_be_others_than_the_runs(
+  workdirs, data, tmp_path, expected
+):
+  """Two parts of the test split come to the whole of it."""
+  moved = shutil.copytree(data, tmp_path / "data")
+  loss = 0
+  for split, size in (("test[:10]", 10), ("test[10:]", 11)):
+    _, count, found = evaluate.evaluate_runs(
+      workdirs[:1], data_dir=str(moved), split=split
+    )
+    assert count == size
+    loss += size * found["loss"]
+  whole = expected([Part(1, 1)])["loss"]
+  assert loss / 21 == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize(
   ("options", "words"),
   [
@@ -244,9 +260,11 @@ def test_runs_are_seen_as_their_configs_say_and_weigh_the_same(
     ({"weights": [0, 1]}, ["--weights=0,1 ", "positive"]),
     ({"weights": [float("nan"), 1]}, ["--weights=nan,1 ", "positive"]),
     ({"weights": [1, float("inf")]}, ["--weights=1,inf ", "positive"]),
+    ({"split": "tset"}, ["--split='tset'", "validation"]),
+    ({"data_dir": "nowhere"}, ["data_dir='nowhere' does not exist"]),
   ],
 )
-def test_bad_views_and_weights_are_refused(options, words, workdirs):
+def test_bad_options_are_refused(options, words, workdirs):
   with pytest.raises(InputError) as error:
     evaluate.evaluate_runs(workdirs, **options)
   for word in words:

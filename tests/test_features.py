@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import limits
 import numpy as np
 import pytest
 from array_record.python import array_record_module
@@ -11,7 +12,7 @@ from scipy import optimize, special
 from tensorflow_datasets.proto import tf_example_pb2
 
 import alexnet_jax
-from alexnet_jax import features, probe
+from alexnet_jax import cli, errors, evaluate, features, probe
 from alexnet_jax.data import records, source
 
 
@@ -65,12 +66,12 @@ def test_array_record_holds_the_same(place):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "array_record"])
-def test_a_batch_of_features_is_in_memory_and_not_the_split(
+def test_a_batch_of_features_is_in_memory_and_a_full_disk_is_told(
   suffix, place, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(features, "_BATCH", 8)
   model = alexnet_jax.load(place / "run")
-  examples = features.examples_of(model, "", "train")
+  examples = evaluate.examples_of(model.config, "", "train")
   file = tmp_path / f"features.{suffix}"
   features.write(file, model, examples, "conv1")  # What compiling takes.
   file.unlink()
@@ -79,6 +80,13 @@ def test_a_batch_of_features_is_in_memory_and_not_the_split(
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < file.stat().st_size / 2
+  with (
+    limits.no_file_grows_beyond(100_000),
+    pytest.raises(errors.InputError, match="cannot be written"),
+    cli.replacing(file) as new,
+  ):
+    features.write(new, model, examples, "conv1")
+  assert [*tmp_path.iterdir()] == [file]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,7 @@ def test_a_batch_of_features_is_in_memory_and_not_the_split(
     ("x.npz", ["--layer=fc7"], ["layer='fc7'", "fc6"]),
     ("x.npz", ["--split=none"], ["--split", "none"]),
     ("no/x.npz", ["--split=test[:1]", "--layer=fc6"], ["cannot be written"]),
+    ("no/x.array_record", ["--layer=fc6"], ["cannot be written"]),
   ],
 )
 def test_bad_command_is_refused(name, words, said, place):

@@ -87,6 +87,13 @@ def test_squares_hide_each_part_of_an_image():
   assert np.any(hidden, axis=0).all()
 
 
+def test_confusion_matrix_writes_no_noughts():
+  """Half a per cent is rounded to the even 0."""
+  counts = np.array([[199, 1], [3, 197]])
+  axes, _ = drawings.confusion(counts, ["a", "b"]).axes
+  assert [x.get_text() for x in axes.texts] == ["100", "2", "98"]
+
+
 def test_confusion_matrix_has_shares_of_the_labels():
   counts = np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]])
   axes, _ = drawings.confusion(counts, ["a", "b", "c"]).axes
@@ -163,7 +170,7 @@ def test_a_known_neighbour_is_the_nearest(look):
   assert (first[0], second[0]) == (names[1], names[0])
   np.testing.assert_array_equal(first[1][0], images[1])
   np.testing.assert_array_equal(first[1][1], images[18])
-  assert first[2][:2] == [names[1], names[labels[18]]]
+  assert first[2][:2] == ["query", names[labels[18]]]
   np.testing.assert_array_equal(second[1][0], images[0])
   hidden = seen.model.features(images, seen.model.layers[-2])
   hidden = hidden.reshape(24, -1)

@@ -116,6 +116,7 @@ def test_scale_of_the_input_is_that_of_each_colour(tmp_path):
   [
     (lambda m: m.predict(IMAGES / 255), "float64 .72, 72, 3.*uint8"),
     (lambda m: m.predict(IMAGES[0]), "uint8 .72, 3.*must be uint8"),
+    (lambda m: m.predict([IMAGES[0], IMAGES[0][:0]]), "uint8 .0, 72, 3"),
     (lambda m: m.predict(IMAGES, views=5), "views=5 must be 1 or 10"),
     (lambda m: m.features(IMAGES, "fc9"), "layer=.fc9.*fc8"),
   ],

@@ -124,17 +124,61 @@ def test_names_that_are_no_text_are_names_all_the_same(place, tmp_path):
   """Latin-1 in a terminal of UTF-8, a NUL, and what is too long for a name."""
   whole = place / "images" / "bee" / "1.png"
   odd = str(tmp_path / "caf\udce9.png")
-  shutil.copy(whole, odd)
-  result = ask(
-    place, "-", "x" * 300, "--format=jsonl", input=f"{odd}\nfirst\0second\n",
-    errors="surrogateescape",
-    env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+  far = str(tmp_path / "ünï 日本.png")
+  for file in (odd, far):
+    shutil.copy(whole, file)
+  for encoding in ("utf-8:strict", "ascii"):
+    result = ask(
+      place, "-", "x" * 300, far, "--format=jsonl",
+      f"--panel={tmp_path / 'panel.pdf'}",
+      input=f"{odd}\nfirst\0second\n", errors="surrogateescape",
+      env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert_refused(
+      result, "2 of 4 images", "'first\\x00second'", "File name too long"
+    )
+    names = [json.loads(line)["image"] for line in result.stdout.splitlines()]
+    assert names == [odd, far]
+    assert (tmp_path / "panel.pdf").exists()
+
+
+def in_a_shell(place, words, unbuffered=""):
+  """Asks for the class of an image, with what a shell makes of its streams."""
+  image = place / "images" / "bee" / "1.png"
+  command = f"-m alexnet_jax.predict --workdir={place / 'run'} {image} {words}"
+  return subprocess.run(
+    ["bash", "-c", f"set -o pipefail; {sys.executable} {command}"],
+    capture_output=True, text=True,
+    env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
   )  # fmt: skip
-  assert_refused(
-    result, "2 of 3 images", "'first\\x00second'", "File name too long"
-  )
-  (line,) = result.stdout.splitlines()
-  assert json.loads(line)["image"] == odd
+
+
+def test_standard_streams_may_be_closed(place):
+  for words, printed in (("<&-", "bee"), (">&-", "")):
+    result = in_a_shell(place, words)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert printed in result.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_may_stop(unbuffered, place):
+  result = in_a_shell(place, "| true", unbuffered)
+  assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_without_room_is_told(unbuffered, place):
+  result = in_a_shell(place, "> /dev/full", unbuffered)
+  assert_refused(result, "the output cannot be written (No space left")
+  assert result.stderr.count("\n") == 1
+
+
+def true_class(model, place, folder):
+  """Returns what an image in a folder is said to be."""
+  folder.mkdir(exist_ok=True)
+  file = shutil.copy(place / "images" / "bee" / "1.png", folder)
+  ((_, _, found),) = predict.answers(model, [Path(file)], views=1, top=1)
+  return found["true"]
 
 
 def test_a_folder_of_imagenet_is_named_by_its_wnid(place, tmp_path):
@@ -142,15 +186,21 @@ def test_a_folder_of_imagenet_is_named_by_its_wnid(place, tmp_path):
   names = ["n01440764 tench, Tinca tinca", "n01443537 goldfish", *"abcd"]
   (tmp_path / "run" / "class_names.json").write_text(json.dumps(names))
   model = alexnet_jax.load(tmp_path / "run")
-  whole = place / "images" / "bee" / "1.png"
   for folder, true in (
-    ("n01440764", names[0]), (names[1], names[1]), ("a", "a"),
-    ("n01440765", None), ("goldfish", None),
+    ("n01440764", names[0]), (names[1], names[1]), ("b", "b"),
+    ("n01440765", None), ("goldfish", None), ("b/../b", "b"),
   ):  # fmt: skip
-    (tmp_path / folder).mkdir()
-    file = shutil.copy(whole, tmp_path / folder)
-    ((_, _, found),) = predict.answers(model, [Path(file)], views=1, top=1)
-    assert found["true"] == true
+    assert true_class(model, place, tmp_path / folder) == true
+
+
+def test_a_name_of_two_classes_is_none_of_them(place, tmp_path):
+  """ImageNet has two cranes and two maillots."""
+  shutil.copytree(place / "run", tmp_path / "run")
+  names = ["crane", "owl", "crane", *"abc"]
+  (tmp_path / "run" / "class_names.json").write_text(json.dumps(names))
+  model = alexnet_jax.load(tmp_path / "run")
+  assert true_class(model, place, tmp_path / "crane") is None
+  assert true_class(model, place, tmp_path / "owl") == "owl"
 
 
 def test_images_of_other_kinds_are_read_right(place, tmp_path):
@@ -184,6 +234,7 @@ def test_images_of_other_kinds_are_read_right(place, tmp_path):
     (["x.png", "--format=xml"], ["--format='xml'", "jsonl"]),
     (["x.png", "--views=3"], ["--views=3 must be 1 or 10"]),
     (["x.png", "--top=0"], ["--top=0 must be 1 or more"]),
+    (["x.png", "--panel=no/x.png"], ["'no/x.png' has no folder"]),
     (["x.png", "--panel=x.gif"], ["'x.gif' must end in .png or .pdf"]),
     (["run"], ["'run' has no images"]),
   ],
@@ -228,6 +279,15 @@ def test_panel_is_written_as_it_is_named(place, tmp_path):
     result = ask(place, place / "images", f"--panel={tmp_path / name}")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_folders_are_no_images(tmp_path):
+  (tmp_path / "folder.jpg").mkdir()
+  (tmp_path / "folder.jpg" / "a.jpg").touch()
+  (tmp_path / "b.jpg").touch()
+  inside = [tmp_path / "b.jpg", tmp_path / "folder.jpg" / "a.jpg"]
+  assert [*predict.find([str(tmp_path)], [])] == inside
+  assert [*predict.find([str(tmp_path / "*")], [])] == inside[:1]
 
 
 def test_find_takes_words_in_their_order(place):

@@ -202,6 +202,10 @@ def test_command_prints_the_whole_table():
     (["configs/run145.py"], "error: 1 config files were given"),
     (["--config.network.conv1.filters=9.5"], "invalid literal for int()"),
     (["--config.network.conv9.filters=3"], "no field 'conv9'"),
+    (
+      ["--config=configs/run145.py", "--config.num_clases=3"],
+      "no field 'num_clases' there; did you mean 'num_classes'?",
+    ),
   ],
 )
 def test_bad_command_line_ends_without_a_traceback(arguments, words):

@@ -279,7 +279,7 @@ def main(_) -> None:
   """Runs the command."""
   options: Any = flags.FLAGS
   path, output = Path(options["from"].value), Path(options.output)
-  is_run = path.is_dir()
+  is_run = path.is_dir() or bool(options.to and not path.exists())
   if is_run != bool(options.to):
     raise errors.InputError(
       f"--from={str(path)!r} is a folder; say what it becomes by --to="

@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import io
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,8 +62,8 @@ def _by_layer(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   found = {}
   for key, values in tensors.items():
     plain = re.sub(r"(^|\.)module\.", r"\1", key)  # DataParallel's.
-    module, _, kind = plain.rpartition(".")
-    found[f"{TORCHVISION.get(module, module)}.{kind}"] = values
+    module, dot, kind = plain.rpartition(".")
+    found[f"{TORCHVISION.get(module, module)}{dot}{kind}"] = values
   return found
 
 
@@ -91,24 +94,71 @@ def _read_torch(path: Path) -> Found:
   torch = torch_itself()
   try:
     # Training scripts keep their options, as names and values, in it.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with (
+      torch.serialization.safe_globals([argparse.Namespace]),
+      warnings.catch_warnings(action="ignore"),
+    ):
       whole = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as e:
-    asked = re.search(r"GLOBAL (\S+)", str(e))
-    raise _RefusedError(asked[1]) if asked else e from e
+    _look_into(path)
+    raise ValueError("its pickle is not as torch.save writes it") from e
   tensors = whole
   if isinstance(whole, dict):  # Perhaps the checkpoint of a training script.
     tensors = whole.get("state_dict", whole.get("model", whole))
   if not isinstance(tensors, dict) or not all(
-    isinstance(values, torch.Tensor) for values in tensors.values()
+    isinstance(name, str) and isinstance(values, torch.Tensor)
+    for name, values in tensors.items()
   ):
-    raise ValueError(f"a {type(whole).__name__}, no state dict, is in it")
+    raise ValueError(f"a {type(tensors).__name__}, no state dict, is in it")
   arrays = {
     name: (x.float() if x.is_floating_point() else x).detach().numpy()
     for name, x in tensors.items()
   }
   about = getattr(tensors, "_metadata", {}).get("", {})
   return Found(_by_layer(arrays), is_ours=about.get("producer") == PRODUCER)
+
+
+class _Nothing:
+  """What `_Namer` makes of all that a pickle asks for."""
+
+  def __init__(self, *_: Any):
+    pass
+
+  def __setstate__(self, _: Any):
+    pass
+
+
+class _Namer(pickle.Unpickler):
+  """Runs nothing, and raises _RefusedError for what is not torch's."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if module.partition(".")[0] in ("torch", "collections", "argparse"):
+      return _Nothing
+    raise _RefusedError(f"{module}.{name}")
+
+  def persistent_load(self, pid: Any) -> Any:
+    return _Nothing()
+
+
+def _look_into(path: Path) -> None:
+  """Raises _RefusedError for code that a file of torch's asks for.
+
+  torch's own reader, which has refused it, names that of pickles of protocol 2
+  alone.
+  """
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+      names = (x for x in archive.namelist() if x.endswith("data.pkl"))
+      file = io.BytesIO(b"".join(map(archive.read, names)))
+  else:
+    file = io.BytesIO(path.read_bytes())
+  try:
+    while True:  # Older files are several pickles, one after another.
+      _Namer(file).load()
+  except _RefusedError:
+    raise
+  except Exception:  # At the end, or of half a file.
+    return
 
 
 class _Dtype:
@@ -183,6 +233,8 @@ def _read_npy(path: Path) -> Found:
     layers = _Unpickler(file, encoding="latin1").load()
   if isinstance(layers, _Array):
     layers = layers.values
+  if not isinstance(layers, dict):
+    raise ValueError(f"a {type(layers).__name__}, no dictionary, is in it")
   found = {}
   inputs = 0
   for name, layer in sorted(layers.items()):
@@ -235,6 +287,8 @@ def read(path: Path) -> Found:
   if kind not in READERS:
     raise errors.unknown(f"{str(path)!r}: the kind of file", kind, READERS)
   try:
+    if not path.stat().st_size:
+      raise ValueError("it is empty")
     return READERS[kind](path)
   except errors.InputError:
     raise

@@ -98,8 +98,8 @@ def _steps(kind: str, settings: dict[str, Any], ends: bool) -> list[str]:
     case "Conv" if even and len({*pads}) == 1:
       groups = settings.get("group", 1)
       return [words.conv(windows[0], strides[0], pads[0], groups)]
-    # A last window may pass the edge, by one.
-    case "MaxPool" if even and not any(pads[:2]) and max(pads) <= 1:
+    # A last window may pass both edges, by one.
+    case "MaxPool" if even and pads in ([0], [0] * 4, [0, 0, 1, 1]):
       return [words.max_pool(windows[0], strides[0])]
     case "Gemm":
       factors = settings.get("alpha", 1.0), settings.get("beta", 1.0)
