@@ -43,23 +43,32 @@ def panel(
   """
   across = min(_PANELS_ACROSS, len(shown))
   down = math.ceil(len(shown) / across)
+  # In inches, by hand: bars of all images are to be of one scale.
+  side, caption, gap = 1.55, 0.22, 0.1
+  bars = 0.2 * max(len(found["top"]) for _, _, found in shown)
+  width, height = side + gap, side + caption + bars + gap
   rc: Any = plots.STYLE
   with matplotlib.rc_context(rc):
-    heights = 1.7, 0.21 * len(shown[0][2]["top"])
-    plot = figure.Figure(
-      (1.65 * across, sum(heights) * down), layout="constrained"
-    )
-    grid = plot.add_gridspec(down, across)
+    plot = figure.Figure((width * across, height * down))
+
+    def axes(left: float, bottom: float, up: float) -> Any:
+      return plot.add_axes(
+        (left / width / across, bottom / height / down, side / width / across,
+         up / height / down)
+      )  # fmt: skip
+
     for place, (path, image, found) in enumerate(shown):
-      cell = grid[place].subgridspec(2, 1, height_ratios=heights, hspace=0.02)
-      above, below = (plot.add_subplot(part) for part in cell)
+      row, column = divmod(place, across)
+      left = column * width + gap / 2
+      bottom = (down - 1 - row) * height + gap / 2
+      above = axes(left, bottom + bars + caption, side)
+      below = axes(left, bottom, bars)
       above.imshow(image)
       above.set_axis_off()
       title = found["true"] or path.name
       above.text(
-        0.5, -0.03, plots.plain(title), transform=above.transAxes,
+        0.5, -0.03, plots.plain(title, 24), transform=above.transAxes,
         ha="center", va="top", weight="bold" if found["true"] else "normal",
-        in_layout=False,
       )  # fmt: skip
       _bars(below, found)
   return plot

@@ -258,7 +258,7 @@ def test_panel_shows_names_and_bars_and_marks_the_true_class(place, tmp_path):
       ],
       "true": "cat",
     }),
-    (tmp_path / "b.png", image(), {
+    (tmp_path / f"{'b' * 90}.png", image(), {
       "top": [{"class": "bee", "label": 4, "probability": 0.75}],
       "true": None,
     }),
@@ -266,12 +266,15 @@ def test_panel_shows_names_and_bars_and_marks_the_true_class(place, tmp_path):
   first, bars, second, others = drawings.panel(shown).axes
   np.testing.assert_array_equal(first.images[0].get_array(), shown[0][1])
   assert [text.get_text() for text in first.texts] == ["cat"]
-  assert [text.get_text() for text in second.texts] == ["b.png"]
+  assert [text.get_text() for text in second.texts] == [f"{'b' * 23}…"]
   assert [text.get_text() for text in bars.texts] == ["owl", "cat"]
   assert [bar.get_width() for bar in bars.patches] == [0.5, 0.25]
   wrong, true = (bar.get_facecolor() for bar in bars.patches)
   assert wrong != true
   assert others.patches[0].get_facecolor() == wrong
+  # Whatever the names, a bar of one picture can be held beside another's.
+  widths = [axes.get_position().width for axes in (bars, others)]
+  assert widths[0] == pytest.approx(widths[1])
 
 
 def test_panel_is_written_as_it_is_named(place, tmp_path):
