@@ -196,7 +196,7 @@ class Saver:
         self._checkpointer.close()
       self._checkpointer = _open()
       if distributed.is_first():
-        clean(self._folder.parent)
+        self._clean_for_good()
       # Where this process has no log, it may be the only one that knows.
       say = self._say if distributed.is_first() else print
       say(
@@ -204,6 +204,22 @@ class Saver:
         f" {self._folder}; the run goes on and tries again in"
         f" {_RETRY_S} s. {newest_of(self._folder.parent)}"
       )
+
+  def _clean_for_good(self) -> None:
+    """Removes what a failed save has left.
+
+    Where one of a step's trees fails, Orbax's threads go on with the others,
+    and tell nobody when they have ended: it is waited for a second of rest.
+    """
+    rests = 0
+    for _ in range(100):  # Or ten, where nothing can be removed.
+      left = any(self._folder.glob(f"*{_UNFINISHED}*"))
+      if left:
+        clean(self._folder.parent)
+      rests = 0 if left else rests + 1
+      if rests == 10:
+        return
+      time.sleep(0.1)
 
   def _at(self, step: int | str) -> Path:
     return self._folder / str(step)
