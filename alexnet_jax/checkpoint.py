@@ -190,13 +190,13 @@ class Saver:
     except Exception as e:
       if jax.process_count() > 1:  # It may be that another one has died.
         time.sleep(peers.KNOWN_S)
-      self._failed_at = time.monotonic()
       # It would tell of the same error again, at the next save.
       with contextlib.suppress(Exception):
         self._checkpointer.close()
       self._checkpointer = _open()
       if distributed.is_first():
         self._clean_for_good()
+      self._failed_at = time.monotonic()
       # Where this process has no log, it may be the only one that knows.
       say = self._say if distributed.is_first() else print
       say(
