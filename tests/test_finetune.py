@@ -10,9 +10,10 @@ import tensorflow_datasets as tfds
 from commands import assert_refused
 from drawn_runs import NAMES, small_config, write_run
 from test_records import encoded, noise, write
-from tiny_runs import newest_params, run
+from tiny_runs import newest_params, records, run
 
 from alexnet_jax import checkpoint
+from alexnet_jax.data import shapes
 from alexnet_jax.errors import InputError
 
 SCALE = (0.5, 0.25, 0.5)
@@ -162,6 +163,73 @@ def test_what_cannot_be_started_from_is_refused(fields, said, place, tmp_path):
   result = finetune(place, tmp_path / "run", **fields)
   assert_refused(result, *said)
   assert not (tmp_path / "run").exists()
+
+
+# Four layers that learn five shapes in a few hundred steps.
+LEARNER = {
+  **{f"network.{name}.bias": 0.0 for name in ("conv1", "conv3", "fc6")},
+  "network.layers": ("conv1", "conv3", "fc6", "fc8"),
+  "network.conv1.filters": 16,
+  "network.conv1.kernel": 5,
+  "network.conv1.stride": 2,
+  "network.conv1.sigma": 0.15,
+  "network.conv3.filters": 32,
+  "network.conv3.sigma": 0.1,
+  "network.fc6.units": 64,
+  "network.fc6.sigma": 0.04,
+  "network.dropout_rate": 0.0,
+  "image_size_px": 32,
+  "crop_size_px": 28,
+  "input_scale": (0.016,) * 3,
+}
+
+
+def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
+  """For each of five seeds, after as many steps at the same rates."""
+  for half in (0, 1):
+    drawings = (shapes.draw(5 * half + i % 5, (i,), 32) for i in range(1250))
+    images = [
+      {"image": encoded(drawing), "label": i % 5}
+      for i, drawing in enumerate(drawings)
+    ]
+    label = tfds.features.ClassLabel(num_classes=5)
+    features = {"image": tfds.features.Image(encoding_format="png")}
+    write(
+      tmp_path / f"half{half}",
+      {"train": [images[:1000]], "test": [images[1000:]]},
+      features | {"label": label},
+    )
+  own = {
+    "num_classes": 5,
+    "validation_split": "",
+    "schedule": "epochs",
+    "batch_size": 16,
+    "learning_rate": 0.01,
+    "test_views": 1,
+  }
+  whole = own | LEARNER
+  first = {"data_dir": tmp_path / "half0", "total_steps": 500}
+  then = {"data_dir": tmp_path / "half1", "total_steps": 60, "ensemble": 5}
+  tuned = {"init_from": tmp_path / "source", "learning_rate_of_fresh_layers": 1}
+  config = "--config=configs/finetune.py"
+  for name, words, fields in (
+    ("source", [], whole | first),
+    ("drawn", [], whole | then),
+    ("tuned", [config], own | then | tuned),
+  ):
+    result = run("main", *words, f"--workdir={tmp_path / name}", **fields)
+    assert result.returncode == 0, result.stderr
+  errors = {
+    name: {
+      record["member"]: record["top1_error"]
+      for record in records(tmp_path / name)
+      if record["split"] == "test" and "member" in record
+    }
+    for name in ("drawn", "tuned")
+  }
+  assert set(errors["tuned"]) == set(range(5))
+  for member, error in errors["tuned"].items():
+    assert error < errors["drawn"][member] - 0.05
 
 
 def test_weights_alone_cannot_go_on(place):
