@@ -199,6 +199,11 @@ def test_a_plain_pickle_that_wants_to_run_code_is_not_run(tmp_path):
   assert not marker.exists()
 
 
+def test_a_whole_module_is_refused_by_its_class(tmp_path):
+  torch.save(torch.nn.Sequential(torch.nn.ReLU()), tmp_path / "net.pth")
+  _refused(tmp_path / "net.pth", r"wants to run torch\.nn\.modules")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_weights_that_torch_will_not_read_are_said_to_be_no_more(
   legacy, tmp_path

@@ -100,6 +100,8 @@ def _read_torch(path: Path) -> Found:
     ):
       whole = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as e:
+    if asked := re.search(r"GLOBAL (\S+)", str(e)):
+      raise _RefusedError(asked[1]) from e
     _look_into(path)
     raise ValueError("its pickle is not as torch.save writes it") from e
   tensors = whole
@@ -143,7 +145,7 @@ class _Namer(pickle.Unpickler):
 def _look_into(path: Path) -> None:
   """Raises _RefusedError for code that a file of torch's asks for.
 
-  torch's own reader, which has refused it, names that of pickles of protocol 2
+  torch's own reader, which refuses it, names that of pickles of protocol 2
   alone.
   """
   if zipfile.is_zipfile(path):
