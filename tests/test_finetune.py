@@ -167,19 +167,15 @@ def test_what_cannot_be_started_from_is_refused(fields, said, place, tmp_path):
 
 # Four layers that learn five shapes in a few hundred steps.
 LEARNER = {
+  **LAYERS,
   **{f"network.{name}.bias": 0.0 for name in ("conv1", "conv3", "fc6")},
-  "network.layers": ("conv1", "conv3", "fc6", "fc8"),
   "network.conv1.filters": 16,
-  "network.conv1.kernel": 5,
-  "network.conv1.stride": 2,
   "network.conv1.sigma": 0.15,
   "network.conv3.filters": 32,
   "network.conv3.sigma": 0.1,
   "network.fc6.units": 64,
   "network.fc6.sigma": 0.04,
   "network.dropout_rate": 0.0,
-  "image_size_px": 32,
-  "crop_size_px": 28,
   "input_scale": (0.016,) * 3,
 }
 
@@ -200,12 +196,11 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
       features | {"label": label},
     )
   own = {
-    "num_classes": 5,
-    "validation_split": "",
-    "schedule": "epochs",
-    "batch_size": 16,
-    "learning_rate": 0.01,
+    **WHOLE,
+    "test_split": "test",
     "test_views": 1,
+    "num_classes": 5,
+    "learning_rate": 0.01,
   }
   whole = own | LEARNER
   first = {"data_dir": tmp_path / "half0", "total_steps": 500}
