@@ -155,6 +155,8 @@ def keep_programs() -> None:
   if os.path.isabs(kept):  # Who runs in a container may have no home.
     folder = os.path.join(kept, "alexnet_jax")
     jax.config.update("jax_compilation_cache_dir", folder)
+    # An answer of the full net compiles within jax's own bound of one second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def load_config(path: str) -> config_dict.ConfigDict:

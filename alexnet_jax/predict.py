@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, drawings, errors, evaluate, loaded, plots
+from alexnet_jax import cli, errors, evaluate, loaded
 from alexnet_jax.data import images, listing
 
 FORMATS = ("table", "jsonl", "csv")
@@ -119,6 +119,8 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(f"--top={options.top} must be 1 or more.")
   panel = Path(options.panel) if options.panel else None
   if panel:
+    from alexnet_jax import drawings, plots  # matplotlib takes a second.
+
     drawings.check_name(panel)
   cli.keep_memory()
   cli.keep_programs()

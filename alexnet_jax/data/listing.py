@@ -20,8 +20,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import scipy.io
-
 from alexnet_jax import errors
 from alexnet_jax.data import archives, records
 
@@ -548,6 +546,8 @@ def _read_devkit(
   file: Path,
 ) -> tuple[dict[int, str], dict[str, str], dict[int, int]]:
   """Returns WNID by the challenge's label, words by WNID, validation labels."""
+  import scipy.io  # Takes long to import, and only this file needs it.
+
   members = {}
   with tarfile.open(file, "r:*") as archive:
     for member in archive:
