@@ -72,6 +72,18 @@ def test_json_lines_hold_the_best_classes_of_each_image(place, expected):
   assert true == ["bee", None, "owl", "owl"]
 
 
+def test_the_next_command_need_not_compile_again(place, tmp_path):
+  environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+  environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+  kept = []
+  for _ in range(2):
+    result = ask(place, place / "images", env=environment)
+    assert result.returncode == 0, result.stderr
+    kept.append(sorted(file.name for file in tmp_path.glob("alexnet_jax/*")))
+  assert any(name.startswith("jit_look") for name in kept[0])
+  assert kept[0] == kept[1]
+
+
 def test_csv_and_names_from_standard_input(place, expected):
   files = list(expected)[::-1]
   result = ask(
