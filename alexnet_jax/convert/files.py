@@ -44,6 +44,7 @@ class Found:
     pools_inside: of each max pool, whether its windows stay inside its input,
       where the file says.
     is_ours: whether it was written here: its config is a file beside it.
+    own_names: the file's names of the paper's layers, where they are others.
   """
 
   arrays: Arrays
@@ -51,27 +52,30 @@ class Found:
   input_size_px: int | None = None
   pools_inside: list[bool] | None = None
   is_ours: bool = False
+  own_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class _RefusedError(Exception):
   """What a pickle asks for beyond arrays."""
 
 
-def _by_layer(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _by_layer(tensors: Mapping[str, np.ndarray], producer: str | None) -> Found:
   """Returns a state dict's arrays under the names of the paper's layers."""
-  found = {}
+  arrays, own_names = {}, {}
   for key, values in tensors.items():
     plain = re.sub(r"(^|\.)module\.", r"\1", key)  # DataParallel's.
     module, dot, kind = plain.rpartition(".")
-    found[f"{TORCHVISION.get(module, module)}{dot}{kind}"] = values
-  return found
+    if module in TORCHVISION:
+      own_names = {layer: name for name, layer in TORCHVISION.items()}
+    arrays[f"{TORCHVISION.get(module, module)}{dot}{kind}"] = values
+  return Found(arrays, is_ours=producer == PRODUCER, own_names=own_names)
 
 
 def _read_safetensors(path: Path) -> Found:
   with safetensors.safe_open(path, "np") as file:
     arrays = {name: file.get_tensor(name) for name in file.keys()}
     about = file.metadata() or {}
-  return Found(_by_layer(arrays), is_ours=about.get("producer") == PRODUCER)
+  return _by_layer(arrays, about.get("producer"))
 
 
 def torch_itself() -> Any:
@@ -117,7 +121,7 @@ def _read_torch(path: Path) -> Found:
     for name, x in tensors.items()
   }
   about = getattr(tensors, "_metadata", {}).get("", {})
-  return Found(_by_layer(arrays), is_ours=about.get("producer") == PRODUCER)
+  return _by_layer(arrays, about.get("producer"))
 
 
 class _Nothing:

@@ -101,10 +101,15 @@ def differences(network: networks.Network, found: files.Found) -> list[str]:
   """Returns what a file lacks of a net, has beside it, or has otherwise."""
   wanted = arrays.shapes(network)
   held = {name: values.shape for name, values in found.arrays.items()}
-  missing = (f"{name} is missing" for name in wanted if name not in held)
-  extra = (f"{name} is too many" for name in held if name not in wanted)
+
+  def own(name: str) -> str:
+    layer, dot, kind = name.rpartition(".")
+    return f"{found.own_names.get(layer, layer)}{dot}{kind}"
+
+  missing = (f"{own(name)} is missing" for name in wanted if name not in held)
+  extra = (f"{own(name)} is too many" for name in held if name not in wanted)
   other = (
-    f"{name} is {list(held[name])}, not {list(shape)}"
+    f"{own(name)} is {list(held[name])}, not {list(shape)}"
     for name, shape in wanted.items()
     if held.get(name, shape) != shape
   )
