@@ -1,7 +1,10 @@
 """Eight virtual CPU devices and strict rules, for every test."""
 
 import os
+import signal
 
+# A shell's background jobs ignore it, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
