@@ -81,11 +81,17 @@ def init_state(
     tx: the optimizer.
     members: how many nets there are.
   """
-  opt_state = {stack: tx.init({stack: params[stack]}) for stack in params}
-  plateau = optimizer.Plateau.start()
-  if members > 1:
-    plateau = stack_members([plateau] * members)
-  return TrainState(jnp.int32(0), params, opt_state, plateau)
+
+  @jax.jit  # Else each array's noughts are a program of their own.
+  def start(params):
+    opt_state = {stack: tx.init({stack: params[stack]}) for stack in params}
+    plateau = optimizer.Plateau.start()
+    if members > 1:
+      plateau = stack_members([plateau] * members)
+    return jnp.int32(0), opt_state, plateau
+
+  step, opt_state, plateau = start(params)
+  return TrainState(step, params, opt_state, plateau)
 
 
 def _example_keys(seed: Any, step: Any, rows_B: jax.Array) -> jax.Array:

@@ -141,7 +141,7 @@ def train_and_evaluate(
       train_step=backends.jit(step, donate_argnums=0),
       train_loop=loop,
       view_step=steps.make_view_step(net, augmentation, whole_mesh),
-      learning_rate=learning_rate,
+      learning_rate=jax.jit(learning_rate),
       batches=batches,
       log=log,
       saver=stack.enter_context(saver),

@@ -3,8 +3,6 @@
 import os
 import signal
 
-# A shell's background jobs ignore it, and so would all that the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -14,6 +12,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 import jax
 import pytest
 
+# A shell's background jobs ignore it, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
