@@ -47,9 +47,10 @@ def main(words: Sequence[str]) -> None:
     )
   rows = results.whole(title)
   found = [_effect(title, experiment, rows, arm) for arm in arms]
-  tables.write_csv(folder / "effects.csv", COLUMNS, found)
   tables.fill(folder / "README.md", "effects", _table(experiment, rows, found))
+  tables.write_csv(folder / "effects.csv", COLUMNS, found)
   tables.save_plot(_plot(found), folder / title)
+  print(f"wrote README.md, effects.csv and the plot of {folder}")
 
 
 def _effect(
@@ -68,9 +69,12 @@ def _effect(
     "original": arm.original,
   }
   if len(seeds) < 2:
-    failed = results.failures(rows, name)
-    of_base = f"of the base {results.failures(rows, base.name)}"
-    return about | {"verdict": failed or of_base}
+    reason = f"{len(seeds)} of 2 pairs that it takes"
+    if failed := results.failures(rows, name):
+      reason = failed
+    elif failed := results.failures(rows, base.name):
+      reason = f"of the base {failed}"
+    return about | {"verdict": reason}
 
   def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
     return intervals.of_paired_difference(

@@ -102,7 +102,12 @@ def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
 
 def digest_of(config: ConfigDict) -> str:
   """Returns twelve digits that tell what is trained, whatever the seed."""
-  text = json.dumps(fields_of(config.to_dict()), sort_keys=True)
+  return digest_of_fields(fields_of(config.to_dict()))
+
+
+def digest_of_fields(fields: Mapping[str, Any]) -> str:
+  """Returns the digest of what `fields_of` tells."""
+  text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

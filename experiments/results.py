@@ -5,7 +5,9 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +35,13 @@ COLUMNS = [
   "ten_view_error",
 ]
 """Errors are fractions. `wall_s` is an equal share of the program's seconds of
-training, without those that a kill lost."""
+training, without those of a try that was killed."""
 _FIGURES = COLUMNS[COLUMNS.index("epochs_to_target") :]
 
 WORKDIRS = plan.HERE.parent / "runs" / "experiments"
 FINISHED = runs.FINISHED
 CHANCE, DIVERGED = "stuck at chance", "diverged"
+_OUTCOMES = (FINISHED, CHANCE, DIVERGED)
 
 
 def file_of(name: str) -> Path:
@@ -67,25 +70,43 @@ def read(name: str) -> list[dict[str, str]]:
   file = file_of(name)
   if not file.exists():
     return []
-  head, *lines = file.read_text(errors="replace").splitlines() or [""]
+  text = file.read_text(errors="replace")
+  head, *lines = text.splitlines() or [""]
   if head.split(",") != COLUMNS:
     raise errors.InputError(
       f"{file} is damaged in line 1: it must be {','.join(COLUMNS)}."
     )
-  rows = []
+  found = {}
   for number, cells in enumerate(csv.reader(lines), start=2):
     try:
-      row = dict(zip(COLUMNS, cells, strict=True))
-      int(row["seed"])
-      for column in _FIGURES:
-        float(row[column] or 0)
+      row = _row(cells)
+      net = row["arm"], int(row["seed"])
+      if net in found:
+        raise ValueError(f"{net[0]!r}, seed {net[1]}, has a row above")
+      if number > len(lines) and not text.endswith("\n"):
+        raise ValueError("its end is missing")
     except ValueError as e:
       raise errors.InputError(
         f"{file} is damaged in line {number} ({e}); remove that line, and"
         f" python -m experiments.run {name} puts it there again."
       ) from e
-    rows.append(row)
-  return rows
+    found[net] = row
+  return list(found.values())
+
+
+def _row(cells: Sequence[str]) -> dict[str, str]:
+  """Returns a row by column; raises ValueError for what can be none."""
+  if len(cells) != len(COLUMNS):
+    raise ValueError(f"it has {len(cells)} cells, not {len(COLUMNS)}")
+  row = dict(zip(COLUMNS, cells, strict=True))
+  if int(row["seed"]) < 0:
+    raise ValueError(f"seed is {row['seed']}")
+  if row["outcome"] not in _OUTCOMES:
+    raise ValueError(f"outcome {row['outcome']!r} is none of {_OUTCOMES}")
+  for column in _FIGURES:
+    if not math.isfinite(float(row[column] or 0)):
+      raise ValueError(f"{column} is {row[column]}")
+  return row
 
 
 def whole(name: str) -> list[dict[str, str]]:
@@ -137,7 +158,8 @@ def check(
 def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
   """Whether a config is that of a row but for fields that came after it.
 
-  These must have the values of configs/alexnet.py, which change nothing.
+  These must have the values of configs/alexnet.py, which change nothing. What
+  the row's digest is of is kept beside its metrics.
   """
   file = folder_of(name, row["arm"], int(row["seed"])) / "config.json"
   if not file.exists():
@@ -146,8 +168,12 @@ def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
   first = plan.fields_of(base.to_dict())
   held = plan.fields_of(json.loads(file.read_text()))
   now = plan.fields_of(config.to_dict())
-  return held.keys() <= now.keys() and all(
-    value == held.get(name, first.get(name)) for name, value in now.items()
+  return (
+    plan.digest_of_fields(held) == row["digest"]
+    and held.keys() <= now.keys()
+    and all(
+      value == held.get(name, first.get(name)) for name, value in now.items()
+    )
   )
 
 
@@ -186,9 +212,20 @@ def numbers(
 
 
 def wrong(name: str, arm: str, seed: int, metric: str) -> np.ndarray:
-  """Returns which test images a net got wrong, bool [N]."""
-  with np.load(folder_of(name, arm, seed) / "wrong.npz") as held:
-    return np.unpackbits(held[metric], count=int(held["images"])).astype(bool)
+  """Returns which test images a net got wrong, bool [N].
+
+  Raises:
+    InputError: its answers are gone, or damaged.
+  """
+  file = folder_of(name, arm, seed) / "wrong.npz"
+  try:
+    with np.load(file) as held:
+      return np.unpackbits(held[metric], count=int(held["images"])).astype(bool)
+  except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as e:
+    raise errors.InputError(
+      f"{file} cannot be read ({e}); get it back, or remove the row of {arm!r},"
+      f" seed {seed}, and python -m experiments.run {name} trains it anew."
+    ) from e
 
 
 @contextlib.contextmanager

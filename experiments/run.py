@@ -43,6 +43,7 @@ from alexnet_jax import (
 from alexnet_jax.data import source
 from experiments import plan, results
 
+THEN = ", then "  # Between what trained a net one after another.
 VIEWS = {"one_view_error": 1, "ten_view_error": 10}
 
 
@@ -242,7 +243,7 @@ def _rows(
 
 
 def _is_at_chance(lines: list[dict[str, Any]], config: Any) -> bool:
-  """Whether the last training loss of a net is that of knowing nothing."""
+  """Whether the last training loss of a net is no better than chance's."""
   losses = [x["loss"] for x in lines if x["split"] == "train"]
   least = (1 - train.DEAD) * math.log(config.num_classes)
   return bool(losses) and losses[-1] > least
@@ -256,8 +257,8 @@ def _tell_of_program(workdir: Path) -> None:
   now = {"commit": _commit(), "device": _device(), "versions": _versions()}
   held = json.loads(file.read_text()) if file.exists() else now
   for name, value in now.items():
-    if value not in held[name]:
-      held[name] += f", then {value}"
+    if value not in held[name].split(THEN):
+      held[name] += THEN + value
   new = file.with_suffix(".new")
   new.write_text(json.dumps(held) + "\n")
   os.replace(new, file)
@@ -416,7 +417,7 @@ def _commit() -> str:
 
   commit = git("rev-parse", "--short", "HEAD").stdout.strip()
   code = ("../alexnet_jax", "../configs", "*.py")  # Results change meanwhile.
-  changed = git("diff", "--quiet", "HEAD", "--", *code).returncode
+  changed = git("status", "--porcelain", "--", *code).stdout
   return f"{commit}{'+' if changed else ''}" if commit else "unknown"
 
 

@@ -7,20 +7,23 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from alexnet_jax import plots
+from alexnet_jax import errors, plots
 
 
 def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
   """Puts lines between `<!-- NAME -->` and `<!-- end -->` of a README.
 
   Raises:
-    ValueError: the marks are not there.
+    InputError: the marks are not there.
   """
-  text = readme.read_text()
+  text = readme.read_text() if readme.exists() else ""
   head, mark, rest = text.partition(f"<!-- {name} -->\n")
   _, end, tail = rest.partition("<!-- end -->")
   if not (mark and end):
-    raise ValueError(f"{readme} has no marks of {name!r}")
+    raise errors.InputError(
+      f"{readme} must have the lines <!-- {name} --> and <!-- end -->, between"
+      " which the table goes; write them."
+    )
   readme.write_text(head + mark + "\n".join(lines) + "\n" + end + tail)
 
 

@@ -107,7 +107,7 @@ def finished(place):
 
 
 def outcome_of(lines, classes):
-  """A loss within a hundredth of ln(classes) is that of knowing nothing."""
+  """A loss that is not a hundredth below ln(classes) is no better than it."""
   loss = [x["loss"] for x in lines if x["split"] == "train"][-1]
   return "stuck at chance" if loss > 0.99 * np.log(classes) else "finished"
 
@@ -259,6 +259,11 @@ def test_row_of_another_config_is_refused_and_kept(finished, tmp_path):
     (3, r"(.{30}).*", r"\1"),
     (2, r"^(\w+),\d", r"\1,first"),
     (2, r"[^,]+$", "low"),
+    (2, r"[^,]+$", "nan"),
+    (2, r"^(\w+),\d", r"\1,-1"),
+    (2, r",(finished|diverged|stuck at chance),", ",well,"),
+    (3, r"^(\w+),\d", r"base,0"),
+    (7, r"\d$", ""),
     (1, "seed", "sead"),
   ],
 )
@@ -269,7 +274,8 @@ def test_damaged_results_are_refused(line, old, new, finished, monkeypatch):
   text = file.read_text()
   lines = text.splitlines()
   lines[line - 1] = re.sub(old, new, lines[line - 1])
-  file.write_text("\n".join(lines) + "\n")
+  end = "" if line == 7 else "\n"  # The last one is cut.
+  file.write_text("\n".join(lines) + end)
   try:
     with pytest.raises(InputError, match=rf"results\.csv .*line {line}\b"):
       results.read("tiny")
@@ -286,8 +292,9 @@ def test_row_names_every_commit_that_has_trained_its_net(tmp_path, monkeypatch):
   assert told_of("first")["commit"] == "first"
   assert told_of("first")["commit"] == "first"
   assert told_of("other")["commit"] == "first, then other"
+  assert told_of("fir")["commit"] == "first, then other, then fir"
   (tmp_path / "answers.npz").touch()  # What only looks at them does not count.
-  assert told_of("third")["commit"] == "first, then other"
+  assert told_of("third")["commit"] == "first, then other, then fir"
   assert set(told_of("third")) == {"commit", "device", "versions"}
 
 
@@ -491,6 +498,21 @@ def test_ablations_verdict_finds_what_was_planted(copied):
   with pytest.raises(InputError, match=f"digest 0{{12}}, and .* is {fresh}"):
     verdict()
   results.file_of("ablations").write_text(stale)
+  readme = (here / "README.md").read_text()
+  (here / "README.md").write_text(readme.replace("<!-- effects -->", ""))
+  with pytest.raises(InputError, match=r"README\.md must have .*effects"):
+    verdict()
+  (here / "README.md").write_text(readme)
+  answers = results.folder_of("ablations", "no_lrn", 1) / "wrong.npz"
+  whole = answers.read_bytes()
+  for damaged in (whole[: len(whole) // 2], b"", None):
+    if damaged is None:
+      answers.unlink()
+    else:
+      answers.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"wrong\.npz cannot be read"):
+      verdict()
+  answers.write_bytes(whole)
   verdict()
   with (here / "effects.csv").open() as file:
     found = {row["arm"]: row for row in csv.DictReader(file)}
@@ -520,12 +542,15 @@ def test_row_may_lack_a_field_that_changes_nothing(field, good, copied):
   folder = results.folder_of("ablations", "base", 0)
   folder.mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps(held))
-  row = row_of("ablations", "base", 0) | {"digest": "0" * 12}
+  digest = plan.digest_of_fields(plan.fields_of(held))
+  row = row_of("ablations", "base", 0) | {"digest": digest}
   if good:
     results.check([row], {"base": config}, "ablations")
   else:
-    with pytest.raises(InputError, match=r"digest 0{12}"):
+    with pytest.raises(InputError, match=rf"digest {digest}"):
       results.check([row], {"base": config}, "ablations")
+  with pytest.raises(InputError, match=r"digest 0{12}"):
+    results.check([row | {"digest": "0" * 12}], {"base": config}, "ablations")
 
 
 def test_figure1_verdict_takes_the_best_rates_and_divides(copied):

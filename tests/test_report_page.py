@@ -53,6 +53,8 @@ def pages(tmp_path_factory):
         for s in range(0, 101, 10)
       ]
       config = {"seed": seed, "field": arm, "long": "x" * 300}
+      if arm == "second":
+        config["extra"] = 1
       held.append((f"{arm}-{seed}", lines, config))
   rows = [
     (arm, seed, "finished", level + seed / 50, level)
@@ -206,8 +208,11 @@ def test_config_differences_are_of_what_is_shown(opened):
   )
   shown = ["field", "first", "second", "third", "field"]
   assert script(cells) == [*shown, "first", "second", "third"]
+  below = "return document.querySelector('.config + p')?.textContent"
+  assert script(below) == "Lacking in some: extra."
   script(CLICK, '.legend li[data-name="second"] button')
   assert script(cells) == ["field", "first", "third", "field", "first", "third"]
+  assert script(below) is None
   script(CLICK, '.legend li[data-name="first"] button')
   assert script(cells) == []
 
@@ -232,6 +237,23 @@ def test_a_heading_sorts_by_its_column(opened):
   assert script(order) == ["none", "none", "descending", "none"]
   first = "return document.querySelector('section.long td .mean').textContent"
   assert script(first) == "51.00"
+
+
+def test_log_scale_has_marks_where_its_ends_are_near(opened):
+  """Of errors from 12.5 to 51 %."""
+  script = opened("arms")
+  script(CLICK, '.legend li[data-name="third"] button')
+  script("""
+    window.texts = [];
+    const draw = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...where) {
+      window.texts.push(text);
+      draw.call(this, text, ...where);
+    };
+  """)
+  script(CLICK, "#choose-logY")
+  texts = script("return window.texts")
+  assert {"20", "30", "40", "50"} <= set(texts)
 
 
 def test_log_scale_moves_the_curves(opened):
