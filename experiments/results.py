@@ -219,7 +219,8 @@ def wrong(name: str, arm: str, seed: int, metric: str) -> np.ndarray:
   """
   file = folder_of(name, arm, seed) / "wrong.npz"
   try:
-    with np.load(file) as held:
+    # Opened here: np.load leaves a damaged one open.
+    with file.open("rb") as data, np.load(data) as held:
       return np.unpackbits(held[metric], count=int(held["images"])).astype(bool)
   except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as e:
     raise errors.InputError(

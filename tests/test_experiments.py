@@ -434,7 +434,7 @@ def test_table_goes_between_its_marks_alone(tmp_path):
   assert readme.read_text() == (
     "a\n<!-- x -->\n| new |\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
   )
-  with pytest.raises(ValueError, match="no marks of 'z'"):
+  with pytest.raises(InputError, match=r"README\.md must have .* <!-- z -->"):
     tables.fill(readme, "z", [])
 
 
