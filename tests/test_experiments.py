@@ -553,6 +553,22 @@ def test_row_may_lack_a_field_that_changes_nothing(field, good, copied):
     results.check([row | {"digest": "0" * 12}], {"base": config}, "ablations")
 
 
+@pytest.mark.parametrize(
+  "name", ["ablations", "ensemble", "figure1", "finetune"]
+)
+def test_rows_that_are_kept_are_of_the_configs_beside_them(name):
+  rows = results.read(name)
+  assert rows
+  for row in rows:
+    folder = results.folder_of(name, row["arm"], int(row["seed"]))
+    held = json.loads((folder / "config.json").read_text())
+    assert held["seed"] == int(row["seed"])
+    assert row["digest"] == plan.digest_of_fields(plan.fields_of(held))
+  arms = plan.select(plan.load(name), ())
+  configs = {arm.name: plan.config_of(arm) for arm in arms}
+  results.check(rows, configs, name)
+
+
 def test_figure1_verdict_takes_the_best_rates_and_divides(copied):
   verdict, here = copied("figure1")
   from experiments.figure1 import experiment
