@@ -251,6 +251,9 @@ class _Watch(threading.Thread):
     with selectors.DefaultSelector() as selector:
       for number, connection in self._connections.items():
         connection.settimeout(_BEAT_S)
+        # What is held back until the last beat is acknowledged is lost with a
+        # process that says it and ends.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         selector.register(connection, selectors.EVENT_READ, number)
       beat_at, looked_at = 0.0, time.monotonic()
       while not self._left.is_set():

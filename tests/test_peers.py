@@ -142,6 +142,39 @@ def test_one_that_dies_is_missed_by_those_who_wait_to_leave():
     assert_refused(result, "process 2 of 3 was lost")
 
 
+def come(port, me, count):
+  """Joins the others of a run as one of them, by hand."""
+  deadline = time.monotonic() + 60
+  while True:
+    try:
+      connection = socket.create_connection(("localhost", port), timeout=20)
+      break
+    except ConnectionRefusedError:
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+  connection.sendall(json.dumps([me, count]).encode() + b"\n")
+  return connection
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets TCP_QUICKACK")
+def test_a_loss_is_told_to_one_that_is_slow_to_acknowledge():
+  """TCP holds a second short message back, and drops it with the process."""
+  port = free_port()
+  first = start("pass", 0, 3, port)
+  with come(port, 1, 3) as slow, come(port, 2, 3) as dying:
+    for connection in (slow, dying):
+      assert connection.recv(3) == b'""\n'
+    slow.sendall(b'{"left": null}\n')
+    for _ in range(3):
+      slow.sendall(b"{}\n")
+      slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+      assert slow.recv(9) == b"{}\n"
+    dying.close()
+    assert b"process 2 of 3 was lost" in slow.recv(2**12)
+  (result,) = finish([first])
+  assert_refused(result, "process 2 of 3 was lost")
+
+
 def test_a_normal_end_is_without_errors():
   for _ in range(5):
     for result in finish(start_all(*["pass"] * 4)):
@@ -154,15 +187,7 @@ def test_a_process_without_jax_yet_is_watched_too():
   command = [sys.executable, "-m", "alexnet_jax.main", "--num_processes=2"]
   command += [f"--coordinator=localhost:{port}", "--process_id=0"]
   first = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
-  while True:
-    try:
-      other = socket.create_connection(("localhost", port))
-      break
-    except ConnectionRefusedError:
-      assert first.poll() is None
-      time.sleep(0.1)
-  with other:
-    other.sendall(json.dumps([1, 2]).encode() + b"\n")
+  with come(port, 1, 2) as other:
     assert other.recv(3) == b'""\n'
     time.sleep(1)
   started = time.monotonic()
