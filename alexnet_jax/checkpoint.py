@@ -528,7 +528,7 @@ def _list(bad: dict[int, str]) -> str:
 def _reason(e: Exception) -> str:
   # TensorStore names long paths, and then lines of its own code.
   text = re.sub(r'"/[^"]*"|\[source locations.*', "", str(e), flags=re.DOTALL)
-  return f"{type(e).__name__}: {' '.join(text.split())[:200]}"
+  return errors.reason(e, text)
 
 
 @jax.jit

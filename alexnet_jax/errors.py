@@ -3,6 +3,7 @@
 import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -47,6 +48,17 @@ def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
   return InputError(
     f"{what}={value!r} is not known.{guess} Known: {', '.join(known)}."
   )
+
+
+def reason(e: Exception, text: str | None = None) -> str:
+  """Returns what a library's error says, as one line of no great length.
+
+  Args:
+    e: of whatever kind.
+    text: what it says, where that is not all to be told.
+  """
+  text = f"{type(e).__name__}: {e if text is None else text}"
+  return textwrap.shorten(text, 200, placeholder="...")
 
 
 def some(things: Iterable[str], count: int = 5, between: str = ", ") -> str:

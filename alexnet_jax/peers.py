@@ -207,7 +207,7 @@ def watching(connections: Connections, count: int) -> Iterator[None]:
     # That of a collective which another process has died in. Who it was is
     # heard from the watch, which ends this process.
     time.sleep(KNOWN_S)
-    reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+    reason = errors.reason(e)
     raise
   except BaseException as e:
     reason = f"ended by {type(e).__name__}"

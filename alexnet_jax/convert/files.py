@@ -306,10 +306,9 @@ def read(path: Path) -> Found:
     ) from e
   # A damaged file has errors of as many kinds as there are libraries.
   except Exception as e:
-    reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
     raise errors.InputError(
-      f"{str(path)!r} cannot be read ({reason}); it is damaged, or of another"
-      " kind than its name says. Get it anew."
+      f"{str(path)!r} cannot be read ({errors.reason(e)}); it is damaged, or"
+      " of another kind than its name says. Get it anew."
     ) from e
 
 
