@@ -4,7 +4,7 @@ import socket
 import subprocess
 import time
 
-from tiny_runs import QUICK, ROOT, command
+from tiny_runs import QUICK, ROOT, command, in_pipes
 
 LIVELY = {  # It is evaluated after every step.
   **QUICK,
@@ -23,8 +23,7 @@ def start(module, *flags, devices=1, cwd=ROOT, **fields):
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": str(ROOT),
   }
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  return subprocess.Popen(**asked, **pipes)
+  return in_pipes(asked)
 
 
 def start_run(workdir, data, processes=1, devices=1, each=(), **fields):

@@ -80,8 +80,13 @@ def start_quick(workdir, data, **fields):
   # It compiles for longer than it runs.
   asked["env"]["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
   asked["env"]["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  return in_pipes(asked)
+
+
+def in_pipes(asked):
+  """Starts a command; what a test does not read of it must not hold it up."""
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  return subprocess.Popen(**asked, **pipes)
+  return subprocess.Popen(**asked, **pipes, pipesize=2**20)
 
 
 def finish(process):
