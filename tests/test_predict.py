@@ -79,8 +79,9 @@ def test_the_next_command_need_not_compile_again(place, tmp_path):
   for _ in range(2):
     result = ask(place, place / "images", env=environment)
     assert result.returncode == 0, result.stderr
-    kept.append(sorted(file.name for file in tmp_path.glob("alexnet_jax/*")))
-  assert any(name.startswith("jit_look") for name in kept[0])
+    # Whether small programs are kept depends on how long they took.
+    kept.append(sorted(tmp_path.glob("alexnet_jax/jit_look*")))
+  assert kept[0]
   assert kept[0] == kept[1]
 
 
