@@ -168,9 +168,10 @@ def test_a_loss_is_told_to_one_that_is_slow_to_acknowledge():
     for _ in range(3):
       slow.sendall(b"{}\n")
       slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-      assert slow.recv(9) == b"{}\n"
+      assert slow.recv(3) == b"{}\n"
     dying.close()
-    assert b"process 2 of 3 was lost" in slow.recv(2**12)
+    with slow.makefile("rb") as lines:
+      assert any(b"process 2 of 3 was lost" in line for line in lines)
   (result,) = finish([first])
   assert_refused(result, "process 2 of 3 was lost")
 
