@@ -12,6 +12,7 @@ BASE = "alexnet_cifar10"
 # The sign of the original's effect on the error.
 SIGNS = {
   "tanh": 1,
+  "linear": 1,
   "no_overlap": 1,
   "no_lrn": 1,
   "no_dropout": 1,
@@ -25,7 +26,17 @@ SIGNS = {
   "no_conv3": 1,
   "no_conv4": 1,
 }
-UNSIGNED = ("inverted_dropout", "no_conv1", "no_conv5")
+UNSIGNED = (
+  "inverted_dropout",
+  "no_conv1",
+  "no_conv5",
+  "scaled_tanh",
+  "sigmoid",
+  "average_pool",
+  "lrn_conv1",
+  "lrn_conv2",
+  "caffe_lrn",
+)
 
 
 # What sees the pixels has the rates and the first weights for them.
