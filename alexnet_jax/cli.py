@@ -50,7 +50,7 @@ def run(
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:
-      with _config_told():
+      with config_told():
         return flags.FLAGS(argv)
     except flags.Error as e:
       reason = " ".join(str(e).split()).rstrip(".")
@@ -220,7 +220,7 @@ def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
   # Overrides on the command line are looked up here, before flags are parsed,
   # unless a file is named: then they are when flags are.
   try:
-    with _config_told():
+    with config_told():
       config_flags.DEFINE_config_file(
         "config", str(default), "Config file; --config.FIELD=VALUE overrides."
       )
@@ -230,7 +230,7 @@ def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
 
 
 @contextlib.contextmanager
-def _config_told() -> Iterator[None]:
+def config_told() -> Iterator[None]:
   """Raises InputError where a config lacks a field that is to be set."""
   try:
     yield
@@ -278,17 +278,21 @@ def make_folder(flag: str, folder: Path) -> None:
 def replacing(file: Path) -> Iterator[Path]:
   """Yields an empty file to write; it takes the other's place when all is in.
 
+  A link stays, and what it leads to is replaced.
+
   Raises:
-    InputError: the folder is not there or cannot be written.
+    InputError: the folder is not there or cannot be written, or the file is a
+      folder, a pipe or a device.
   """
-  new = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+  real = file.resolve()
+  new = real.with_name(f".{real.stem}.{os.getpid()}{real.suffix}")
   try:
-    if file.is_dir():
-      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if file.exists() and not file.is_file():
+      raise OSError(errno.EEXIST, "it is no ordinary file")
     new.touch()
     try:
       yield new
-      os.replace(new, file)
+      os.replace(new, real)
     finally:
       new.unlink(missing_ok=True)
   except OSError as e:

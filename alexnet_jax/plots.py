@@ -50,12 +50,11 @@ def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
 
   Args:
     data: of a report.
-    folder: for the files; made if it does not exist.
+    folder: for the files.
 
   Raises:
-    InputError: the folder cannot be written.
+    InputError: the folder is not there or cannot be written.
   """
-  cli.make_folder("figures", folder)
   written = []
   rc: Any = STYLE
   with matplotlib.rc_context(rc):

@@ -533,20 +533,26 @@ def main(argv: Sequence[str]) -> None:
       "no run is named; write python -m alexnet_jax.report runs/quickstart"
       " --output=report.html."
     )
-  if output.is_dir() or not output.parent.is_dir():
+  # Another ending would be that of what a run has left.
+  there = output.exists() and not output.is_file()
+  if there or output.suffix != ".html" or not output.parent.is_dir():
     raise errors.InputError(
-      f"output={options.output!r} must be a file in a folder that exists; make"
-      " the folder, or name a file."
+      f"--output={options.output!r} must be an .html file in a folder that"
+      " exists; make the folder, or name such a file."
     )
+  if options.figures == "":
+    raise errors.InputError("--figures='' must name a folder for the plots.")
   found = runs.read([Path(name) for name in argv[1:]])
   data = collect(found)
   for note in data["notes"]:
     print(f"note: {note}", file=sys.stderr)
+  if options.figures:
+    cli.make_folder("figures", Path(options.figures))
   with cli.replacing(output) as new:
     new.write_text(page(data), encoding="utf-8")
   size = output.stat().st_size / 1e6
   print(f"wrote {output}: {len(found.runs)} runs, {size:.2f} MB")
-  if options.figures is not None:
+  if options.figures:
     from alexnet_jax import plots  # matplotlib takes a second.
 
     folder = Path(options.figures)

@@ -7,7 +7,6 @@ raises for what is inside of a run's folder.
 import collections
 import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from alexnet_jax import cli, errors
 DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
 FINISHED = "finished"
+EXPERIMENT = "experiment"
 # Columns of results.csv that are no figure of the run.
 _ABOUT = (
   "arm seed digest commit device versions nets_in_program steps wall_s outcome"
@@ -137,9 +137,11 @@ def read(folders: Sequence[Path]) -> Found:
     names.add(name)
     return name
 
-  for folder in folders:
-    kind, inside = _look_into(folder)
-    if kind != "experiment":
+  looked = [(folder, *_look_into(folder)) for folder in folders]
+  # What is one of an experiment is not read as a run of its own before.
+  for folder, kind, inside in sorted(looked, key=lambda x: x[1] != EXPERIMENT):
+    if kind != EXPERIMENT:
+      _tell_of_deeper(folder, found.notes)
       for run in inside:
         if run.resolve() not in seen:
           seen.add(run.resolve())
@@ -184,15 +186,26 @@ def _tell_of_unmatched(
     )
 
 
+def _tell_of_deeper(folder: Path, notes: list[str]) -> None:
+  """Adds a line for folders of runs, and experiments, in a folder."""
+  files = (*folder.glob("*/*/metrics.jsonl"), *folder.glob("*/runs/*/*.jsonl"))
+  deeper = {folder / file.relative_to(folder).parts[0] for file in files}
+  if deeper:
+    notes.append(
+      f"{errors.some(map(_quote, sorted(deeper)))}: there are more runs, which"
+      " are not shown; name these folders."
+    )
+
+
 def _look_into(folder: Path) -> tuple[str, list[Path]]:
-  """Returns `run`, `runs` or `experiment`, and the folders of its runs."""
+  """Returns `run`, `runs` or EXPERIMENT, and the folders of its runs."""
   if not folder.exists():
     raise errors.InputError(
       f"{str(folder)!r} does not exist; name the folder of a run or of an"
       " experiment."
     )
   if (folder / "results.csv").is_file() and (folder / "runs").is_dir():
-    return "experiment", _runs_in(folder / "runs")
+    return EXPERIMENT, _runs_in(folder / "runs")
   if _is_run(folder):
     return "run", [folder]
   inside = _runs_in(folder) if folder.is_dir() else []
@@ -412,7 +425,7 @@ def read_experiment(folder: Path, name: str, notes: list[str]) -> Experiment:
     raise errors.InputError(
       f"{str(file)!r} cannot be read ({e.strerror}); make it readable."
     ) from e
-  lines = _csv_rows(text)
+  lines = csv_rows(text)
   _, header = next(lines, (0, []))
   missing = [column for column in _NEEDED if column not in header]
   if missing:
@@ -465,7 +478,7 @@ def _read_effects(folder: Path, notes: list[str]) -> list[list[str]]:
   except OSError as e:
     notes.append(f"{_quote(file)} cannot be read ({e.strerror}); left out.")
     return []
-  rows = [cells for _, cells in _csv_rows(text)]
+  rows = [cells for _, cells in csv_rows(text)]
   width = len(rows[0]) if rows else 0
   whole = [row for row in rows if len(row) == width]
   if len(whole) < len(rows):
@@ -476,19 +489,21 @@ def _read_effects(folder: Path, notes: list[str]) -> list[list[str]]:
   return whole
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-  """Yields the number of each line that is not empty, and its cells."""
-  reader = csv.reader(io.StringIO(text.replace("\0", "\ufffd"), newline=""))
-  while True:
+def csv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+  """Yields the number of each line that is not empty, and its cells.
+
+  A row is a line, so that a quote which is lost costs no other row; of what is
+  no row at all there are no cells.
+  """
+  for number, line in enumerate(text.split("\n"), start=1):
+    line = line.removesuffix("\r").replace("\0", "\ufffd")
+    if not line:
+      continue
     try:
-      cells = next(reader)
-    except StopIteration:
-      return
-    except csv.Error:  # A cell that is too large: a quote was opened and cut.
-      yield reader.line_num, []
-      return
-    if cells:
-      yield reader.line_num, cells
+      cells = next(csv.reader([line], strict=True))
+    except csv.Error:
+      cells = []
+    yield number, cells
 
 
 def _figure(cell: str) -> float | None:

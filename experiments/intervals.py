@@ -28,7 +28,8 @@ def of_paired_difference(
   The variances are those that a bootstrap of pairs of nets (with S - 1 for S)
   and one of images come to; what both of them count, the luck of one net with
   one image, is taken off the second. Each has its own quantile: Student's of
-  the few seeds, the normal one of the many images.
+  the few seeds, the normal one of the many images. Few seeds may agree by luck:
+  the interval is never narrower than that of the images alone.
 
   Args:
     wrong: bool [S, N], which of N images the net of each seed got wrong.
@@ -47,8 +48,8 @@ def of_paired_difference(
   by_luck = (luck**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
   of_few = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
   of_many = float(stats.norm.ppf((1 + LEVEL) / 2))
-  by_images = max(by_images - by_luck, 0)
-  half = (of_few**2 * by_seeds + of_many**2 * by_images) ** 0.5
+  both = of_few**2 * by_seeds + of_many**2 * max(by_images - by_luck, 0)
+  half = max(both, of_many**2 * by_images) ** 0.5
   return mean, mean - half, mean + half
 
 

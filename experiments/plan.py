@@ -64,12 +64,24 @@ def load(name: str) -> Experiment:
   """Returns `EXPERIMENT` of experiments/NAME/experiment.py.
 
   Raises:
-    InputError: there is no such experiment.
+    InputError: there is no such experiment, or two of its arms have one name.
   """
   known = [file.parent.name for file in HERE.glob("*/experiment.py")]
   if name not in known:
     raise errors.unknown("experiment", name, known)
-  return runpy.run_path(str(HERE / name / "experiment.py"))["EXPERIMENT"]
+  file = HERE / name / "experiment.py"
+  experiment = runpy.run_path(str(file)).get("EXPERIMENT")
+  if not isinstance(experiment, Experiment):
+    raise errors.InputError(
+      f"{file} has no EXPERIMENT; write one, an Experiment of experiments.plan."
+    )
+  names = [arm.name for arm in experiment.arms]
+  for arm in names:
+    if names.count(arm) > 1:
+      raise errors.InputError(
+        f"{file} has the arm {arm!r} twice; give each a name of its own."
+      )
+  return experiment
 
 
 def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
@@ -92,11 +104,19 @@ def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
 
 
 def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
-  """Returns the whole config of a program that trains nets of an arm."""
+  """Returns the whole config of a program that trains nets of an arm.
+
+  Raises:
+    InputError: the arm has a field that the config has not, or a value of
+      another type.
+  """
   config = cli.load_config(str(HERE.parent / arm.config))
-  with config.unlocked():
-    config.update_from_flattened_dict(dict(arm.fields))
-    config.seed, config.ensemble = seed, members
+  fields = {**arm.fields, "seed": seed, "ensemble": members}
+  try:
+    with cli.config_told():
+      config.update_from_flattened_dict(fields)
+  except (errors.InputError, TypeError) as e:
+    raise errors.InputError(f"arm {arm.name!r}: {e}") from e
   return config.copy_and_resolve_references().lock()
 
 

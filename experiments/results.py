@@ -5,8 +5,8 @@ import csv
 import fcntl
 import io
 import json
-import math
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,8 +57,8 @@ def folder_of(name: str, arm: str, seed: int) -> Path:
 def programs(digest: str) -> Iterator[tuple[Path, int, int]]:
   """Yields workdir, first seed and number of nets of what was begun here."""
   for folder in sorted((WORKDIRS / digest).glob("*-*")):
-    first, count = folder.name.split("-")
-    yield folder, int(first), int(count)
+    if program := re.fullmatch(r"(\d+)-(\d+)", folder.name):
+      yield folder, int(program[1]), int(program[2])
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -70,20 +70,26 @@ def read(name: str) -> list[dict[str, str]]:
   file = file_of(name)
   if not file.exists():
     return []
-  text = file.read_text(errors="replace")
-  head, *lines = text.splitlines() or [""]
-  if head.split(",") != COLUMNS:
+  try:
+    text = file.read_text(errors="replace")
+  except OSError as e:
+    raise errors.InputError(
+      f"{file} cannot be read ({e.strerror}); make it readable."
+    ) from e
+  lines = runs.csv_rows(text)
+  _, head = next(lines, (1, []))
+  if head != COLUMNS:
     raise errors.InputError(
       f"{file} is damaged in line 1: it must be {','.join(COLUMNS)}."
     )
   found = {}
-  for number, cells in enumerate(csv.reader(lines), start=2):
+  for number, cells in lines:
     try:
       row = _row(cells)
       net = row["arm"], int(row["seed"])
       if net in found:
         raise ValueError(f"{net[0]!r}, seed {net[1]}, has a row above")
-      if number > len(lines) and not text.endswith("\n"):
+      if number > text.count("\n"):
         raise ValueError("its end is missing")
     except ValueError as e:
       raise errors.InputError(
@@ -104,7 +110,8 @@ def _row(cells: Sequence[str]) -> dict[str, str]:
   if row["outcome"] not in _OUTCOMES:
     raise ValueError(f"outcome {row['outcome']!r} is none of {_OUTCOMES}")
   for column in _FIGURES:
-    if not math.isfinite(float(row[column] or 0)):
+    most = 1 if column.endswith("_error") else 1e9
+    if not 0 <= float(row[column] or 0) <= most:
       raise ValueError(f"{column} is {row[column]}")
   return row
 

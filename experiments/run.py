@@ -44,6 +44,7 @@ from alexnet_jax.data import source
 from experiments import plan, results
 
 THEN = ", then "  # Between what trained a net one after another.
+_ABOUT = "about.json"  # In a workdir: what trained its nets, and how long.
 VIEWS = {"one_view_error": 1, "ten_view_error": 10}
 
 
@@ -56,7 +57,9 @@ def main(words: Sequence[str]) -> None:
     )
   options, name = flags.FLAGS, words[1]
   experiment = plan.load(name)
-  arms = plan.select(experiment, options.only)
+  if options.only == []:
+    raise errors.InputError("--only='' must name an arm; leave it out for all.")
+  arms = plan.select(experiment, options.only or ())
   # One on a CPU by measurement (experiments/seeds_at_once).
   at_once = options.seeds_at_once or (5 if backends.loops() else 1)
   for flag in ("seeds", "seeds_at_once"):
@@ -219,11 +222,12 @@ def _rows(
   if is_told_to_stop():
     return []
   lines = logs.read_metrics(workdir)
-  seconds = float((workdir / "seconds.txt").read_text())
+  held = _about(workdir)
+  seconds = held.pop("seconds")
   about: dict[str, Any] = {
     "arm": arm.name,
     "digest": plan.digest_of(config),
-    **json.loads((workdir / "about.json").read_text()),
+    **held,
     "nets_in_program": count,
     "wall_s": round(seconds / count),
     "outcome": outcome,
@@ -251,17 +255,16 @@ def _is_at_chance(lines: list[dict[str, Any]], config: Any) -> bool:
 
 def _tell_of_program(workdir: Path) -> None:
   """Writes down what trains nets; of several, one after another, all."""
-  file = workdir / "about.json"
   if (workdir / "answers.npz").exists():  # They are trained and tested.
     return
   now = {"commit": _commit(), "device": _device(), "versions": _versions()}
-  held = json.loads(file.read_text()) if file.exists() else now
+  held: dict[str, Any] = now | {"seconds": 0.0}
+  if (workdir / _ABOUT).exists():
+    held = _about(workdir)
   for name, value in now.items():
     if value not in held[name].split(THEN):
       held[name] += THEN + value
-  new = file.with_suffix(".new")
-  new.write_text(json.dumps(held) + "\n")
-  os.replace(new, file)
+  _write_about(workdir, held)
 
 
 @contextlib.contextmanager
@@ -271,12 +274,34 @@ def _timing(workdir: Path) -> Iterator[None]:
   try:
     yield
   finally:
-    file = workdir / "seconds.txt"
     if workdir.exists():
-      before = float(file.read_text()) if file.exists() else 0.0
-      new = workdir / "seconds.new"
-      new.write_text(f"{before + time.perf_counter() - start:.1f}\n")
-      os.replace(new, file)
+      held = _about(workdir)
+      held["seconds"] += round(time.perf_counter() - start, 1)
+      _write_about(workdir, held)
+
+
+def _about(workdir: Path) -> dict[str, Any]:
+  """Returns commit, device, versions and seconds of a program.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  file = workdir / _ABOUT
+  try:
+    held = json.loads(file.read_text())
+    words = {x: str(held[x]) for x in ("commit", "device", "versions")}
+    return words | {"seconds": float(held["seconds"])}
+  except (OSError, ValueError, LookupError, TypeError) as e:
+    raise errors.InputError(
+      f"{file} is damaged ({errors.reason(e)}); remove its folder, and the same"
+      " command trains these nets anew."
+    ) from e
+
+
+def _write_about(workdir: Path, held: dict[str, Any]) -> None:
+  new = workdir / f"{_ABOUT}.new"
+  new.write_text(json.dumps(held) + "\n")
+  os.replace(new, workdir / _ABOUT)
 
 
 def _answers(
@@ -440,7 +465,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     "seeds_at_once", None, "Nets in one program, at most; 5, on a CPU 1."
   )
-  flags.DEFINE_list("only", [], "Arms to train; all by default.")
+  flags.DEFINE_list("only", None, "Arms to train; all by default.")
 
 
 if __name__ == "__main__":

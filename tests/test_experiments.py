@@ -1,5 +1,6 @@
 """Experiments: what is run, resumed, refused, and what is made of it."""
 
+import contextlib
 import csv
 import functools
 import importlib
@@ -228,6 +229,7 @@ def test_second_call_trains_nothing(finished):
     (["tinny"], ["experiment='tinny'", "Did you mean 'tiny'?"]),
     (["tiny", "--only=base,hat"], ["--only='hat'", "Did you mean 'hot'?"]),
     (["tiny", "--only=centre"], ["--only='centre' trains nothing", "'base'"]),
+    (["tiny", "--only="], ["--only='' must name an arm"]),
     (["tiny", "--seeds=0"], ["--seeds=0", "1 or more"]),
     (["tiny", "--seeds_at_once=0"], ["--seeds_at_once=0", "1 or more"]),
     ([], ["name of one experiment"]),
@@ -265,6 +267,9 @@ def test_row_of_another_config_is_refused_and_kept(finished, tmp_path):
     (3, r"^(\w+),\d", r"base,0"),
     (7, r"\d$", ""),
     (1, "seed", "sead"),
+    (3, r"^(\w+,\d),", r'\1,"'),
+    (2, r"^", '"' + 200_000 * "x"),
+    (2, r"[^,]+$", "7.5"),
   ],
 )
 def test_damaged_results_are_refused(line, old, new, finished, monkeypatch):
@@ -283,6 +288,44 @@ def test_damaged_results_are_refused(line, old, new, finished, monkeypatch):
     file.write_text(text)
 
 
+@pytest.mark.parametrize(
+  ("old", "new", "said"),
+  [
+    (
+      "1e6",
+      '1e6, "learning_rte": 1',
+      ["'hot'", "'learning_rte'", "'learning_rate'"],
+    ),
+    ("1e6", '"high"', ["'hot'", "learning_rate", "high"]),
+    ('"frozen", BASE', '"hot", BASE', ["'hot' twice"]),
+    ("EXPERIMENT =", "OTHER =", ["experiment.py", "EXPERIMENT"]),
+  ],
+)
+def test_bad_plan_is_refused(old, new, said, place, tmp_path):
+  shutil.copytree(place / "experiments", tmp_path / "experiments")
+  file = tmp_path / "experiments" / "tiny" / "experiment.py"
+  text = file.read_text()
+  assert old in text
+  file.write_text(text.replace(old, new))
+  assert_refused(execute(tmp_path, "tiny"), *said)
+  assert not (tmp_path / "runs").exists()
+
+
+def test_what_else_lies_among_the_workdirs_is_left_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(results, "WORKDIRS", tmp_path)
+  for name in ("0-2", "0-2-old", "copy-of-2", "2-x"):
+    (tmp_path / "abc" / name).mkdir(parents=True)
+  assert list(results.programs("abc")) == [(tmp_path / "abc" / "0-2", 0, 2)]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"commit": "a"', "[]"])
+def test_damaged_note_of_a_program_is_refused(text, tmp_path):
+  (tmp_path / "about.json").write_text(text)
+  with pytest.raises(InputError, match=r"about\.json.* is damaged"):
+    run._tell_of_program(tmp_path)
+  assert (tmp_path / "about.json").read_text() == text
+
+
 def test_row_names_every_commit_that_has_trained_its_net(tmp_path, monkeypatch):
   def told_of(commit):
     monkeypatch.setattr(run, "_commit", lambda: commit)
@@ -295,7 +338,19 @@ def test_row_names_every_commit_that_has_trained_its_net(tmp_path, monkeypatch):
   assert told_of("fir")["commit"] == "first, then other, then fir"
   (tmp_path / "answers.npz").touch()  # What only looks at them does not count.
   assert told_of("third")["commit"] == "first, then other, then fir"
-  assert set(told_of("third")) == {"commit", "device", "versions"}
+  assert set(told_of("third")) == {"commit", "device", "versions", "seconds"}
+
+
+def test_row_counts_the_seconds_of_every_try(tmp_path):
+  run._tell_of_program(tmp_path)
+  start = time.perf_counter()
+  for _ in range(2):
+    with contextlib.suppress(KeyboardInterrupt), run._timing(tmp_path):
+      time.sleep(0.2)
+      raise KeyboardInterrupt
+  most = time.perf_counter() - start
+  seconds = json.loads((tmp_path / "about.json").read_text())["seconds"]
+  assert 0.4 <= seconds <= most + 0.1
 
 
 def test_time_to_a_target_is_where_the_straight_lines_cross_it():
@@ -367,6 +422,20 @@ def test_paired_variance_is_what_two_bootstraps_come_to():
     stats.norm.ppf(0.975) * (np.var(images) - noise) ** 0.5,
   )
   assert (high - low) / 2 == pytest.approx(half, rel=0.08)
+
+
+def test_interval_is_never_narrower_than_its_images_allow():
+  """Seeds may agree by luck; the images are still a sample."""
+  rng = np.random.default_rng(2)
+  wrong, base = np.zeros((2, 3, 10_000), bool)
+  for seed in range(3):  # 420 lost, 380 won: 0.4 points with every seed.
+    images = rng.permutation(10_000)
+    wrong[seed, images[:420]] = base[seed, images[420:800]] = True
+  mean, low, high = intervals.of_paired_difference(wrong, base)
+  each = (wrong.astype(float) - base).mean(axis=0)
+  means = [each[rng.integers(0, 10_000, 10_000)].mean() for _ in range(4000)]
+  assert mean == pytest.approx(0.004)
+  assert (high - low) / 2 == pytest.approx(1.96 * np.std(means), rel=0.05)
 
 
 def test_ratio_and_its_interval_do_not_depend_on_who_is_on_top():

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from report_runs import record, write_experiment, write_run
 
 from alexnet_jax import cli, report, runs
 from alexnet_jax import plots as drawing
+from alexnet_jax.errors import InputError
 
 EVIL = "</script><script>alert(1)</script>\"'&<!--\u2028"
 
@@ -413,6 +416,46 @@ def test_a_cut_row_of_results_is_told(tmp_path):
   assert any("3 of 5 cells in line 4" in note for note in data["notes"])
 
 
+@pytest.mark.parametrize("line", ['a,1,"abc,finished,0.5', 'a,1,abc",f,"0.5'])
+def test_a_lost_quote_costs_its_own_row(line, tmp_path):
+  rows = [("a", seed, "finished", seed / 4) for seed in range(4)]
+  folder = write_experiment(tmp_path / "e", rows)
+  file = folder / "results.csv"
+  lines = file.read_text().splitlines()
+  lines[2] = line
+  file.write_text("\r\n".join([*lines, ""]))
+  data = collect(folder)
+  (cell,) = data["tables"][0]["rows"][0]["cells"]
+  assert cell["values"] == [0, 0.5, 0.75]
+  assert "line 3;" in data["notes"][0]
+
+
+def test_a_run_is_read_once_in_whatever_order_it_is_named(tmp_path):
+  rows = [("a", seed, "finished", 0.5) for seed in range(2)]
+  each = [(f"a-{seed}", [record(1, loss=1)], {}) for seed in range(2)]
+  folder = write_experiment(tmp_path / "e", rows, runs=each)
+  for named in ((folder, folder / "runs" / "a-0"), (folder / "runs", folder)):
+    assert len(collect(*named)["runs"]) == 2
+    assert len(collect(*reversed(named))["runs"]) == 2
+
+
+def test_runs_that_lie_deeper_are_told(tmp_path):
+  write_run(tmp_path / "a", [record(1, loss=1)])
+  for name in ("b", "c"):
+    write_run(tmp_path / "deeper" / name, [record(1, loss=1)])
+  rows = [("a", 0, "finished", 0.5)]
+  each = [("a-0", [record(1, loss=1)], {})]
+  write_experiment(tmp_path / "e", rows, runs=each)
+  (tmp_path / "none").mkdir()
+  data = collect(tmp_path)
+  assert [run["name"] for run in data["runs"]] == ["a"]
+  (note,) = data["notes"]
+  assert str(tmp_path / "deeper") in note
+  assert str(tmp_path / "e") in note
+  assert "none" not in note
+  assert collect(tmp_path / "a")["notes"] == []
+
+
 def test_rows_and_folders_that_have_no_other_half_are_told(tmp_path):
   folder = write_experiment(
     tmp_path / "e",
@@ -514,8 +557,27 @@ def test_a_page_is_replaced_only_by_a_whole_one(tmp_path):
   assert list(tmp_path.iterdir()) == [output]
 
 
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
+  """A pipe, a device or a folder stays; of a link, what it leads to is new."""
+  pipe, link, page = (tmp_path / x for x in ("p.html", "l.html", "r.html"))
+  os.mkfifo(pipe)
+  page.write_text("old")
+  link.symlink_to(page.name)
+  for file in (pipe, tmp_path, Path("/dev/stdin")):
+    with pytest.raises(InputError, match="no ordinary file"):
+      with cli.replacing(file):
+        raise AssertionError
+  assert pipe.is_fifo()
+  with cli.replacing(link) as new:
+    new.write_text("new")
+  assert link.is_symlink()
+  assert page.read_text() == "new"
+  assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_bad_input_is_refused(tmp_path):
   run = write_run(tmp_path / "run", [record(1, loss=1)])
+  os.mkfifo(tmp_path / "pipe.html")
   (tmp_path / "bare").mkdir()
   experiment = write_experiment(tmp_path / "e", [])
   (experiment / "results.csv").write_text("arm,seed\n")
@@ -526,8 +588,14 @@ def test_bad_input_is_refused(tmp_path):
     ([str(tmp_path / "bare")], ["bare", "no folder of runs"]),
     ([str(experiment)], ["results.csv", "outcome"]),
     ([str(run), f"--output={tmp_path / 'no' / 'r.html'}"], ["no/r.html"]),
-    ([str(run), f"--output={tmp_path}"], ["must be a file"]),
+    ([str(run), f"--output={tmp_path}"], ["must be", "file"]),
+    ([str(run), f"--output={run / 'metrics.jsonl'}"], ["must be", ".html"]),
+    ([str(run), f"--output={tmp_path / 'pipe.html'}"], ["must be", "file"]),
+    ([str(run), f"--figures={run / 'config.json'}"], ["figures", "cannot be"]),
+    ([str(run), "--figures="], ["--figures='' must name a folder"]),
   ):
     assert_refused(run_command("report", good, *arguments), *words)
   assert not (tmp_path / "r.html").exists()
+  assert (tmp_path / "pipe.html").is_fifo()
+  assert runs.read([run]).notes == []
   shutil.rmtree(run)

@@ -78,7 +78,10 @@ def pages(tmp_path_factory):
     [record(s, top1_error=s / 256, images_per_second=8) for s in (32, 64)],
     {"batch_size": 30},
   )
+  names = ("train", "constructor", "__proto__")
+  odd = [record(s, name, loss=s) for name in names for s in (1, 2)]
   sources = {
+    "odd": [write_run(folder / "odd", odd)],
     "arms": [experiment],
     "own": [evil, plain],
     "times": [timed, plain],
@@ -336,6 +339,14 @@ def test_names_are_text_and_no_markup(opened):
   script = opened("own")
   assert script("return document.scripts.length") == 3
   assert EVIL in script("return document.body.innerText")
+
+
+def test_splits_may_have_any_name(opened):
+  script = opened("odd")
+  boxes = "return [...document.querySelectorAll('.split')].map(x => x.value)"
+  assert set(script(boxes)) == {"train", "constructor", "__proto__"}
+  _, values = script(HOVER, 10_000)
+  assert values["odd"] == [2, 2, 2]
 
 
 def test_fifty_long_runs_are_small_and_open_quickly(browser, tmp_path):
