@@ -19,14 +19,14 @@ from experiments.plan import Arm
 
 COLUMNS = [
   "arm",
-  "change",
-  "pairs",
   "effect",
   "low",
   "high",
   "one_view_effect",
-  "original",
+  "pairs",
   "verdict",
+  "original",
+  "change",
 ]
 
 
