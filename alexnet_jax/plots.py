@@ -77,7 +77,7 @@ def draw_all(data: dict[str, Any], folder: Path) -> list[str]:
 
 
 def save(plot: figure.Figure, file: Path) -> None:
-  """Writes a plot as its file's name ends.
+  """Writes a plot as its file's name ends; the same plot is the same bytes.
 
   Raises:
     InputError: the file cannot be written.
@@ -90,7 +90,8 @@ def save(plot: figure.Figure, file: Path) -> None:
   ):
     # The font lacks some scripts, and shows their letters as boxes.
     warnings.filterwarnings("ignore", "Glyph")
-    plot.savefig(new, dpi=300)
+    undated = {"CreationDate": None} if file.suffix == ".pdf" else None
+    plot.savefig(new, dpi=300, metadata=undated)
 
 
 def draw_curves(data: dict[str, Any], metric: str) -> figure.Figure | None:

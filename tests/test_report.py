@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -535,6 +536,18 @@ def test_plots_of_an_experiment_fit_a_column(tmp_path):
       content = (plots / name).read_bytes()
       assert b"/Type0" in content  # Type 42, embedded.
       assert b"/Type3" not in content
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_a_plot_drawn_again_is_the_same_file(suffix, tmp_path):
+  run = write_run(tmp_path / "run", [record(s, loss=s) for s in (1, 2)])
+  file = tmp_path / f"plot{suffix}"
+  found = []
+  for moment in (0, 1.1):  # A date would be of another second.
+    time.sleep(moment)
+    drawing.save(drawing.draw_curves(collect(run), "loss"), file)
+    found.append(file.read_bytes())
+  assert found[0] == found[1]
 
 
 def test_a_page_is_replaced_only_by_a_whole_one(tmp_path):
