@@ -20,7 +20,7 @@ from alexnet_jax import cli, errors
 DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
 FINISHED = "finished"
-EXPERIMENT = "experiment"
+_EXPERIMENT = "experiment"
 # Columns of results.csv that are no figure of the run.
 _ABOUT = (
   "arm seed digest commit device versions nets_in_program steps wall_s outcome"
@@ -139,8 +139,9 @@ def read(folders: Sequence[Path]) -> Found:
 
   looked = [(folder, *_look_into(folder)) for folder in folders]
   # What is one of an experiment is not read as a run of its own before.
-  for folder, kind, inside in sorted(looked, key=lambda x: x[1] != EXPERIMENT):
-    if kind != EXPERIMENT:
+  looked.sort(key=lambda x: x[1] != _EXPERIMENT)
+  for folder, kind, inside in looked:
+    if kind != _EXPERIMENT:
       _tell_of_deeper(folder, found.notes)
       for run in inside:
         if run.resolve() not in seen:
@@ -198,14 +199,14 @@ def _tell_of_deeper(folder: Path, notes: list[str]) -> None:
 
 
 def _look_into(folder: Path) -> tuple[str, list[Path]]:
-  """Returns `run`, `runs` or EXPERIMENT, and the folders of its runs."""
+  """Returns `run`, `runs` or `experiment`, and the folders of its runs."""
   if not folder.exists():
     raise errors.InputError(
       f"{str(folder)!r} does not exist; name the folder of a run or of an"
       " experiment."
     )
   if (folder / "results.csv").is_file() and (folder / "runs").is_dir():
-    return EXPERIMENT, _runs_in(folder / "runs")
+    return _EXPERIMENT, _runs_in(folder / "runs")
   if _is_run(folder):
     return "run", [folder]
   inside = _runs_in(folder) if folder.is_dir() else []

@@ -576,7 +576,7 @@ def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
   os.mkfifo(pipe)
   page.write_text("old")
   link.symlink_to(page.name)
-  for file in (pipe, tmp_path, Path("/dev/stdin")):
+  for file in (pipe, tmp_path, Path(os.devnull)):
     with pytest.raises(InputError, match="no ordinary file"):
       with cli.replacing(file):
         raise AssertionError
