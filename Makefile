@@ -14,8 +14,8 @@ setup: .venv/installed
 	touch $@
 
 quickstart: setup
-	$(BIN)/python -m alexnet_jax.main --workdir=runs/quickstart
-	$(BIN)/python -m alexnet_jax.evaluate --workdir=runs/quickstart
+	$(BIN)/alexnet train --workdir=runs/quickstart
+	$(BIN)/alexnet evaluate --workdir=runs/quickstart
 
 # Two processes, one device each, talk over gloo: the paper's two GPUs.
 two_process: setup

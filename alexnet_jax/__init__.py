@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from alexnet_jax.loaded import Model, load
+  from alexnet_jax.tools.inference import Model, load
 
 __all__ = ["Model", "load"]
 
@@ -11,7 +11,7 @@ __all__ = ["Model", "load"]
 def __getattr__(name: str) -> Any:
   # Only then: most commands need less, and it takes seconds to import.
   if name in __all__:
-    from alexnet_jax import loaded
+    from alexnet_jax.tools import inference
 
-    return getattr(loaded, name)
+    return getattr(inference, name)
   raise AttributeError(f"module 'alexnet_jax' has no attribute {name!r}")

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import errors, optimizer
+from alexnet_jax import optimizer
+from alexnet_jax.runtime import errors
 
 
 @dataclasses.dataclass(frozen=True)

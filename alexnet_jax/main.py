@@ -1,6 +1,6 @@
 """Trains and evaluates: flags in, `train_and_evaluate` out.
 
-python -m alexnet_jax.main --config=configs/alexnet.py --workdir=DIR
+alexnet train --config=configs/alexnet.py --workdir=DIR
 """
 
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import cli, distributed, evaluate, stopping, train
+from alexnet_jax import evaluate, train
+from alexnet_jax.runtime import cli, hosts, signals
 
 
 def main(_) -> None:
@@ -20,10 +21,10 @@ def main(_) -> None:
   cli.keep_memory()
   cli.keep_programs()
   with (
-    distributed.joined(
+    hosts.joined(
       asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
     ),
-    stopping.listening() as is_told_to_stop,
+    signals.listening() as is_told_to_stop,
   ):
     train.train_and_evaluate(config, workdir, is_told_to_stop)
     if jax.process_index() == 0:
@@ -48,5 +49,10 @@ def _define_flags() -> None:
   cli.define_config()
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """`alexnet train`."""
   cli.run(main, _define_flags)
+
+
+if __name__ == "__main__":
+  command()

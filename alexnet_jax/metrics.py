@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import collectives
+from alexnet_jax.parallel import collectives
 
 Sums = dict[str, jax.Array]
 Totals = dict[str, Any]

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax import errors, networks, ops
+from alexnet_jax import networks, ops
+from alexnet_jax.runtime import errors
 
 
 def _kernel_and_bias(

@@ -2,14 +2,15 @@
 
 A config lists its layers row by row, with the paper's names; `from_config`
 makes the table of it, and the module in `model.py` runs any table.
-`python -m alexnet_jax.summary` prints one.
+`alexnet summary` prints one.
 """
 
 import dataclasses
 import math
 from typing import Any
 
-from alexnet_jax import errors, ops
+from alexnet_jax import ops
+from alexnet_jax.runtime import errors
 
 
 @dataclasses.dataclass(frozen=True)

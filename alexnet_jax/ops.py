@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import backends
-from alexnet_jax.backends import once
-from alexnet_jax.convolutions import Pads, direct, pad
+from alexnet_jax.runtime import platforms
+from alexnet_jax.runtime.platforms import once
+
+Pads = tuple[tuple[int, int], ...]
+"""((top, bottom), (left, right)) in pixels; negative ones cut off."""
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -50,6 +52,25 @@ def _overhang(
   return last + window - size - padding
 
 
+def pad(
+  x_BxHxWxC: jax.Array, pads: Pads, *, dilation: int = 1, value: float = 0.0
+) -> jax.Array:
+  """Spreads rows and columns apart, then pads them or cuts them off.
+
+  Args:
+    x_BxHxWxC: maps.
+    pads: in pixels; negative cuts off.
+    dilation: distance in pixels between what were neighbours.
+    value: of the new pixels.
+
+  Returns:
+    [B, H', W', C].
+  """
+  config = [(low, high, dilation - 1) for low, high in pads]
+  config = [(0, 0, 0), *config, (0, 0, 0)]
+  return lax.pad(x_BxHxWxC, jnp.array(value, x_BxHxWxC.dtype), config)
+
+
 def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
   """The window * window strided views of a padded input, row by row."""
   rows, cols = ((size - window) // stride + 1 for size in x.shape[1:3])
@@ -72,7 +93,7 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 _add_bias.defvjp(
   lambda y, bias: (_add_bias(y, bias), None),
-  lambda _, dy: (dy, backends.pick(backends.COLUMN_SUM, dy)),
+  lambda _, dy: (dy, platforms.pick(platforms.COLUMN_SUM, dy)),
 )
 
 
@@ -83,7 +104,7 @@ def _multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _multiply_backward(residuals, dy):
   x, kernel = residuals
-  return backends.pick(backends.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
+  return platforms.pick(platforms.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
 
 
 _multiply.defvjp(lambda x, w: (_multiply(x, w), (x, w)), _multiply_backward)
@@ -123,7 +144,15 @@ def conv(
   )
 
   blocks = [
-    once(direct(once(x), w, stride, pads))
+    once(
+      lax.conv_general_dilated(
+        once(x),
+        w,
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      )
+    )
     for x, w in zip(
       jnp.split(x_BxHxWxC, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax import backends, collectives, errors
+from alexnet_jax.parallel import collectives
+from alexnet_jax.runtime import errors, platforms
 
 Schedule = Callable[[Any, Any], Any]
 """Factor of the first rate, by step (int32) and drops on a plateau (int32)."""
@@ -160,7 +161,7 @@ def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
     )
     # Once, so that the weights need only it, in place.
     moved = jax.tree.map(
-      lambda v, u, rate: backends.once(
+      lambda v, u, rate: platforms.once(
         jnp.where(rate > 0, momentum * v - rate * u, v)
       ),
       state.velocity,

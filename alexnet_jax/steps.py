@@ -15,16 +15,10 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import (
-  augment,
-  backends,
-  collectives,
-  layouts,
-  metrics,
-  networks,
-  optimizer,
-)
+from alexnet_jax import augment, metrics, networks, optimizer
 from alexnet_jax.model import AlexNet
+from alexnet_jax.parallel import collectives, layouts
+from alexnet_jax.runtime import platforms
 
 Batch = dict[str, jax.Array]
 
@@ -159,7 +153,7 @@ def make_step(
     seed: `config.seed`.
   """
   local = model.clone(network=layout.table(model.network))
-  unrolls = not backends.loops()
+  unrolls = not platforms.loops()
 
   def extract(features, views, keys_B) -> Any:
     variables = {"params": {"features": features}}
@@ -188,7 +182,7 @@ def make_step(
       """Adds up the gradients of all devices, and looks at them."""
       grads = collectives.add_up(layout, {stack: grads})[stack]
       bad = jax.tree.map(
-        lambda g: ~backends.pick(backends.ALL_FINITE, g), grads
+        lambda g: ~platforms.pick(platforms.ALL_FINITE, g), grads
       )
       nonfinite[stack] = jax.tree.map(
         jnp.logical_or, nonfinite.get(stack, bad), bad
@@ -324,7 +318,7 @@ def make_step(
 
 def make_train_step(*args: Any, **named: Any) -> Step:
   """Returns what `make_step` does for the same, jitted; it eats its state."""
-  return backends.jit(make_step(*args, **named), donate_argnums=0)
+  return platforms.jit(make_step(*args, **named), donate_argnums=0)
 
 
 def make_train_loop(
@@ -368,7 +362,7 @@ def make_train_loop(
       layouts.shardings(mesh, where),
     )
 
-  return backends.jit(loop, donate_argnums=0)
+  return platforms.jit(loop, donate_argnums=0)
 
 
 def make_probe(
@@ -404,7 +398,7 @@ def make_probe(
     finite = [jnp.isfinite(outputs[name]) for name in layers]
     return jnp.stack([x.reshape(len(x), -1).all(axis=1) for x in finite])
 
-  return backends.jit(probe)
+  return platforms.jit(probe)
 
 
 def make_view_step(
@@ -431,7 +425,7 @@ def make_view_step(
     )
     return jax.nn.logsumexp(each, axis=0) - math.log(len(views_Vx3))
 
-  return backends.jit(
+  return platforms.jit(
     jax.shard_map(
       local_step,
       mesh=mesh,

@@ -17,22 +17,18 @@ from jax.sharding import Mesh
 
 from alexnet_jax import (
   augment,
-  backends,
-  checkpoint,
-  cli,
-  distributed,
-  errors,
   evaluate,
-  layouts,
-  logs,
   metrics,
   model,
   networks,
   optimizer,
   steps,
-  stopping,
 )
-from alexnet_jax.data import feed, records, shapes, source, statistics
+from alexnet_jax.data import batches, feed, records, statistics
+from alexnet_jax.data.prepare import shapes
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runs import checkpoint, logs
+from alexnet_jax.runtime import cli, errors, hosts, platforms, signals
 
 _RETRY_S = 10
 # A loss so near to that of chance, as a share of it, is no better.
@@ -56,7 +52,7 @@ def train_and_evaluate(
     InputError: a bad config, data set or workdir, found before the first step;
       RubbishError in training, the last good checkpoint being kept.
   """
-  distributed.agree(cli.flatten(config.to_dict()) | {"workdir": str(workdir)})
+  hosts.agree(cli.flatten(config.to_dict()) | {"workdir": str(workdir)})
   _check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
@@ -64,23 +60,23 @@ def train_and_evaluate(
   mesh = layouts.make_mesh(layout.devices, layout.model)
   # Whatever the layout, evaluations are data parallel.
   whole_mesh = layouts.make_mesh()
-  with distributed.together():
-    if distributed.is_first():
+  with hosts.together():
+    if hosts.is_first():
       _draw_shapes(config)
-  with distributed.together():
+  with hosts.together():
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
-    held = source.check(splits["train"], config)
+    held = batches.check(splits["train"], config)
     if config.init_inherits:  # The net knows pixels less that mean.
       begun = (workdir / "class_names.json").exists()
-      _, held = source.kept(workdir if begun else Path(config.init_from))
-    fingerprint = source.fingerprint(splits.values())
+      _, held = batches.kept(workdir if begun else Path(config.init_from))
+    fingerprint = batches.fingerprint(splits.values())
     saved = checkpoint.exists(workdir)
     if config.init_from and not saved:
       evaluate.find_run(Path(config.init_from))
-  distributed.agree(_facts(dataset, splits, held, fingerprint))
+  hosts.agree(_facts(dataset, splits, held, fingerprint))
   # In a folder of its own a process may see another; see `share`.
-  saved = distributed.from_first(saved)
+  saved = hosts.from_first(saved)
   num_examples = len(splits["train"])
   total_steps = config.total_steps or optimizer.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
@@ -89,30 +85,30 @@ def train_and_evaluate(
     config, num_examples, total_steps, layout.axes_of
   )
   augmentation = augment.from_config(config, held, num_examples)
-  batches = feed.open_feed(splits["train"], config, layout, mesh)
-  progress = checkpoint.Progress(batches.get_state(), fingerprint)
+  stream = feed.open_feed(splits["train"], config, layout, mesh)
+  progress = checkpoint.Progress(stream.get_state(), fingerprint)
   if saved:
     state, started = _abstract_state(net, tx, layout, mesh), ""
   else:
     state, started = _start(config, net, tx, layout, mesh)
   with contextlib.ExitStack() as stack:
     # Last, so that nothing is written for a config that cannot run.
-    with distributed.together():
-      if distributed.is_first():
+    with hosts.together():
+      if hosts.is_first():
         stack.enter_context(logs.claim_workdir(workdir, config))
         with logs.writing(workdir):
-          source.keep(workdir, dataset, held)
-    distributed.share(workdir)
+          batches.keep(workdir, dataset, held)
+    hosts.share(workdir)
     newest = _newest_good(workdir)
     if newest is not None:
       state, progress = checkpoint.restore(workdir, newest, state)
       _compare(config, newest, progress.fingerprint, fingerprint)
-      batches.set_state(progress.batches)
+      stream.set_state(progress.batches)
     start_step, evaluated = int(state.step), progress.evaluated
-    with distributed.together(), logs.writing(workdir):
+    with hosts.together(), logs.writing(workdir):
       log = stack.enter_context(
         logs.RunLog(workdir, start_step, evaluated, total_steps)
-        if distributed.is_first()
+        if hosts.is_first()
         else logs.SilentLog(workdir, start_step, evaluated)
       )
     saver = checkpoint.Saver(
@@ -128,8 +124,8 @@ def train_and_evaluate(
       log.say(f"starting with {started}")
     step = steps.make_step(net, tx, augmentation, layout, mesh, config.seed)
     loop = None
-    if batches.draw and backends.loops() and config.steps_at_once > 1:
-      loop = steps.make_train_loop(step, batches.draw, layout, mesh)
+    if stream.draw and platforms.loops() and config.steps_at_once > 1:
+      loop = steps.make_train_loop(step, stream.draw, layout, mesh)
     _Run(
       config=config,
       net=net,
@@ -138,11 +134,11 @@ def train_and_evaluate(
       whole_mesh=whole_mesh,
       splits=splits,
       augmentation=augmentation,
-      train_step=backends.jit(step, donate_argnums=0),
+      train_step=platforms.jit(step, donate_argnums=0),
       train_loop=loop,
       view_step=steps.make_view_step(net, augmentation, whole_mesh),
       learning_rate=jax.jit(learning_rate),
-      batches=batches,
+      batches=stream,
       log=log,
       saver=stack.enter_context(saver),
       is_told_to_stop=is_told_to_stop,
@@ -211,7 +207,7 @@ class _Run:
     except errors.StallError as e:
       if jax.process_count() > 1:  # The others would not come to save.
         raise
-      if not stopping.came():
+      if not signals.came():
         self.log.say(f"WARNING: {e}")  # The disk may stall the saving too.
       try:
         if not self.saved:
@@ -219,7 +215,7 @@ class _Run:
       except errors.InputError as failed:
         failed.at_once = True
         raise
-      if stopping.came():
+      if signals.came():
         errors.end_at_once(self._told(), 0)
       raise
 
@@ -457,7 +453,7 @@ class _Run:
       return True
     # Of several processes all have to wait for the answer.
     asks = jax.process_count() == 1 or self.step % config.log_every_steps == 0
-    return asks and distributed.from_first(self.saver.is_due())
+    return asks and hosts.from_first(self.saver.is_due())
 
   def _save(self, told: bool, ended: bool) -> None:
     """Saves; what is the end of this run is not let go before it is on disk."""
@@ -465,7 +461,7 @@ class _Run:
     self._know(totals=self.meter.totals())
     self.log.flush()  # A run that goes on from here writes none of it again.
     self.saver.save(self.state, self.progress)
-    while (told or ended) and not distributed.from_first(
+    while (told or ended) and not hosts.from_first(
       self.saver.wait() and self.log.flush()
     ):
       if told or self.is_told_to_stop():
@@ -505,7 +501,7 @@ class _Run:
       " such steps left out with --config.skip_nonfinite_steps=N."
       f" {self._newest()}"
     )
-    with distributed.together():
+    with hosts.together():
       if blamed := self._blame(step, batch):
         raise errors.RubbishError(f"{loss}: {blamed}, {remedy}")
     # Gradients come from the last layer: those before it have them from there.
@@ -526,7 +522,7 @@ class _Run:
   def _examples(self, step: int, member: int, rows: Any) -> str:
     """Returns which examples the rows of a step's batch are, in words."""
     examples = self.splits["train"]
-    found = source.examples_of(
+    found = batches.examples_of(
       len(examples),
       batch_size=self.config.batch_size,
       seed=self.config.seed + member,
@@ -571,14 +567,14 @@ class _Run:
 def _newest_good(workdir: Path) -> int | None:
   """Returns the step to go on from; damaged ones are put aside and told of."""
   found = None
-  with distributed.together():
-    if distributed.is_first():
+  with hosts.together():
+    if hosts.is_first():
       with logs.writing(workdir):
         checkpoint.clean(workdir)
         found, bad = checkpoint.newest_good(workdir)
         for line in checkpoint.put_aside(workdir, bad):
           print(line, flush=True)
-  return distributed.from_first(found)
+  return hosts.from_first(found)
 
 
 def _compare(
@@ -606,8 +602,8 @@ def _check_alive(config: Any, step: int, losses: list[float]) -> None:
       f" ln(num_classes={config.num_classes}) is {chance:.4f}. Usual causes:"
       f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
       " or bias of the layers, so that no unit is active; labels that have"
-      " nothing to do with the images (alexnet_jax.data.show draws them). If it"
-      " is to go on, --config.dead_after_steps=0."
+      " nothing to do with the images (alexnet show draws them). If it is to"
+      " go on, --config.dead_after_steps=0."
     )
 
 

@@ -1,8 +1,8 @@
 """One change at a time, over any base.
 
-  python -m alexnet_jax.main --config=configs/ablations.py:list
-  python -m alexnet_jax.main --config=configs/ablations.py:tanh
-  python -m alexnet_jax.main \
+  alexnet train --config=configs/ablations.py:list
+  alexnet train --config=configs/ablations.py:tanh
+  alexnet train \
     --config=configs/ablations.py:tanh,no_mirror@cifar10
 
 The base is `alexnet` unless one is named after the `@`. Several names are

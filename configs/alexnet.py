@@ -4,7 +4,7 @@ Every other config starts from this one, so this is the list of all fields.
 Original run: 40.7 % top-1 and 18.2 % top-5 error on ILSVRC-2012 validation,
 averaged over ten views. Numbers in comments are sections of the paper.
 
-  python -m alexnet_jax.main --config=configs/alexnet.py --workdir=DIR
+  alexnet train --config=configs/alexnet.py --workdir=DIR
 """
 
 from typing import Any

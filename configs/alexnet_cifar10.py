@@ -12,9 +12,9 @@ validation_split, image_size_px, crop_size_px, batch_size, learning_rate,
 learning_rate_of_layers, schedule, total_epochs, log_every_steps,
 checkpoint_every_steps, dead_after_steps.
 
-  python -m alexnet_jax.data.prepare --source=cifar10.tar.xz \
+  alexnet prepare --source=cifar10.tar.xz \
     --output=data/cifar10 --size=32
-  python -m alexnet_jax.main --config=configs/alexnet_cifar10.py
+  alexnet train --config=configs/alexnet_cifar10.py
 """
 
 from typing import Any

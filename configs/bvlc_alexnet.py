@@ -7,7 +7,7 @@ Changes from configs/caffenet.py: network.conv1.after, network.conv2.after,
 network.conv2.bias, network.conv4.bias, network.conv5.bias, network.fc6.bias,
 network.fc7.bias.
 
-  python -m alexnet_jax.main --config=configs/bvlc_alexnet.py \
+  alexnet train --config=configs/bvlc_alexnet.py \
     --config.test_split=validation
 """
 

@@ -10,7 +10,7 @@ network.fc7.sigma, network.dropout_rescaled, crop_size_px, colour_noise,
 test_views, batch_size, weight_decay_of_biases, learning_rate_of_biases,
 schedule, learning_rate_drop_epochs.
 
-  python -m alexnet_jax.main --config=configs/caffenet.py \
+  alexnet train --config=configs/caffenet.py \
     --config.test_split=validation
 """
 

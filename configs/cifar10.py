@@ -8,7 +8,7 @@ crop_size_px, random_crop, mirror, weight_decay, weight_decay_of_biases,
 weight_decay_of_layers, learning_rate_of_biases, learning_rate_drop_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/cifar10.py
+  alexnet train --config=configs/cifar10.py
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ layer-params-18pct.cfg, whose `type=rnorm` is the norm within maps).
 Changes from configs/cifar_19pct.py: network.conv1.after, network.conv2.after,
 network.map_norm.window, network.map_norm.alpha, weight_decay_of_layers.
 
-  python -m alexnet_jax.main --config=configs/cifar_18pct.py
+  alexnet train --config=configs/cifar_18pct.py
 """
 
 from typing import Any

@@ -11,9 +11,9 @@ colour_noise, test_views, weight_decay, weight_decay_of_biases,
 weight_decay_of_layers, learning_rate, learning_rate_of_biases, schedule,
 learning_rate_drop_epochs, total_epochs, checkpoint_every_steps.
 
-  python -m alexnet_jax.data.prepare --source=cifar10.tar.xz \
+  alexnet prepare --source=cifar10.tar.xz \
     --output=data/cifar10 --size=32
-  python -m alexnet_jax.main --config=configs/cifar_19pct.py
+  alexnet train --config=configs/cifar_19pct.py
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ Changes from configs/cifar_19pct.py: network.layers, network.fc64.*,
 network.fc10.sigma, weight_decay_of_layers, learning_rate_drop_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/cifar_80sec.py
+  alexnet train --config=configs/cifar_80sec.py
 """
 
 from typing import Any

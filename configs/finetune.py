@@ -8,7 +8,7 @@ Changes from configs/alexnet.py: init_inherits, learning_rate,
 learning_rate_of_fresh_layers, schedule, learning_rate_drop_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/finetune.py \
+  alexnet train --config=configs/finetune.py \
     --config.init_from=RUN --config.data_dir=DIR --config.num_classes=5
 
 Layers of rate 0 are frozen: --config.learning_rate_of_layers="((0.0, 'conv1',

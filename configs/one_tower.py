@@ -4,7 +4,7 @@ No original run. --config.crop_size_px=227 spells the same net.
 
 Changes from configs/alexnet.py: network.towers.
 
-  python -m alexnet_jax.main --config=configs/one_tower.py
+  alexnet train --config=configs/one_tower.py
 """
 
 from typing import Any

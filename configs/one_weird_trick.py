@@ -10,7 +10,7 @@ network.conv1.padding, network.conv1.ceil, network.conv1.after,
 network.conv2.filters, network.conv2.after, network.conv4.filters,
 network.conv5.after, network.fc7.after, network.dropout_rescaled.
 
-  python -m alexnet_jax.main --config=configs/one_weird_trick.py
+  alexnet train --config=configs/one_weird_trick.py
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ generate_shapes, image_size_px, crop_size_px, test_views, batch_size, schedule,
 learning_rate_drop_epochs, total_epochs, log_every_steps,
 checkpoint_every_steps, dead_after_steps.
 
-  python -m alexnet_jax.main
+  alexnet train
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ former is run 145's order too, and all else here is run 145's.
 
 Changes from configs/run145.py: network.lrn.k.
 
-  python -m alexnet_jax.main --config=configs/run131.py \
+  alexnet train --config=configs/run131.py \
     --config.test_split=validation
 """
 

@@ -6,7 +6,7 @@ figure differs by 0.4: what else set the two apart is not known.
 
 Changes from configs/run131.py: network.lrn.k.
 
-  python -m alexnet_jax.main --config=configs/run135.py \
+  alexnet train --config=configs/run135.py \
     --config.test_split=validation
 """
 

@@ -10,7 +10,7 @@ colour_noise_divisor, weight_decay_of_biases, learning_rate_of_biases,
 biases_follow_schedule, learning_rate_of_layers, schedule,
 learning_rate_drop_epochs, total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run145.py \
+  alexnet train --config=configs/run145.py \
     --config.test_split=validation
 """
 

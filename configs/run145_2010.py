@@ -7,7 +7,7 @@ lowered by hand at other epochs.
 Changes from configs/run145.py: data_dir, learning_rate_drop_epochs,
 learning_rate_of_layers, colour_noise_epochs, total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run145_2010.py
+  alexnet train --config=configs/run145_2010.py
 """
 
 from typing import Any

@@ -11,7 +11,7 @@ network.conv2.filters, network.conv3.filters, network.conv4.filters,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run145_half.py
+  alexnet train --config=configs/run145_half.py
 """
 
 from typing import Any

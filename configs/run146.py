@@ -12,12 +12,12 @@ total_epochs.
 Pre-train on the larger set, at run 145's rates for all layers, then fine-tune;
 its last layer is drawn anew, as the classes are others:
 
-  python -m alexnet_jax.main --config=configs/run146.py \
+  alexnet train --config=configs/run146.py \
     --workdir=runs/fall2011 \
     --config.data_dir=data/fall2011 --config.num_classes=21841 \
     --config.learning_rate=0.01 --config.total_epochs=91 \
     --config.learning_rate_drop_epochs='(25.0, 51.0, 79.0)'
-  python -m alexnet_jax.main --config=configs/run146.py \
+  alexnet train --config=configs/run146.py \
     --config.init_from=runs/fall2011 --config.test_split=validation
 """
 

@@ -9,7 +9,7 @@ Changes from configs/run145.py: network.pool_window, network.conv2.padding,
 network.conv5.padding, learning_rate_drop_epochs, learning_rate_of_layers,
 colour_noise_epochs, total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run147.py \
+  alexnet train --config=configs/run147.py \
     --config.test_split=validation
 """
 

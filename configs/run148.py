@@ -8,7 +8,7 @@ Changes from configs/run145.py: network.conv1.after, network.conv2.after,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run148.py \
+  alexnet train --config=configs/run148.py \
     --config.test_split=validation
 """
 

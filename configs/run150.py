@@ -10,7 +10,7 @@ network.fc7.joined, network.conv2.filters, network.fc6.units, network.fc7.units,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  python -m alexnet_jax.main --config=configs/run150.py \
+  alexnet train --config=configs/run150.py \
     --config.test_split=validation
 """
 

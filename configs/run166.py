@@ -5,7 +5,7 @@ ten views; not in the paper.
 
 Changes from configs/run145.py: network.conv2.after.
 
-  python -m alexnet_jax.main --config=configs/run166.py \
+  alexnet train --config=configs/run166.py \
     --config.test_split=validation
 """
 

@@ -9,7 +9,7 @@ are run 145's, no layer is frozen and the noise stays.
 Changes from configs/run145.py: schedule, learning_rate_drop_epochs,
 learning_rate_of_layers, colour_noise_epochs.
 
-  python -m alexnet_jax.main --config=configs/run170.py \
+  alexnet train --config=configs/run170.py \
     --config.test_split=validation
 """
 

@@ -5,7 +5,7 @@ ten views; not in the paper.
 
 Changes from configs/run170.py: network.conv4.after.
 
-  python -m alexnet_jax.main --config=configs/run177.py \
+  alexnet train --config=configs/run177.py \
     --config.test_split=validation
 """
 

@@ -8,7 +8,7 @@ trap 'kill -KILL "${processes[@]}" 2> /dev/null || true' EXIT
 # Both save the same step, and end. A second Ctrl-C they take themselves.
 trap 'kill -TERM "${processes[@]}" 2> /dev/null || true' INT TERM
 for id in 0 1; do
-  JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 $python -m alexnet_jax.main \
+  JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 $alexnet train \
     --coordinator=localhost:"$port" --num_processes=2 --process_id=$id "$@" \
     > >(trap '' INT; sed -u "s/^/$id| /") 2>&1 &
   processes+=($!)

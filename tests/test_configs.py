@@ -16,15 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import (
-  augment,
-  cli,
-  layouts,
-  model,
-  networks,
-  optimizer,
-  steps,
-)
+from alexnet_jax import augment, model, networks, optimizer, steps
 from alexnet_jax.networks import (
   Activation,
   AveragePool,
@@ -33,6 +25,8 @@ from alexnet_jax.networks import (
   LocalResponseNorm,
   MaxPool,
 )
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runtime import cli
 from configs import ablations
 
 ROOT = Path(__file__).parents[1]

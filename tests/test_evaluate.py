@@ -21,18 +21,14 @@ from commands import assert_refused
 from ml_collections import config_flags
 from PIL import Image
 
-from alexnet_jax import (
-  augment,
-  checkpoint,
-  cli,
-  evaluate,
-  layouts,
-  logs,
-  model,
-  steps,
-)
-from alexnet_jax.data import records, shapes, source, statistics
-from alexnet_jax.errors import InputError
+from alexnet_jax import augment, evaluate, model, steps
+from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data.prepare import shapes
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runs import checkpoint, logs
+from alexnet_jax.runtime import cli
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.tools.evaluate import evaluate_runs
 from configs import quickstart
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -176,7 +172,7 @@ def workdirs(nets, data, tmp_path_factory):
     net.config.update(data_dir=str(data), test_views=views)
     with logs.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
-      source.keep(folder / name, dataset, held)
+      batches.keep(folder / name, dataset, held)
       state = steps.init_state(net.params, optax.trace(0.9))
       with checkpoint.Saver(
         folder / name, keep=1, every_minutes=None, say=print
@@ -199,7 +195,7 @@ def other_classes(workdirs):
 def command(*workdirs, **options):
   options = {"workdir": ",".join(map(str, workdirs)), **options}
   return subprocess.run(
-    [sys.executable, "-m", "alexnet_jax.evaluate"]
+    [sys.executable, "-m", "alexnet_jax", "evaluate"]
     + [f"--{name}={value}" for name, value in options.items()],
     cwd=ROOT,
     env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
@@ -226,7 +222,7 @@ def test_command_prints_the_figures_of_an_ensemble(workdirs, expected):
 def test_runs_are_seen_as_their_configs_say_and_weigh_the_same(
   workdirs, expected
 ):
-  runs, count, found = evaluate.evaluate_runs(workdirs)
+  runs, count, found = evaluate_runs(workdirs)
   assert [run.step for run in runs] == [0, 0]
   assert count == 21
   figures = expected([Part(1, 1), Part(1, 10)])
@@ -240,7 +236,7 @@ def test_split_and_data_may_be_others_than_the_runs(
   moved = shutil.copytree(data, tmp_path / "data")
   loss = 0
   for split, size in (("test[:10]", 10), ("test[10:]", 11)):
-    _, count, found = evaluate.evaluate_runs(
+    _, count, found = evaluate_runs(
       workdirs[:1], data_dir=str(moved), split=split
     )
     assert count == size
@@ -266,7 +262,7 @@ def test_split_and_data_may_be_others_than_the_runs(
 )
 def test_bad_options_are_refused(options, words, workdirs):
   with pytest.raises(InputError) as error:
-    evaluate.evaluate_runs(workdirs, **options)
+    evaluate_runs(workdirs, **options)
   for word in words:
     assert word in str(error.value)
 
@@ -278,7 +274,7 @@ def test_weights_that_are_words_are_refused(workdirs):
 
 def test_no_workdir_is_refused():
   with pytest.raises(InputError, match="names no run"):
-    evaluate.evaluate_runs([])
+    evaluate_runs([])
 
 
 # ml_collections loads a config by a method that is to go.
@@ -309,4 +305,4 @@ def test_run_without_what_it_knew_of_its_data_is_refused(
   shutil.copytree(workdirs[0], tmp_path / "run")
   (tmp_path / "run" / name).unlink()
   with pytest.raises(InputError, match=name):
-    evaluate.evaluate_runs([tmp_path / "run"])
+    evaluate_runs([tmp_path / "run"])

@@ -12,9 +12,9 @@ from drawn_runs import NAMES, small_config, write_run
 from test_records import encoded, noise, write
 from tiny_runs import newest_params, records, run
 
-from alexnet_jax import checkpoint
-from alexnet_jax.data import shapes
-from alexnet_jax.errors import InputError
+from alexnet_jax.data.prepare import shapes
+from alexnet_jax.runs import checkpoint
+from alexnet_jax.runtime.errors import InputError
 
 SCALE = (0.5, 0.25, 0.5)
 LAYERS = {
@@ -68,7 +68,7 @@ def finetune(place, workdir, classes=3, **fields):
     **fields,
   }
   config = "--config=configs/finetune.py"
-  return run("main", config, f"--workdir={workdir}", **fields)
+  return run("train", config, f"--workdir={workdir}", **fields)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
     ("drawn", [], whole | then),
     ("tuned", [config], own | then | tuned),
   ):
-    result = run("main", *words, f"--workdir={tmp_path / name}", **fields)
+    result = run("train", *words, f"--workdir={tmp_path / name}", **fields)
     assert result.returncode == 0, result.stderr
   errors = {
     name: {

@@ -26,26 +26,13 @@ from absl import flags
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import (
-  augment,
-  cli,
-  digests,
-  errors,
-  layouts,
-  logs,
-  model,
-  networks,
-  optimizer,
-  train,
-)
-from alexnet_jax.data import (
-  listing,
-  prepare,
-  records,
-  shards,
-  source,
-  statistics,
-)
+from alexnet_jax import augment, model, networks, optimizer, train
+from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import shards, sources
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runs import digests, logs
+from alexnet_jax.runtime import cli, errors
 from configs import quickstart
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -389,7 +376,7 @@ def digest_file(edits):
 @target(st.one_of(WORDS, st.text(max_size=20)))
 def splits_flag(text):
   with one_line():
-    listing.Wanted.parse(text)
+    sources.Wanted.parse(text)
 
 
 # Lists and archives.
@@ -690,7 +677,7 @@ def check_kept(name, data):
         shutil.copy(path, work)
     (work / "class_names.json").write_text('["ant", "bee"]')
     (work / name).write_bytes(data)
-    source.kept(work)
+    batches.kept(work)
 
 
 # TFDS directories.
@@ -747,10 +734,10 @@ def use_dataset(directory, split="train"):
   """Reads a directory as training does."""
   opened = records.open_directory(directory)
   examples = records.open_split(opened, split, "train_split")
-  source._Order(len(examples), 2, 0, None)[0]
+  batches._Order(len(examples), 2, 0, None)[0]
   ends = np.array([0, len(examples) - 1])
-  source.load(examples, ends, 16)
-  source.check(examples, RUN)
+  batches.load(examples, ends, 16)
+  batches.check(examples, RUN)
 
 
 def use_changed(kind, name, data):

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from alexnet_jax import networks
-from alexnet_jax.errors import InputError
 from alexnet_jax.networks import (
   Activation,
   AveragePool,
@@ -19,6 +18,7 @@ from alexnet_jax.networks import (
   MaxPool,
   Network,
 )
+from alexnet_jax.runtime.errors import InputError
 from configs import alexnet
 
 

@@ -8,7 +8,7 @@ import oracles
 import pytest
 
 from alexnet_jax import optimizer
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 from configs import (
   alexnet,
   caffenet,

@@ -19,17 +19,11 @@ import scipy.io
 from directories import write_shards
 from PIL import Image
 
-from alexnet_jax import errors, logs
-from alexnet_jax.data import (
-  archives,
-  images,
-  listing,
-  prepare,
-  records,
-  shards,
-  source,
-  statistics,
-)
+from alexnet_jax.data import batches, decode, records, statistics
+from alexnet_jax.data.prepare import archives, shards, sources
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.runs import logs
+from alexnet_jax.runtime import errors
 
 SECRET = b"the canary's"
 CODE = "import pathlib; pathlib.Path({!r}).write_text('ran')"
@@ -76,7 +70,7 @@ def root(tmp_path):
 
 
 def find(path, spool=None):
-  return listing.find(str(path), "validation=0", spool or path.parent / "spool")
+  return sources.find(str(path), "validation=0", spool or path.parent / "spool")
 
 
 # Lists.
@@ -271,8 +265,8 @@ def test_a_link_in_a_zip_is_its_text(tmp_path, canary):
   items = [i for i, _ in find(tmp_path / "in.zip").splits["train"]]
   (item,) = (i for i in items if i.name == "a/link.png")
   assert item.read() == str(canary).encode()
-  with pytest.raises(images.UnreadableError):
-    images.decode(item.read())
+  with pytest.raises(decode.UnreadableError):
+    decode.decode(item.read())
 
 
 @pytest.mark.parametrize("kind", ["in.tar.gz", "in.zip"])
@@ -305,15 +299,15 @@ def test_large_files_are_not_read_as_images(tmp_path, root, monkeypatch):
 def test_an_image_of_too_many_pixels_is_not_decoded():
   """Of a few bytes of header."""
   bomb = b"P6 60000 60000 255\n"
-  with pytest.raises(images.UnreadableError, match="pixels"):
-    images.decode(bomb)
+  with pytest.raises(decode.UnreadableError, match="pixels"):
+    decode.decode(bomb)
 
 
 def test_an_eps_runs_no_program(tmp_path, canary):
   """Pillow hands it to Ghostscript, which can read and write files."""
   eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) (w) file\n"
-  with pytest.raises(images.UnreadableError, match="no known kind"):
-    images.decode(eps)
+  with pytest.raises(decode.UnreadableError, match="no known kind"):
+    decode.decode(eps)
 
 
 # TFDS directories.
@@ -336,7 +330,7 @@ def read_back(directory):
   """Opens a directory and decodes all of it."""
   opened = records.open_directory(directory)
   examples = records.open_split(opened, "train", "train_split")
-  return source.load(examples, np.arange(len(examples)), 16)
+  return batches.load(examples, np.arange(len(examples)), 16)
 
 
 def edit(file, change):
@@ -723,5 +717,5 @@ def test_class_names_of_a_run_are_text(dataset, tmp_path):
   for held in ('{"a": 1}', '"abc"', "[1, 2]", '["a", ["b"]]'):
     (dataset / "class_names.json").write_text(held)
     with pytest.raises(errors.InputError) as error:
-      source.kept(dataset)
+      batches.kept(dataset)
     assert "class_names.json" in one_line(error)

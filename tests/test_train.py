@@ -30,8 +30,8 @@ from tiny_runs import (
   train_quick,
 )
 
-from alexnet_jax.data import shapes
-from alexnet_jax.errors import InputError
+from alexnet_jax.data.prepare import shapes
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.train import train_and_evaluate
 from configs import quickstart
 
@@ -174,7 +174,7 @@ def test_finished_run_says_so_and_changes_nothing(finished, data):
 def test_killed_run_goes_on_bit_for_bit(finished, data, tmp_path):
   workdir, _ = finished
   killed = tmp_path / "killed"
-  arguments = command("main", f"--workdir={killed}", data_dir=data, **TINY)
+  arguments = command("train", f"--workdir={killed}", data_dir=data, **TINY)
   process = subprocess.Popen(**arguments, stdout=subprocess.DEVNULL)
   deadline = time.monotonic() + 120
   while not list(killed.glob("checkpoints/[0-9]*")):
@@ -248,11 +248,11 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     "checkpoint_every_steps": 12,
     "evaluate_every_epochs": 2,
   }
-  options = command("main", f"--workdir={looped}", devices=count, **fields)
+  options = command("train", f"--workdir={looped}", devices=count, **fields)
   options["args"][1:3] = ["-c", LOOPING]
   options["env"]["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
   for result in (
-    run("main", f"--workdir={one}", devices=count, **fields),
+    run("train", f"--workdir={one}", devices=count, **fields),
     subprocess.run(**options, capture_output=True),
   ):
     assert result.returncode == 0, result.stderr

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import cli, layouts
-from alexnet_jax.data import records, source
+from alexnet_jax.data import batches, records
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runtime import cli
 
 
 class Feed:
@@ -46,7 +47,7 @@ class Feed:
       draw: as above.
     """
     self._streams = streams
-    self._in_time = [source.InTime(stream, timeout_s) for stream in streams]
+    self._in_time = [batches.InTime(stream, timeout_s) for stream in streams]
     self._put = put
     self._stacks = stacks
     self.pool = pool
@@ -127,7 +128,7 @@ def open_feed(
   if len(examples) * size * size * 3 > room:
     return Feed(
       [
-        source.train_batches(
+        batches.train_batches(
           examples, size_px=size, threads=config.reader_threads, **order
         )
         for order in orders
@@ -148,7 +149,7 @@ def open_feed(
     sent = {"index": indices}
     return layouts.put_batch(mesh, steps_spec, steps_shape, sent)["index"]
 
-  streams = [source.train_indices(len(examples), **order) for order in orders]
+  streams = [batches.train_indices(len(examples), **order) for order in orders]
   pool = layouts.replicate(mesh, _load_all(examples, config))
   stacks = layout.members > 1
   return Feed(streams, put, stacks, config.input_timeout_s, pool, draw)
@@ -166,18 +167,18 @@ def _device_memory(mesh: Mesh) -> float:
   )
 
 
-def _load_all(examples: records.Examples, config: Any) -> source.Batch:
+def _load_all(examples: records.Examples, config: Any) -> batches.Batch:
   size = config.image_size_px
   count = len(examples)
   pool = {
     "image": np.empty((count, size, size, 3), np.uint8),
     "label": np.empty(count, np.int32),
   }
-  batches = source.eval_batches(
+  stream = batches.eval_batches(
     examples, size_px=size, batch_size=64, threads=config.reader_threads
   )
   with cli.progress("images into memory", count) as advance:
-    in_time = source.InTime(batches, config.input_timeout_s)
+    in_time = batches.InTime(stream, config.input_timeout_s)
     for start, batch in zip(range(0, count, 64), in_time, strict=True):
       held = min(64, count - start)
       for name, values in pool.items():

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax import errors
+from alexnet_jax.runtime import errors
 
 # To name so many classes takes a second.
 MAX_CLASSES = 1_000_000
@@ -132,8 +132,8 @@ def open_directory(directory: Path) -> Dataset:
   if not os.path.isdir(directory):
     there = "is no directory" if os.path.exists(directory) else "does not exist"
     raise errors.InputError(
-      f"data_dir={str(directory)!r} {there}; make one with python -m"
-      f" alexnet_jax.data.prepare --source=IMAGES --output={str(directory)!r}."
+      f"data_dir={str(directory)!r} {there}; make one with"
+      f" alexnet prepare --source=IMAGES --output={str(directory)!r}."
     )
   try:
     _check_files(directory, directory.iterdir())
@@ -150,7 +150,7 @@ def open_directory(directory: Path) -> Dataset:
   except Exception as e:
     raise errors.InputError(
       f"data_dir={str(directory)!r} cannot be opened"
-      f" ({_first_line(e)}); make it with python -m alexnet_jax.data.prepare."
+      f" ({_first_line(e)}); make it with alexnet prepare."
     ) from e
   return _opened(directory, builder)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import errors
+from alexnet_jax.runtime import errors
 
 FILES = ("mean_image.npy", "colour_pca.json")
 
@@ -110,7 +110,7 @@ def read(directory: Path) -> Statistics:
     raise errors.InputError(
       f"{str(directory)!r} has no usable mean_image.npy and colour_pca.json"
       f" ({reason}); make the directory with python -m"
-      " alexnet_jax.data.prepare."
+      " alexnet_jax.data.prepare.command."
     ) from e
 
 

@@ -6,7 +6,7 @@ same length, the same seeds; the base alone was tuned, on validation images.
 """
 
 from configs import ablations
-from experiments.plan import Arm, Experiment
+from experiments.harness.plan import Arm, Experiment
 
 BASE = "alexnet_cifar10"
 # The sign of the original's effect on the error.

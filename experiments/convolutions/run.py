@@ -25,12 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import algorithms as convolutions
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import backends, convolutions
+from alexnet_jax.runtime import platforms
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"
@@ -193,7 +194,7 @@ def program(layer: str, direction: str, algorithm: str, inputs: Any) -> Any:
       return jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)[0]
     return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)[0]
 
-  return backends.jit(run).lower(*inputs).compile()
+  return platforms.jit(run).lower(*inputs).compile()
 
 
 def measure(batch: int, trials: int) -> list[Row]:

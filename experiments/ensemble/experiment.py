@@ -3,7 +3,7 @@
 Seven nets of the ablations' base, from seven seeds.
 """
 
-from experiments.plan import Arm, Experiment
+from experiments.harness.plan import Arm, Experiment
 
 EXPERIMENT = Experiment(
   arms=(

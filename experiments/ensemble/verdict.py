@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from alexnet_jax import cli, errors
-from experiments import intervals, plan, results, run, tables
+from alexnet_jax.runtime import cli, errors
+from experiments.harness import intervals, plan, results, run, tables
 
 HERE = Path(__file__).parent
 NAME = HERE.name
@@ -59,7 +59,8 @@ def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
     if not file.exists():
       raise errors.InputError(
         f"{file} is missing; remove the row of seed {seed} from"
-        f" {results.file_of(NAME)} and run python -m experiments.run {NAME}."
+        f" {results.file_of(NAME)} and run"
+        f" python -m experiments.harness.run {NAME}."
       )
     with np.load(file) as held:
       labels = held["labels"]

@@ -21,15 +21,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import (
-  augment,
-  checkpoint,
-  digests,
-  layouts,
-  model,
-  optimizer,
-  steps,
-)
+from alexnet_jax import augment, model, optimizer, steps
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runs import checkpoint, digests
 from configs import alexnet
 
 HERE = Path(__file__).parent
@@ -118,7 +112,7 @@ def resuming(folder: Path) -> list[dict[str, float]]:
     Image.fromarray(pixels).save(image)
   data = folder / "data"
   subprocess.run(
-    [sys.executable, "-m", "alexnet_jax.data.prepare",
+    [sys.executable, "-m", "alexnet_jax", "prepare",
      f"--source={folder / 'photos'}", f"--output={data}"],
     check=True, stdout=subprocess.DEVNULL,
   )  # fmt: skip

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_jax.data import shapes
+from alexnet_jax.data.prepare import shapes
 
 HERE = Path(__file__).parent
 STEPS = 40
@@ -119,7 +119,7 @@ class Run(NamedTuple):
 
   def digest(self, step: int) -> subprocess.Popen:
     """Starts the command that prints the digest of a step, if it is good."""
-    command = [sys.executable, "-m", "alexnet_jax.checkpoint", "digest"]
+    command = [sys.executable, "-m", "alexnet_jax.runs.checkpoint", "digest"]
     return subprocess.Popen(
       [*command, f"--workdir={self.workdir}", f"--step={step}"],
       cwd=HERE.parents[1],

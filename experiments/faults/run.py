@@ -32,7 +32,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from alexnet_jax.data import shapes
+from alexnet_jax.data.prepare import shapes
 
 HERE = Path(__file__).parent
 SEED = 0

@@ -5,7 +5,7 @@ regularizes. Each kind of unit has the best rate of the same grid: that with the
 lowest training error after two passes of one net.
 """
 
-from experiments.plan import Arm, Experiment
+from experiments.harness.plan import Arm, Experiment
 
 NO_ORIGINAL = "none"
 UNITS = {

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import cli, errors, logs
-from experiments import intervals, results, tables
+from alexnet_jax.runs import logs
+from alexnet_jax.runtime import cli, errors
 from experiments.figure1 import experiment
+from experiments.harness import intervals, results, tables
 
 HERE = Path(__file__).parent
 NAME = HERE.name

@@ -4,7 +4,7 @@ Both arms see the same images of five classes for as many steps, at the same
 rates; one starts from a net that has learned the other five.
 """
 
-from experiments.plan import Arm, Experiment
+from experiments.harness.plan import Arm, Experiment
 
 CONFIG = "configs/alexnet_cifar10.py"
 FIELDS = {

@@ -15,9 +15,9 @@ for class in automobile cat dog horse truck; do
   done
 done
 for half in even odd; do
-  python -m alexnet_jax.data.prepare --source="$work/$half" \
+  alexnet prepare --source="$work/$half" \
     --output="data/cifar10_$half" --size=32
 done
-python -m alexnet_jax.main --config=configs/alexnet_cifar10.py \
+alexnet train --config=configs/alexnet_cifar10.py \
   --config.data_dir=data/cifar10_even --config.num_classes=5 \
   --workdir=runs/finetune/even

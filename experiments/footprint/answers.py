@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import features, networks
-from alexnet_jax.convert import arrays, files, nets
-from experiments import tables
+from alexnet_jax import networks
+from alexnet_jax.tools import features
+from alexnet_jax.tools.convert import arrays, files, nets
 from experiments.footprint.run import run
+from experiments.harness import tables
 
 HERE = Path(__file__).parent
 TRIALS = 3

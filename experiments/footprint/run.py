@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from alexnet_jax.data import shapes
+from alexnet_jax.data.prepare import shapes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -39,11 +39,11 @@ def photos(folder: Path) -> list[str]:
 
 def ours(folder: Path, prepared: str) -> Iterator[Any]:
   """Our training batches."""
-  from alexnet_jax.data import records, source
+  from alexnet_jax.data import batches, records
 
   dataset = records.open_directory(folder / prepared)
   examples = records.open_split(dataset, "train", "split")
-  return source.train_batches(
+  return batches.train_batches(
     examples, size_px=SIZE_PX, batch_size=BATCH_SIZE, seed=0, threads=2
   )
 
@@ -186,9 +186,10 @@ def our_loop(folder: Path) -> float:
   """Returns the images a second that one core prepares by our code."""
   import functools
 
-  from alexnet_jax.data import listing, prepare, shards
+  from alexnet_jax.data.prepare import command as prepare
+  from alexnet_jax.data.prepare import shards, sources
 
-  found = listing.find(str(folder / "photos"), "train", folder / "spool")
+  found = sources.find(str(folder / "photos"), "train", folder / "spool")
   items = found.splits["train"] * 6
   encoder = functools.partial(
     prepare.encode, size_px=SIZE_PX, quality=90, raw=False

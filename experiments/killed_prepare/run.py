@@ -25,7 +25,7 @@ def start(source: str, output: Path) -> subprocess.Popen:
   """Starts the command of a user."""
   flags = [f"--source={source}", f"--output={output}", "--size=128"]
   return subprocess.Popen(
-    [sys.executable, "-m", "alexnet_jax.data.prepare", *flags],
+    [sys.executable, "-m", "alexnet_jax", "prepare", *flags],
     cwd=HERE.parents[1],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,

@@ -25,7 +25,10 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import errors, layouts, model, parallel
+from alexnet_jax import model
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runtime import errors
+from alexnet_jax.tools.plan import command as parallel
 from configs import alexnet
 
 HERE = Path(__file__).parent

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import augment, layouts, model, optimizer, steps
+from alexnet_jax import augment, model, optimizer, steps
+from alexnet_jax.parallel import layouts
 
 NETS = ("cifar_19pct", "alexnet_cifar10")
 MEMBERS, STEPS, TRIALS = 5, 10, 7

@@ -31,16 +31,8 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch_nets
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from alexnet_jax import (
-  augment,
-  backends,
-  metrics,
-  model,
-  networks,
-  ops,
-  optimizer,
-  steps,
-)
+from alexnet_jax import augment, metrics, model, networks, ops, optimizer, steps
+from alexnet_jax.runtime import platforms
 
 HERE = Path(__file__).parent
 TRIALS = 5
@@ -72,7 +64,7 @@ class Operation:
 
 def _jit(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
   """Returns a call of the jitted function that ends when it is done."""
-  jitted = backends.jit(function)
+  jitted = platforms.jit(function)
   return lambda: jax.block_until_ready(jitted(*arguments))
 
 
@@ -364,7 +356,7 @@ class Profile:
 
     def update(params: Any, velocity: Any, grads: Any) -> Any:
       finite = [
-        backends.pick(backends.ALL_FINITE, g) for g in jax.tree.leaves(grads)
+        platforms.pick(platforms.ALL_FINITE, g) for g in jax.tree.leaves(grads)
       ]
       hold = ~jnp.all(jnp.stack(finite))
       updates, new = tx.update(
@@ -372,7 +364,7 @@ class Profile:
       )
       return optax.apply_updates(params, updates), new
 
-    jitted = backends.jit(update, donate_argnums=(0, 1))
+    jitted = platforms.jit(update, donate_argnums=(0, 1))
     grads = jax.tree.map(jnp.zeros_like, params)
     held = [params, tx.init(params)]
 

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
-from alexnet_jax import (
-  augment,
-  backends,
-  layouts,
-  model,
-  networks,
-  optimizer,
-  steps,
-)
+from alexnet_jax import augment, model, networks, optimizer, steps
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runtime import platforms
 
 AT_ONCE = 32
 """Images that are answered at once, in ten views each."""
@@ -90,7 +84,7 @@ class Contestant:
       self.net, self.augmentation, self.mesh
     )
     self.batch = self._put(*inputs.examples(config, batch_size))
-    self.random_views = backends.jit(
+    self.random_views = platforms.jit(
       functools.partial(random_views, augmentation=self.augmentation)
     )
     self.loss = 0.0

@@ -108,9 +108,14 @@ def train(workdir: Path, devices: int, flags: list[str]) -> None:
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     "PYTHONPATH": os.getcwd(),
   }
+  # A config file must be named before its fields.
+  flags = sorted(FLAGS + flags, key=lambda flag: "config=" not in flag)
   command = [sys.executable, "-m", "alexnet_jax.main", f"--workdir={workdir}"]
   found = subprocess.run(
-    [*command, *FLAGS, *flags], env=environment, capture_output=True, text=True
+    [*command, *flags],
+    env=environment,
+    capture_output=True,
+    text=True,
   )
   if found.returncode:
     raise RuntimeError(found.stderr[-2000:])

@@ -1,0 +1,1 @@
+"""Who computes what: layouts, collectives, wrappers of the step."""

@@ -1,0 +1,172 @@
+"""What devices send to one another, inside `jax.shard_map`."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.parallel.layouts import OWT, Layout
+
+
+def add_over(tree: Any, axes: tuple[str, ...]) -> Any:
+  """Returns the sum over the devices along mesh axes, if there are any."""
+  return lax.psum(tree, axes) if axes else tree
+
+
+def whole(layout: Layout, params: Any) -> Any:
+  """Returns parameters as a device computes with them, inside `shard_map`.
+
+  What is stored split is gathered. The rest becomes each device's own copy, so
+  that gradients stay where they arise until `add_up`.
+
+  Args:
+    layout: of the step.
+    params: {"features": ...}, {"classifier": ...} or both, as stored.
+  """
+
+  def of(path, w):
+    if layout.is_gathered(path):
+      return lax.all_gather(w, layout.data_axes, axis=0, tiled=True)
+    axes = layout.axes_to_add(path)
+    return lax.pcast(w, axes, to="varying") if axes else w
+
+  return jax.tree.map_with_path(of, params)
+
+
+def add_up(layout: Layout, grads: Any) -> Any:
+  """Returns the gradients of all examples, stored as the parameters are.
+
+  Args:
+    layout: of the step.
+    grads: of what `whole` returned, from this device's examples.
+  """
+
+  def of(path, g):
+    if layout.is_gathered(path):
+      return lax.psum_scatter(
+        g, layout.data_axes, scatter_dimension=0, tiled=True
+      )
+    return add_over(g, layout.axes_to_add(path))
+
+  return jax.tree.map_with_path(of, grads)
+
+
+def count_parts(layout: Layout, flags: Any) -> jax.Array:
+  """Returns in how many parts of each array a flag is set, in their order.
+
+  Args:
+    layout: of the step.
+    flags: int32 scalars for this device's parts of the arrays, 0 or 1.
+  """
+  leaves = jax.tree.leaves_with_path(flags)
+  axes = [layout.axes_of(path) for path, _ in leaves]
+  found = jnp.zeros(len(leaves), jnp.int32)
+  for each in sorted(set(axes)):
+    # One exchange for all arrays that are split alike.
+    held = [
+      leaf if of == each else jnp.int32(0)
+      for of, (_, leaf) in zip(axes, leaves, strict=True)
+    ]
+    found += add_over(jnp.stack(held), each)
+  return found
+
+
+def send(layout: Layout, tree: Any, turn: int) -> Any:
+  """Returns the examples of a pass through the fc layers, where they are seen.
+
+  Args:
+    layout: of the step.
+    tree: of arrays over this device's examples.
+    turn: number of the pass, from 0.
+  """
+
+  def of(x):
+    if layout.name == "owt_b":
+      return broadcast(x, layout.model_axes, turn)
+    mine = jnp.split(x, layout.passes)[turn]
+    if layout.name in OWT:
+      return lax.all_gather(mine, layout.model_axes, axis=0, tiled=True)
+    return mine
+
+  return jax.tree.map(of, tree)
+
+
+def send_back(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
+  """Returns the gradients of the examples of a pass, where they came from.
+
+  Args:
+    layout: of the step.
+    dx: this device's part of the gradient of what `send` returned.
+    turn: number of the pass.
+  """
+  if layout.name == "owt_b":
+    return add_up_to(dx, layout.model_axes, turn)
+  if layout.name in OWT:
+    return lax.psum_scatter(
+      dx, layout.model_axes, scatter_dimension=0, tiled=True
+    )
+  return dx
+
+
+def rejoin(layout: Layout, parts: list[jax.Array]) -> jax.Array:
+  """Returns the gradients of this device's examples from those of all passes.
+
+  Args:
+    layout: of the step.
+    parts: what `send_back` returned, pass by pass.
+  """
+  if layout.name == "owt_b":
+    return functools.reduce(jnp.add, parts)
+  return jnp.concatenate(parts)
+
+
+def broadcast(x: jax.Array, axis: Any, source: int) -> jax.Array:
+  """Returns the array of one device on all devices, each receiving it once.
+
+  Whoever has it passes it on to one that has not, so that it takes
+  log2(devices) rounds.
+
+  Args:
+    x: each device's own.
+    axis: of the mesh.
+    source: place of the device along the axis.
+  """
+  place = (lax.axis_index(axis) - source) % lax.axis_size(axis)
+  for reached, pairs in _rounds(lax.axis_size(axis), source):
+    x = jnp.where(place < reached, x, lax.ppermute(x, axis, pairs))
+  return x
+
+
+def add_up_to(x: jax.Array, axis: Any, target: int) -> jax.Array:
+  """Returns the sum over devices on one of them, and zeros on the others.
+
+  The way back of `broadcast`.
+
+  Args:
+    x: each device's own.
+    axis: of the mesh.
+    target: place of the device along the axis.
+  """
+  for _, pairs in reversed(_rounds(lax.axis_size(axis), target)):
+    x += lax.ppermute(x, axis, [(to, by) for by, to in pairs])
+  return jnp.where(lax.axis_index(axis) == target, x, jnp.zeros_like(x))
+
+
+def _rounds(count: int, source: int) -> list[tuple[int, list[tuple[int, int]]]]:
+  """Returns how many had it, and who sends to whom, in a broadcast's rounds."""
+  rounds = []
+  reached = 1
+  while reached < count:
+    rounds.append(
+      (
+        reached,
+        [
+          ((source + by) % count, (source + by + reached) % count)
+          for by in range(min(reached, count - reached))
+        ],
+      )
+    )
+    reached *= 2
+  return rounds

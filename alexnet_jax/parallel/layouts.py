@@ -1,0 +1,444 @@
+"""Layouts: where every array lives, and what one device computes.
+
+Devices form a mesh with two axes, 'data' and 'model'. A layout says which of
+them split the examples, the parameters and the units, and turns the table of a
+net into the table that each device runs. All layouts compute the same numbers.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax import networks
+from alexnet_jax.runtime import errors
+
+BATCH = P("data")
+REPLICATED = P()
+
+STACKS = ("features", "classifier")
+OWT = ("owt_a", "owt_b", "owt_c")
+LAYOUTS = ("data", "towers", *OWT, "fsdp")
+
+
+def make_mesh(num_devices: int | None = None, model: int = 1) -> Mesh:
+  """Returns a mesh with the axes 'data' and 'model'.
+
+  Args:
+    num_devices: how many of the visible devices to take; all by default.
+    model: devices along 'model', neighbours among themselves.
+  """
+  devices = jax.devices()[:num_devices]
+  return jax.make_mesh(
+    (len(devices) // model, model),
+    ("data", "model"),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a step is divided among devices; only numbers, no devices needed.
+
+  Attributes:
+    name: data: every device has the whole net and its part of the batch.
+      towers: a tower per device along 'model', as on the two GPUs of 2012.
+      owt_a, owt_b, owt_c (One Weird Trick, arXiv 1404.5997, section 4): conv
+      layers as in data, units of the fc layers split over the same devices,
+      which see all examples: at once (a), those of each device in turn (b), or
+      an equal part of everyone's in turn (c).
+      fsdp: as data, but kernels of fc layers are stored split over 'data'.
+    data: devices along 'data'.
+    model: devices along 'model'.
+    batch_size: examples of a step, on all devices.
+    microbatches: parts that a device takes its examples in, one by one.
+    fc_updates: updates of the fc layers in a step, each on its part of the
+      batch; of the conv layers there is one.
+    members: nets that are trained side by side, spread over 'model'.
+  """
+
+  name: str
+  data: int
+  model: int
+  batch_size: int
+  microbatches: int = 1
+  fc_updates: int = 1
+  members: int = 1
+
+  @property
+  def devices(self) -> int:
+    """How many there are."""
+    return self.data * self.model
+
+  @property
+  def shards(self) -> int:
+    """Parts that the batch is split into over the devices."""
+    return self.devices if self.name in OWT else self.data
+
+  @property
+  def passes(self) -> int:
+    """Passes through the fc layers for each microbatch."""
+    turns = self.name in ("owt_b", "owt_c") and self.fc_updates == 1
+    return self.model if turns else self.fc_updates
+
+  @property
+  def data_axes(self) -> tuple[str, ...]:
+    """('data',) if there is more than one device along it."""
+    return ("data",) if self.data > 1 else ()
+
+  @property
+  def model_axes(self) -> tuple[str, ...]:
+    """('model',) if the net itself is split over it."""
+    return ("model",) if self.model > 1 and self.members == 1 else ()
+
+  @property
+  def example_axes(self) -> tuple[str, ...]:
+    """Mesh axes that the examples of the conv layers are split over."""
+    owt = self.name in OWT
+    return self.data_axes + (self.model_axes if owt else ())
+
+  @property
+  def class_axes(self) -> tuple[str, ...]:
+    """Mesh axes that the logits are split over."""
+    return self.model_axes if self.name != "data" else ()
+
+  @property
+  def batch_spec(self) -> P:
+    """Of images and labels: [B, ...], with members [members, B, ...]."""
+    examples = self.example_axes
+    return P("model", examples) if self.members > 1 else P(examples)
+
+  @property
+  def batch_shape(self) -> tuple[int, ...]:
+    """Leading axes of a whole batch: [B], or [members, B]."""
+    members = (self.members,) if self.members > 1 else ()
+    return (*members, self.batch_size)
+
+  @property
+  def member_spec(self) -> P:
+    """Of arrays that have one row for each member."""
+    return P("model") if self.members > 1 else P()
+
+  def is_gathered(self, path: Any) -> bool:
+    """Whether an array is stored split by rows, and gathered to be used."""
+    kernel = path[-1] == jax.tree_util.DictKey("kernel")
+    return self.name == "fsdp" and kernel and _stack(path) == "classifier"
+
+  def axes_of(self, path: Any) -> tuple[str, ...]:
+    """Returns the mesh axes that the array of a path is split over."""
+    if self.is_gathered(path):
+      return self.data_axes
+    if self.name == "towers" and _stack(path):
+      return self.model_axes
+    if self.name in OWT and _stack(path) == "classifier":
+      return self.model_axes
+    return ()
+
+  def axes_to_add(self, path: Any) -> tuple[str, ...]:
+    """Returns the axes whose devices hold parts of an array's gradient."""
+    return tuple(a for a in self.example_axes if a not in self.axes_of(path))
+
+  def spec_of(self, path: Any, ndim: int) -> P:
+    """Returns how an array of a state lives on the mesh.
+
+    Args:
+      path: in a `TrainState` or its params.
+      ndim: of the array; those of members have one more axis, the first.
+    """
+    if self.members > 1:
+      is_step = len(path) == 1
+      return REPLICATED if is_step else P("model")
+    axes = self.axes_of(path)
+    if not axes or self.is_gathered(path):
+      return P(*axes)
+    return P(*[None] * (ndim - 1), *axes)
+
+  def table(self, network: networks.Network) -> networks.Network:
+    """Returns the part of a net that each device runs."""
+    if not self.model_axes or self.name == "data":
+      return network
+    (axis,) = self.model_axes
+    if self.name == "towers":
+      return dataclasses.replace(
+        network,
+        towers=network.towers // self.model,
+        features=_share(network.features, self.model, axis),
+        classifier=_share(network.classifier, self.model, axis),
+      )
+    layers: list[networks.Layer] = []
+    for layer in _share(network.classifier, self.model, axis):
+      if isinstance(layer, networks.Dense) and layers:
+        layers.append(networks.Join(axis))
+      if not isinstance(layer, networks.Join):
+        layers.append(layer)
+    return dataclasses.replace(network, classifier=tuple(layers))
+
+  def rows(self) -> np.ndarray:
+    """Returns int32 [B], the row of the batch at each place of the mesh.
+
+    Rows keep their order, unless the fc layers are updated on one part of the
+    batch after another: then each device holds its share of every part.
+    """
+    parts = 1 if self.name == "owt_b" else self.fc_updates
+    rows = np.arange(self.batch_size, dtype=np.int32)
+    return rows.reshape(parts, self.shards, -1).swapaxes(0, 1).reshape(-1)
+
+
+def _stack(path: Any) -> str | None:
+  """Returns which half of the net an array belongs to, if to any."""
+  names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+  return next((name for name in names if name in STACKS), None)
+
+
+def _share(
+  layers: tuple[networks.Layer, ...], parts: int, axis: str
+) -> tuple[networks.Layer, ...]:
+  """Returns what one of `parts` devices runs of layers, with its outputs."""
+
+  def local(layer):
+    changes: dict[str, Any] = {}
+    match layer:
+      case networks.Conv():
+        changes["filters"] = layer.filters // parts
+      case networks.Dense():
+        changes["units"] = layer.units // parts
+      case networks.Join() | networks.Dropout():
+        changes["axis"] = axis
+    if towers := getattr(layer, "towers", None):
+      changes["towers"] = max(towers // parts, 1)
+    return dataclasses.replace(layer, **changes)
+
+  return tuple(map(local, layers))
+
+
+def from_config(
+  config: Any, network: networks.Network, num_devices: int
+) -> Layout:
+  """Returns the layout that a config describes, checked.
+
+  Args:
+    config: a whole config.
+    network: its net.
+    num_devices: of all processes.
+
+  Raises:
+    InputError: a net, a batch or a number of devices that cannot be divided so;
+      the nearest that can are named.
+  """
+  name = config.layout
+  if name not in LAYOUTS:
+    raise errors.unknown("layout", name, LAYOUTS)
+  for field in ("batch_size", "microbatches", "ensemble", "fc_batch_size"):
+    value = config[field]
+    if value is not None and not 1 <= value < 2**31:
+      raise errors.InputError(
+        f"{field}={value} must be at least 1, below 2**31."
+      )
+  model = 1
+  if name == "towers":
+    _check_towers(network)
+    model = network.towers
+    what = f"{model} towers"
+    _check_devices(name, num_devices, lambda n: n % model == 0, what)
+  elif name in OWT:
+    model = num_devices
+    _check_units(name, network, num_devices)
+  elif name == "fsdp":
+    inputs = {
+      layer.name: row_before.output_shape[0]
+      for row_before, layer in _dense_rows(network)
+    }
+    whole = math.gcd(*inputs.values())
+    what = f"the inputs of {', '.join(f'{n} ({v})' for n, v in inputs.items())}"
+    _check_devices(name, num_devices, lambda n: whole % n == 0, what)
+  if config.ensemble > 1:
+    if name != "data":
+      raise errors.InputError(
+        f"ensemble={config.ensemble} trains whole nets side by side; it needs"
+        f" layout=data, not {name}."
+      )
+    model = math.gcd(config.ensemble, num_devices)
+  size = config.batch_size
+  updates = size // (config.fc_batch_size or size)
+  layout = Layout(
+    name=name,
+    data=num_devices // model,
+    model=model,
+    batch_size=size,
+    microbatches=config.microbatches,
+    fc_updates=max(updates, 1),
+    members=config.ensemble,
+  )
+  _check_batch(layout, config.fc_batch_size)
+  return layout
+
+
+def _dense_rows(
+  network: networks.Network,
+) -> list[tuple[networks.Row, networks.Dense]]:
+  """Returns the fully connected layers, each with the row before it."""
+  table = networks.rows(network)
+  return [
+    (before, row.layer)
+    for before, row in itertools.pairwise(table)
+    if isinstance(row.layer, networks.Dense)
+  ]
+
+
+def _check_towers(network: networks.Network) -> None:
+  towers = network.towers
+  if towers == 1:
+    raise errors.InputError(
+      "layout=towers puts a tower on each device, but network.towers=1; use"
+      " layout=data, fsdp or owt_a, or a net of two towers."
+    )
+  layers = (*network.features, *network.classifier)
+  for layer in layers:
+    if isinstance(layer, networks.LocalResponseNorm) and layer.towers == 1:
+      raise errors.InputError(
+        "layout=towers cannot hold network.lrn.across_towers=True, which sums"
+        " over channels of both devices; use layout=data."
+      )
+    if isinstance(layer, networks.Conv | networks.Dense):
+      count = getattr(layer, "units", None) or getattr(layer, "filters", 0)
+      if count % towers:
+        near = _near(count, lambda n: n % towers == 0)
+        raise errors.InputError(
+          f"{layer.name} has {count} outputs, which layout=towers cannot divide"
+          f" by {towers} towers; {near}."
+        )
+
+
+def _check_units(
+  name: str, network: networks.Network, num_devices: int
+) -> None:
+  layers = [layer for _, layer in _dense_rows(network)]
+  units = math.gcd(*(layer.units for layer in layers))
+  for layer in layers:
+    if layer.towers > 1:
+      raise errors.InputError(
+        f"layout={name} splits the units of {layer.name} over all devices, but"
+        " it sees its own tower alone; use layout=towers, fsdp or data."
+      )
+    if layer.units % num_devices:
+      near = _near(layer.units, lambda n: n % num_devices == 0)
+      fewer = _near(num_devices, lambda n: units % n == 0)
+      raise errors.InputError(
+        f"{layer.name} has {layer.units} units, which layout={name} cannot"
+        f" divide by {num_devices} devices; {near} units, or {fewer} devices."
+      )
+
+
+def _near(value: int, holds: Callable[[int], bool]) -> str:
+  """Returns "try A or B": the next lower and higher numbers that hold."""
+  reach = 2**20
+  down = next(
+    (n for n in range(value, max(value - reach, 0), -1) if holds(n)), 0
+  )
+  up = next((n for n in range(value, value + reach) if holds(n)), 0)
+  return "try " + " or ".join(str(n) for n in (down, up) if n)
+
+
+def _check_devices(
+  name: str, count: int, holds: Callable[[int], bool], what: str
+) -> None:
+  if not holds(count):
+    raise errors.InputError(
+      f"layout={name} cannot share {what} among devices={count};"
+      f" {_near(count, holds)}."
+    )
+
+
+def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
+  """Raises InputError if the batch cannot be divided evenly."""
+  size, updates = layout.batch_size, layout.fc_updates
+  if fc_batch_size and fc_batch_size * updates != size:
+    near = _near(fc_batch_size, lambda n: size % n == 0)
+    raise errors.InputError(
+      f"fc_batch_size={fc_batch_size} does not divide batch_size={size};"
+      f" {near}."
+    )
+  if updates > 1 and layout.microbatches > 1:
+    raise errors.InputError(
+      f"microbatches={layout.microbatches} takes the batch in parts before an"
+      f" update, fc_batch_size={fc_batch_size} updates in between; leave one"
+      " out."
+    )
+  if layout.name == "owt_b" and updates not in (1, layout.model):
+    raise errors.InputError(
+      f"layout=owt_b takes the batch of one device at a time, so fc_batch_size="
+      f"{fc_batch_size} must be {size // layout.model} or {size}."
+    )
+  parts = layout.microbatches * (1 if layout.name == "owt_b" else layout.passes)
+  unit = layout.shards * parts
+  if size % unit:
+    near = _near(size, lambda n: n % unit == 0)
+    among = f"{layout.shards} devices" + f" in {parts} parts each" * (parts > 1)
+    raise errors.InputError(
+      f"batch_size={size} is not divisible by {unit}, for {among}; {near}."
+    )
+
+
+# On the devices.
+
+
+def specs(layout: Layout, tree: Any) -> Any:
+  """Returns the PartitionSpec of each array of a `TrainState` or its params."""
+  return jax.tree.map_with_path(
+    lambda path, leaf: layout.spec_of(path, leaf.ndim), tree
+  )
+
+
+def shardings(mesh: Mesh, specs: Any) -> Any:
+  """Returns the sharding on a mesh that belongs to each PartitionSpec."""
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def local_places(
+  mesh: Mesh, spec: P, shape: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+  """Returns the indices that this process's devices need, along each axis.
+
+  Args:
+    mesh: from `make_mesh`.
+    spec: of an array on it.
+    shape: of the array, [B] or [members, B].
+  """
+  sharding = NamedSharding(mesh, spec)
+  indices: Any = sharding.addressable_devices_indices_map(shape).values()
+  return tuple(
+    np.unique(np.concatenate([np.arange(n)[i[axis]] for i in indices]))
+    for axis, n in enumerate(shape)
+  )
+
+
+def put_batch(
+  mesh: Mesh, spec: P, shape: tuple[int, ...], batch: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+  """Places a batch on the mesh.
+
+  Args:
+    mesh: from `make_mesh`.
+    spec: of the leading axes.
+    shape: of the leading axes of the whole batch, [B] or [members, B].
+    batch: what `local_places` names of it.
+  """
+  sharding = NamedSharding(mesh, spec)
+  return {
+    name: jax.make_array_from_process_local_data(
+      sharding, values, (*shape, *values.shape[len(shape) :])
+    )
+    for name, values in batch.items()
+  }
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+  """Places a whole copy of every array of a tree on each device."""
+  return jax.device_put(tree, NamedSharding(mesh, REPLICATED))

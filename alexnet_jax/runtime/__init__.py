@@ -1,0 +1,1 @@
+"""What every command needs: flags, errors, signals, processes, backends."""

@@ -1,0 +1,65 @@
+"""Verifies a run's checkpoints, or prints a digest of its parameters.
+
+  alexnet checkpoint verify --workdir=DIR
+  alexnet checkpoint digest --workdir=DIR
+
+`verify` compares every file of every checkpoint with its SHA-256; `digest`
+prints one SHA-256 of the newest parameters, to compare runs by.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from alexnet_jax.runs import checkpoint, digests
+from alexnet_jax.runtime import cli, errors
+
+
+def _verify(workdir: Path) -> None:
+  """Prints the state of every checkpoint; raises InputError for a bad one."""
+  bad = {}
+  for step in checkpoint.steps_of(workdir):
+    folder = checkpoint.folder_of(workdir, step)
+    if problem := digests.problem(folder):
+      bad[step] = problem
+      continue
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    print(f"step {step}: good, {len(files)} files, {size / 1e6:.1f} MB")
+  if bad:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} has damaged checkpoints:"
+      f" {checkpoint.list_damaged(bad)}. The next run takes the newest good"
+      " one."
+    )
+
+
+def main(words: Sequence[str]) -> None:
+  """Runs the command."""
+  workdir = Path(flags.FLAGS.workdir)
+  if not checkpoint.steps_of(workdir):
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
+    )
+  match words[1:]:
+    case ["verify"]:
+      _verify(workdir)
+    case ["digest"]:
+      step = checkpoint.find_step(workdir, flags.FLAGS.step)
+      params = checkpoint.read_params(workdir, step)
+      print(f"{checkpoint.digest(params)}  params of step {step}")
+    case _:
+      raise errors.InputError(
+        f"{' '.join(words[1:])!r} is no task; write verify or digest."
+      )
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_string("step", "newest", "Of digest: newest, best or a step.")
+
+
+def command() -> None:
+  """`alexnet checkpoint`."""
+  cli.run(main, _define_flags, takes_files=True)

@@ -1,0 +1,162 @@
+"""Caffe's .caffemodel files: messages of its caffe.proto, both versions of it.
+
+Fields and their numbers are those of src/caffe/proto/caffe.proto (BVLC/caffe).
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from alexnet_jax.tools.convert import layer_strings
+
+# NAME:NUMBER:TYPE, * for a repeated one, =X for another default than 0. Packed
+# numbers are bytes as they lie in the file: millions of them are no objects.
+_MESSAGES = {
+  "Net": "layers:2:V1Layer* layer:100:Layer*",
+  "Layer": "name:1:string kind:2:string blobs:7:Blob* conv:106:Conv"
+  " dense:117:Dense lrn:118:Lrn pool:121:Pool relu:123:Relu",
+  "V1Layer": "name:4:string number:5:int32 blobs:6:Blob* conv:10:Conv"
+  " dense:17:Dense lrn:18:Lrn pool:19:Pool relu:30:Relu",
+  "Blob": "num:1:int32 channels:2:int32 height:3:int32 width:4:int32"
+  " data:5:bytes shape:7:Shape",
+  "Shape": "side:1:int64*",
+  "Conv": "pad:3:uint32* kernel:4:uint32* group:5:uint32=1 stride:6:uint32*"
+  " pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32"
+  " stride_h:13:uint32 stride_w:14:uint32 dilation:18:uint32*",
+  "Dense": "transpose:6:bool",
+  "Relu": "slope:1:float",
+  "Lrn": "window:1:uint32=5 alpha:2:float=1 beta:3:float=0.75 k:5:float=1"
+  " region:4:int32",
+  "Pool": "kind:1:int32 window:2:uint32 stride:3:uint32=1 pad:4:uint32"
+  " window_h:5:uint32 window_w:6:uint32 stride_h:7:uint32 stride_w:8:uint32"
+  " pad_h:9:uint32 pad_w:10:uint32 everywhere:12:bool",
+}
+_KINDS = {  # The older version numbers them.
+  1: "Accuracy",
+  4: "Convolution",
+  5: "Data",
+  6: "Dropout",
+  9: "HDF5Data",
+  12: "ImageData",
+  14: "InnerProduct",
+  15: "LRN",
+  17: "Pooling",
+  18: "ReLU",
+  20: "Softmax",
+  21: "SoftmaxWithLoss",
+  22: "Split",
+  24: "WindowData",
+  29: "MemoryData",
+  32: "DummyData",
+  36: "Silence",
+}
+# What comes before and after the net, and what a test leaves out.
+_NOTHING = {
+  "Accuracy", "Data", "Dropout", "DummyData", "HDF5Data", "ImageData", "Input",
+  "MemoryData", "Silence", "Softmax", "SoftmaxWithLoss", "Split", "WindowData",
+}  # fmt: skip
+
+
+def _new(message: str) -> Any:
+  """Returns an empty message."""
+  field = descriptor_pb2.FieldDescriptorProto
+  file = descriptor_pb2.FileDescriptorProto(name="caffe", syntax="proto2")
+  for title, fields in _MESSAGES.items():
+    described = file.message_type.add(name=title)
+    for word in fields.split():
+      match = re.fullmatch(r"(\w+):(\d+):(\w+)(\*?)(?:=(.+))?", word)
+      assert match, word
+      name, number, kind, many, default = match.groups()
+      added = described.field.add(name=name, number=int(number))
+      added.label = field.LABEL_REPEATED if many else field.LABEL_OPTIONAL
+      if kind in _MESSAGES:
+        added.type, added.type_name = field.TYPE_MESSAGE, kind
+      else:
+        added.type = getattr(field, f"TYPE_{kind.upper()}")
+      if default:
+        added.default_value = default
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName(message))()
+
+
+def _array(blob: Any) -> np.ndarray:
+  legacy = (blob.num, blob.channels, blob.height, blob.width)
+  shape = tuple(blob.shape.side) or legacy
+  return np.frombuffer(blob.data, "<f4").reshape(shape)
+
+
+def _step(kind: str, layer: Any) -> str | None:
+  """Returns what a layer does in the lines of `words.py`, or None."""
+  odd = f"{kind} of settings that no net here has"
+  match kind:
+    case "Convolution":
+      conv = layer.conv
+      sides = (conv.kernel or [0], conv.stride or [1], conv.pad or [0])
+      uneven = [
+        conv.pad_h, conv.pad_w, conv.kernel_h, conv.kernel_w, conv.stride_h,
+        conv.stride_w, {*conv.dilation} - {1},
+      ]  # fmt: skip
+      if any(uneven) or any(len({*values}) > 1 for values in sides):
+        return odd
+      kernel, stride, pad = (values[0] for values in sides)
+      return layer_strings.conv(kernel, stride, pad, conv.group)
+    case "InnerProduct":
+      return odd if layer.dense.transpose else layer_strings.DENSE
+    case "ReLU":
+      return odd if layer.relu.slope else layer_strings.activation("relu")
+    case "LRN":
+      lrn = layer.lrn
+      if lrn.region:
+        return odd
+      # lrn_layer.cpp takes the mean of the squares, not their sum.
+      alpha = lrn.alpha / lrn.window
+      return layer_strings.lrn(lrn.window, lrn.k, alpha, lrn.beta)
+    case "Pooling":
+      pool = layer.pool
+      uneven = [
+        pool.kind, pool.pad, pool.window_h, pool.window_w, pool.stride_h,
+        pool.stride_w, pool.pad_h, pool.pad_w, pool.everywhere,
+      ]  # fmt: skip
+      if any(uneven):
+        return odd
+      return layer_strings.max_pool(pool.window, pool.stride)
+  return None if kind in _NOTHING else f"{kind}, which no net here has"
+
+
+def read_blob(data: bytes) -> np.ndarray:
+  """Returns the array of a .binaryproto, [1, C, H, W].
+
+  Raises:
+    DecodeError, ValueError: it is damaged, or holds none.
+  """
+  blob = _new("Blob")
+  blob.ParseFromString(data)
+  return _array(blob)
+
+
+def read(data: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns a file's arrays by name, as `arrays.py` has them, and its steps.
+
+  Raises:
+    ValueError: no layer in it has weights.
+    DecodeError: it is damaged.
+  """
+  net = _new("Net")
+  net.ParseFromString(data)
+  arrays, steps = {}, []
+  for layer in [*net.layers, *net.layer]:
+    older = hasattr(layer, "number")
+    number = f"layer kind {layer.number}" if older else ""
+    kind = _KINDS.get(layer.number, number) if older else layer.kind
+    step = _step(kind, layer)
+    steps += [step] if step else []
+    axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}
+    for (name, count), blob in zip(axes.items(), layer.blobs, strict=False):
+      values = _array(blob)
+      arrays[f"{layer.name}.{name}"] = values.reshape(values.shape[-count:])
+  if not arrays:
+    raise ValueError("none of its layers has weights")
+  return arrays, steps

@@ -1,0 +1,1 @@
+"""What trains the nets of an experiment and compares them."""

@@ -1,0 +1,1113 @@
+"""Images into a prepared directory, end to end, read back by TFDS and Pillow.
+
+Real commands are killed here. Layouts are in test_listing.py, kinds of images
+in test_images.py.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from commands import assert_refused, run_command
+from PIL import Image, JpegImagePlugin
+
+from alexnet_jax.data import statistics
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import shards
+from alexnet_jax.runtime import errors
+
+SIZE_PX = 16
+
+
+def colour(*digits):
+  """A colour that names an image, JPEG noise notwithstanding; digits < 12."""
+  return tuple(10 + 20 * digit for digit in digits)
+
+
+def digits(image):
+  return tuple(int(value // 20) for value in image.mean((0, 1)))
+
+
+def decode(jpeg):
+  with Image.open(io.BytesIO(jpeg)) as image:
+    assert (image.format, image.mode) == ("JPEG", "RGB")
+    return np.asarray(image)
+
+
+def save(path, image, **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  image.save(path, **options)
+  return path
+
+
+def add(folder, names, *counts, split=0):
+  """Adds images to each class: (split, class, index) is in their colour."""
+  for label, (class_name, count) in enumerate(zip(names, counts, strict=True)):
+    for index in range(count):
+      image = Image.new("RGB", (24, 20), colour(split, label, index))
+      save(folder / class_name / f"{index}.png", image)
+  return folder
+
+
+def noise(seed, *shape):
+  values = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+  return Image.fromarray(values)
+
+
+def add_noise(folder, count, size_px=SIZE_PX, seed=0):
+  """Adds `count` images to each of classes a and b; enough for many shards."""
+  for label, class_name in enumerate("ab"):
+    for index in range(count):
+      image = noise([seed, label, index], size_px, size_px)
+      save(folder / class_name / f"{index:03}.bmp", image)
+  return folder
+
+
+def build(source, output, **options):
+  options = {"size_px": SIZE_PX, "workers": 0} | options
+  return prepare.prepare(str(source), output, **options)
+
+
+def read(directory, split, **options):
+  builder = tfds.builder_from_directory(directory)
+  return builder.as_data_source(split, **options)
+
+
+def stored(directory, split):
+  """(JPEG, label) of each example, as TFDS reads them."""
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  source = read(directory, split, decoders=decoders)
+  return [(example["image"], int(example["label"])) for example in source]
+
+
+def found(directory, split):
+  """{(split, class, index)} of a split, after a look at the labels."""
+  pairs = [(digits(decode(jpeg)), y) for jpeg, y in stored(directory, split)]
+  assert all(name[1] == label for name, label in pairs)
+  assert len(dict(pairs)) == len(pairs)
+  return set(dict(pairs))
+
+
+def class_names(directory):
+  return tfds.builder_from_directory(directory).info.features["label"].names
+
+
+def hashes(directory):
+  return {
+    str(path.relative_to(directory)): hashlib.sha256(
+      path.read_bytes()
+    ).hexdigest()
+    for path in directory.rglob("*")
+    if not path.is_dir()
+  }
+
+
+def shard_files(directory):
+  return sorted(directory.glob("*.array_record-*"))
+
+
+def identities(directory):
+  """What a file that was written again cannot keep."""
+  return {
+    path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+    for path in shard_files(directory)
+  }
+
+
+def unfinished(output):
+  return output.parent / f".{output.name}.unfinished"
+
+
+# What is written.
+
+
+def test_images_get_their_splits_labels_and_class_names(tmp_path):
+  names = ["Mole", "ant", "zebra"]
+  for split, folder in enumerate(["Train", "val", "testing"]):
+    counts = (5 - split, 3, 1 + split)
+    add(tmp_path / "in" / folder, names, *counts, split=split)
+  counts, _, notes = build(tmp_path / "in", tmp_path / "out")
+  assert (counts, notes) == ({"train": 9, "validation": 9, "test": 9}, [])
+  assert class_names(tmp_path / "out") == names
+  for split, name in enumerate(["train", "validation", "test"]):
+    assert found(tmp_path / "out", name) == {
+      (split, label, index)
+      for label, count in enumerate((5 - split, 3, 1 + split))
+      for index in range(count)
+    }
+
+
+def test_what_is_held_out_is_missing_in_train_alone(tmp_path):
+  add(tmp_path / "in", ["a", "b"], 10, 11)
+  counts, _, _ = build(tmp_path / "in", tmp_path / "out")
+  assert counts == {"train": 17, "validation": 2, "test": 2}
+  splits = [found(tmp_path / "out", split) for split in counts]
+  assert [len(split) for split in splits] == list(counts.values())
+  assert set.union(*splits) == {
+    (0, label, index) for label in (0, 1) for index in range(10 + label)
+  }
+
+
+def test_raw_pixels_are_pillows(tmp_path):
+  """A crop, RGB for BGR or rows for columns would show."""
+  given = {}
+  for label, name in enumerate("ab"):
+    for index, shape in enumerate([(16, 16), (16, 24), (26, 16)]):
+      image = noise([label, index], *shape)
+      save(tmp_path / "in" / "train" / name / f"{index}.png", image)
+      top, left = (shape[0] - 16) // 2, (shape[1] - 16) // 2
+      cut = np.asarray(image)[top : top + 16, left : left + 16]
+      given[cut.tobytes()] = label
+  build(tmp_path / "in", tmp_path / "out", raw=True)
+  examples = list(read(tmp_path / "out", "train"))
+  assert {e["image"].shape for e in examples} == {(16, 16, 3)}
+  assert {e["image"].dtype for e in examples} == {np.dtype(np.uint8)}
+  assert {e["image"].tobytes(): int(e["label"]) for e in examples} == given
+  assert len(examples) == 6
+
+
+@pytest.mark.parametrize("quality", [30, None, 100])
+def test_jpegs_have_the_quality_that_is_asked_for(tmp_path, quality):
+  """By the tables of libjpeg; and no colour is stored at half size."""
+  source = add_noise(tmp_path / "in" / "train", 1, size_px=40)
+  options = {} if quality is None else {"quality": quality}
+  build(source.parent, tmp_path / "out", **options)
+  expected = io.BytesIO()
+  noise(0, 16, 16).save(expected, "JPEG", quality=quality or 90, subsampling=0)
+  for jpeg, _ in stored(tmp_path / "out", "train"):
+    with Image.open(io.BytesIO(jpeg)) as ours, Image.open(expected) as pillows:
+      assert ours.quantization == pillows.quantization
+      assert JpegImagePlugin.get_sampling(ours) == 0
+
+
+def test_a_jpeg_of_the_right_size_is_kept_byte_for_byte(tmp_path):
+  """Encoded again it would lose; as raw pixels it cannot be kept."""
+  for name in "ab":
+    path = tmp_path / "in" / "train" / name / "0.jpg"
+    save(path, noise(ord(name), 16, 16), quality=40, subsampling=2)
+  given = {path.read_bytes() for path in (tmp_path / "in").rglob("*.jpg")}
+  build(tmp_path / "in", tmp_path / "out")
+  assert {jpeg for jpeg, _ in stored(tmp_path / "out", "train")} == given
+  build(tmp_path / "in", tmp_path / "raw", raw=True)
+  pixels = {decode(jpeg).tobytes() for jpeg in given}
+  examples = read(tmp_path / "raw", "train")
+  assert {example["image"].tobytes() for example in examples} == pixels
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_statistics_are_those_of_the_training_pixels(tmp_path, raw):
+  """Not of the other splits; over several shards, before JPEG."""
+  rng = np.random.default_rng(0)
+  train = []
+  for split, count, top in [("train", 40, 90), ("val", 3, 256)]:
+    for name in "ab":
+      for index in range(count):
+        pixels = rng.integers(0, top, (16, 16, 3)) * [1.0, 0.7, 0.4]
+        pixels[..., 1] += pixels[..., 0] / 3
+        image = Image.fromarray(pixels.astype(np.uint8))
+        save(tmp_path / "in" / split / name / f"{index}.png", image)
+        train += [np.asarray(image)] if split == "train" else []
+  build(tmp_path / "in", tmp_path / "out", raw=raw)
+  assert len(list((tmp_path / "out").glob("*-train.*"))) > 1
+  mean, sds, axes = oracles.mean_and_pca(train)
+  stored_mean = np.load(tmp_path / "out" / "mean_image.npy")
+  assert stored_mean.dtype == np.float32
+  np.testing.assert_allclose(stored_mean, mean, rtol=0, atol=1e-4)
+  pca = json.loads((tmp_path / "out" / "colour_pca.json").read_text())
+  np.testing.assert_allclose(pca["standard_deviations"], sds, rtol=1e-5)
+  # The sign of an axis is arbitrary.
+  dots = np.array(pca["axes_in_columns"]).T @ axes
+  np.testing.assert_allclose(np.abs(dots), np.eye(3), rtol=0, atol=1e-4)
+
+
+def test_pixels_of_a_jpeg_run_are_within_jpeg_noise_of_its_statistics(tmp_path):
+  """A mean of pixels that were mirrored or never stored is far off."""
+  ramp = np.linspace(20, 220, 32).astype(np.uint8)
+  for name in "ab":
+    for index in range(4):
+      pixels = np.stack([ramp[None].repeat(32, 0), ramp[:, None].repeat(32, 1)])
+      picture = np.stack([*pixels, np.full((32, 32), 30 * index)], -1)
+      image = Image.fromarray(picture.astype(np.uint8))
+      save(tmp_path / "in" / "train" / name / f"{index}.png", image)
+  build(tmp_path / "in", tmp_path / "out")
+  images = [decode(jpeg) for jpeg, _ in stored(tmp_path / "out", "train")]
+  mean, sds, _ = oracles.mean_and_pca(images)
+  held = statistics.read(tmp_path / "out")
+  np.testing.assert_allclose(held.mean_image, mean, rtol=0, atol=4)
+  np.testing.assert_allclose(held.colour_sds, sds, rtol=0.02)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_tfds_knows_what_the_directory_holds(tmp_path, raw):
+  """A length of a shard that is wrong makes TFDS read other examples."""
+  add_noise(tmp_path / "in" / "train", 40)
+  add_noise(tmp_path / "in" / "val", 1)
+  build(tmp_path / "in", tmp_path / "out", raw=raw)
+  info = tfds.builder_from_directory(tmp_path / "out").info
+  assert info.features is not None
+  assert info.features["image"].shape == (SIZE_PX, SIZE_PX, 3)
+  assert info.features["image"].np_dtype == np.uint8
+  assert {name: split.num_examples for name, split in info.splits.items()} == {
+    "train": 80,
+    "validation": 2,
+  }
+  for name, split in info.splits.items():
+    files = sorted((tmp_path / "out").glob(f"*-{name}.array_record-*"))
+    held = [
+      array_record_module.ArrayRecordReader(str(file)).read_all()
+      for file in files
+    ]
+    assert split.shard_lengths == [len(records) for records in held]
+    assert split.num_bytes == sum(len(r) for records in held for r in records)
+
+
+def test_shards_mix_the_classes(tmp_path):
+  """In order of class, train[:50%] would hold one class alone."""
+  add(tmp_path / "in" / "train", ["a", "b"], 12, 12)
+  build(tmp_path / "in", tmp_path / "out")
+  for half in ["train[:50%]", "train[50%:]"]:
+    labels = [label for _, label in stored(tmp_path / "out", half)]
+    assert 2 <= sum(labels) <= 10
+
+
+def test_bytes_depend_neither_on_workers_nor_on_the_run(tmp_path):
+  """Protobuf orders the keys of a map by chance, anew in each process."""
+  add_noise(tmp_path / "in", 60)
+  outputs = [tmp_path / run / "out" for run in "abcd"]
+  for workers, output in zip([0, 0, 1, 2], outputs, strict=True):
+    build(tmp_path / "in", output, workers=workers)
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+  first, *others = map(hashes, outputs)
+  assert len([name for name in first if "-train." in name]) == 3
+  assert others == [first] * 3
+  # Two processes may agree by chance; sorted keys are no chance.
+  (file,) = outputs[0].glob("*-test.array_record-*")
+  for record in array_record_module.ArrayRecordReader(str(file)).read_all():
+    assert record.index(b"\x05image") < record.index(b"\x05label")
+
+
+def tar_of(folder, file, mode):
+  with tarfile.open(file, mode) as archive:
+    archive.add(folder, folder.name)
+
+
+def zip_of(folder, file, mode):
+  with zipfile.ZipFile(file, mode) as archive:
+    for path in sorted(folder.rglob("*.*")):
+      archive.write(path, path.relative_to(folder.parent))
+
+
+@pytest.mark.parametrize(
+  ("pack", "mode"), [(tar_of, "w"), (tar_of, "w:gz"), (zip_of, "w")]
+)
+def test_an_archive_equals_its_folder(tmp_path, pack, mode):
+  """Up to the description, where the source is named; nothing is left."""
+  source = add(tmp_path / "in" / "pets", ["a", "b"], 12, 11)
+  pack(source, tmp_path / "archive", mode)
+  build(source.parent, tmp_path / "1" / "out")
+  workers = 2 if pack == zip_of else 0
+  build(tmp_path / "archive", tmp_path / "2" / "out", workers=workers)
+  folder, other = hashes(tmp_path / "1" / "out"), hashes(tmp_path / "2" / "out")
+  assert folder.pop("dataset_info.json") != other.pop("dataset_info.json")
+  assert folder == other
+  assert [path.name for path in (tmp_path / "2").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["Bilder ä-1", "elsewhere"])
+def test_a_directory_may_have_any_name_and_be_renamed(tmp_path, name):
+  add(tmp_path / "in" / "train", ["a", "b"], 2, 2)
+  build(tmp_path / "in", tmp_path / name)
+  assert len(found(tmp_path / name, "train")) == 4
+  (tmp_path / name).rename(tmp_path / "new")
+  assert len(found(tmp_path / "new", "train")) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_progress_counts_every_image_once(tmp_path, workers):
+  """Those of finished shards too, or the bar would never fill."""
+  paths = [
+    save(tmp_path / f"{index}.bmp", noise(index, 8, 8)) for index in range(70)
+  ]
+  (tmp_path / "0.bmp").write_bytes(b"")
+  for skip_bad in (False, True):
+    advances = []
+    with contextlib.ExitStack() as stack:
+      if not skip_bad:
+        stack.enter_context(pytest.raises(errors.InputError))
+      work = stack.enter_context(shards.claim(tmp_path / "out"))
+      shards.write(
+        work,
+        tmp_path / "out",
+        {"train": [(path, index % 2) for index, path in enumerate(paths)]},
+        class_names=["a", "b"],
+        size_px=8,
+        encoder=read_bmp,
+        description="",
+        skip_bad=skip_bad,
+        workers=workers,
+        on_progress=advances.append,
+      )
+    assert sum(advances) == 70
+    assert not skip_bad or max(advances) == 70
+
+
+def read_bmp(item):
+  try:
+    with Image.open(item) as image:
+      pixels = np.asarray(image)
+  except Image.UnidentifiedImageError as e:
+    raise OSError(str(e)) from e
+  return pixels, shards.encode_jpeg(pixels)
+
+
+# Images that cannot be read.
+
+
+def add_with_bad(folder):
+  """100 images for several shards, of which 4 are bad; returns their names."""
+  add_noise(folder / "train", 50)
+  add_noise(folder / "test", 2, seed=1)
+  whole = save(folder.parent / "0.png", noise(0, 40, 40)).read_bytes()
+  right_size = io.BytesIO()
+  noise(1, SIZE_PX, SIZE_PX).save(right_size, "JPEG")
+  bad = {
+    folder / "train" / "a" / "truncated.png": whole[: len(whole) // 2],
+    folder / "train" / "b" / "kept_as_it_is.jpg": right_size.getvalue()[:-40],
+    folder / "train" / "b" / "zero.png": b"",
+    folder / "test" / "a" / "text.jpg": b"This is no image.",
+  }
+  for path, data in bad.items():
+    path.write_bytes(data)
+  return bad
+
+
+def test_all_unreadable_images_are_named_at_once(tmp_path):
+  """One at a time, mending ImageNet would take a day for each."""
+  bad = add_with_bad(tmp_path / "in")
+  with pytest.raises(errors.InputError, match=r"^4 images") as error:
+    build(tmp_path / "in", tmp_path / "out")
+  head, *lines = str(error.value).splitlines()
+  assert "--skip_bad" in head
+  assert len(lines) == 4
+  for path in bad:
+    (line,) = (line for line in lines if str(path) in line)
+    assert line.endswith(f" ({path.relative_to(tmp_path / 'in').parts[0]})")
+    assert len(line) > len(str(path)) + 15  # There is a reason.
+  assert not (tmp_path / "out").exists()
+
+
+def test_skipped_images_are_counted_and_listed(tmp_path):
+  bad = add_with_bad(tmp_path / "in")
+  output = tmp_path / "out"
+  counts, _, notes = build(tmp_path / "in", output, skip_bad=True)
+  assert counts == {"train": 100, "test": 4}
+  assert "4 images" in notes[0]
+  assert "skipped.json" in notes[0]
+  listed = json.loads((output / "skipped.json").read_text())
+  assert listed["count"] == len(listed["images"]) == 4
+  for path in bad:
+    (image,) = (i for i in listed["images"] if str(path) in i["reason"])
+    assert image["split"] == path.relative_to(tmp_path / "in").parts[0]
+    assert any(image["reason"] in note for note in notes)
+  for split, count in counts.items():
+    labels = [label for _, label in stored(output, split)]
+    assert (len(labels), sum(labels)) == (count, count // 2)
+
+
+def test_without_bad_images_none_are_listed(tmp_path):
+  add(tmp_path / "in", ["a", "b"], 2, 2)
+  build(tmp_path / "in", tmp_path / "out", skip_bad=True)
+  assert not (tmp_path / "out" / "skipped.json").exists()
+
+
+def test_skipped_images_do_not_count_in_the_statistics(tmp_path):
+  bad = add_with_bad(tmp_path / "in")
+  build(tmp_path / "in", tmp_path / "1" / "out", skip_bad=True)
+  for path in bad:
+    path.unlink()
+  build(tmp_path / "in", tmp_path / "2" / "out", skip_bad=True)
+  for name in statistics.FILES:
+    one, two = (tmp_path / n / "out" / name for n in "12")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_shard_whose_images_are_all_bad_is_read_over(tmp_path):
+  add_noise(tmp_path / "in" / "train", 2)
+  add_noise(tmp_path / "in" / "val", 1)
+  for index in range(70):
+    (tmp_path / "in" / "val" / "a" / f"bad{index}.jpg").touch()
+  build(tmp_path / "in", tmp_path / "out", skip_bad=True)
+  info = tfds.builder_from_directory(tmp_path / "out").info
+  assert 0 in info.splits["validation"].shard_lengths
+  labels = [label for _, label in stored(tmp_path / "out", "validation")]
+  assert sorted(labels) == [0, 1]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_bad_images_alone_is_refused(tmp_path, split):
+  for name in ["train", "val"]:
+    add(tmp_path / "in" / name, ["a", "b"], 2, 2)
+  for path in (tmp_path / "in" / split).rglob("*.png"):
+    path.write_bytes(b"no image")
+  with pytest.raises(errors.InputError, match=f"no image of {split}"):
+    build(tmp_path / "in", tmp_path / "out", skip_bad=True)
+  assert not (tmp_path / "out").exists()
+
+
+# Resuming, after a failure for bad images: nothing is left to chance.
+
+
+def fail(source, output, **options):
+  with pytest.raises(errors.InputError, match="cannot be read"):
+    build(source, output, **options)
+
+
+def test_a_rerun_that_skips_is_served_from_finished_shards(tmp_path):
+  """And its bytes are those of a run that skipped from the start."""
+  add_with_bad(tmp_path / "in")
+  output = tmp_path / "1" / "out"
+  fail(tmp_path / "in", output)
+  before = identities(unfinished(output) / "out")
+  assert len(before) == 5
+  counts, _, notes = build(tmp_path / "in", output, skip_bad=True)
+  assert identities(output) == before
+  assert [path.name for path in output.parent.iterdir()] == ["out"]
+  other = tmp_path / "2" / "out"
+  assert build(tmp_path / "in", other, skip_bad=True)[0] == counts
+  assert hashes(output) == hashes(other)
+  assert "4 images" in notes[0]
+
+
+def test_only_the_shards_of_mended_images_are_written_again(tmp_path):
+  bad = add_with_bad(tmp_path / "in")
+  output = tmp_path / "1" / "out"
+  fail(tmp_path / "in", output)
+  before = identities(unfinished(output) / "out")
+  for index, path in enumerate(bad):
+    noise(index, 30, 30).save(path)
+  build(tmp_path / "in", output)
+  after = identities(output)
+  kept = {name for name in before if before[name] == after[name]}
+  assert 0 < len(kept) < len(before)
+  build(tmp_path / "in", tmp_path / "2" / "out")
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"size_px": 24},
+    {"quality": 50},
+    {"raw": True},
+    {"seed": 1},
+    {"splits": "test=0.3"},
+  ],
+  ids=str,
+)
+def test_a_rerun_with_other_options_takes_no_old_shard(tmp_path, options):
+  """Half the images at another size, in silence."""
+  source = add_noise(tmp_path / "in", 50)
+  (source / "a" / "bad.png").touch()
+  output = tmp_path / "1" / "out"
+  fail(source, output)
+  build(source, output, skip_bad=True, **options)
+  build(source, tmp_path / "2" / "out", skip_bad=True, **options)
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+  assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def replace_image(source):
+  """A file of the same size, a second later."""
+  for path in sorted((source / "a").iterdir())[:20]:
+    before = path.stat()
+    noise([9, int(path.stem)], SIZE_PX, SIZE_PX).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert path.stat().st_size == before.st_size
+
+
+def remove_images(source):
+  for index in range(40):
+    (source / "b" / f"{index:03}.bmp").unlink()
+
+
+def add_class(source):
+  """Before all others, so that every label moves."""
+  shutil.copytree(source / "b", source / "A")
+
+
+@pytest.mark.parametrize("change", [replace_image, remove_images, add_class])
+@pytest.mark.parametrize("pack", [None, tar_of, zip_of])
+def test_a_source_that_changed_meanwhile_is_seen(tmp_path, change, pack):
+  """Old images, or old labels of the same images, in a part of the shards."""
+  folder = add_noise(tmp_path / "in" / "pets", 50)
+  (folder / "b" / "zz.png").touch()
+  source = tmp_path / "archive" if pack else folder
+  if pack:
+    pack(folder, source, "w")
+  output = tmp_path / "1" / "out"
+  fail(source, output, raw=True)
+  assert not (unfinished(output) / "spool").exists()  # As large as the source.
+  change(folder)
+  if pack:
+    before = source.stat()
+    pack(folder, source, "w")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+  build(source, output, skip_bad=True, raw=True)
+  build(source, tmp_path / "2" / "out", skip_bad=True, raw=True)
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+
+
+def test_an_image_restored_from_a_backup_is_read_again(tmp_path):
+  """With its old size and time; it would be called bad for ever."""
+  source = add_noise(tmp_path / "in", 20)
+  path = source / "b" / "007.bmp"
+  good, status = path.read_bytes(), path.stat()
+  times = (status.st_atime_ns, status.st_mtime_ns)
+  path.write_bytes(bytes(len(good)))
+  os.utime(path, ns=times)
+  fail(source, tmp_path / "1" / "out")
+  path.write_bytes(good)
+  os.utime(path, ns=times)
+  build(source, tmp_path / "1" / "out")
+  build(source, tmp_path / "2" / "out")
+  assert hashes(tmp_path / "1" / "out") == hashes(tmp_path / "2" / "out")
+
+
+# NumPy does not close a damaged file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["done", "out"])
+def test_a_shard_that_is_not_whole_is_written_again(tmp_path, damage):
+  """Cut short by a crash of the machine, say."""
+  add_with_bad(tmp_path / "in")
+  output = tmp_path / "1" / "out"
+  fail(tmp_path / "in", output)
+  for path in (unfinished(output) / damage).iterdir():
+    os.truncate(path, path.stat().st_size // 2)
+  build(tmp_path / "in", output, skip_bad=True)
+  build(tmp_path / "in", tmp_path / "2" / "out", skip_bad=True)
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+  """It would be taken into the output and stay there."""
+  add_with_bad(tmp_path / "in")
+  output = tmp_path / "1" / "out"
+  fail(tmp_path / "in", output)
+  work = unfinished(output)
+  name = shard_files(work / "out")[0].name
+  for path in [
+    work / f"{name}.12345.partial",
+    work / "spool",
+    work / "out" / "skipped.json",
+    work / "out" / "stray.array_record-00000-of-00001",
+    work / "done" / "stray.array_record-00000-of-00001",
+  ]:
+    path.write_bytes(b"half")
+  build(tmp_path / "in", output, skip_bad=True)
+  build(tmp_path / "in", tmp_path / "2" / "out", skip_bad=True)
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+  assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def interrupted_encoder(item):
+  if item:
+    raise KeyboardInterrupt
+  return np.zeros((8, 8, 3), np.uint8), b"image"
+
+
+@pytest.mark.parametrize(("images", "left"), [(2, 0), (70, 1)])
+def test_an_interrupt_keeps_finished_shards_alone(tmp_path, images, left):
+  """70 images are three shards; the second is interrupted."""
+  items = [(0, 0)] * images
+  if not left:
+    items[0] = (1, 0)
+  # A split that comes first is finished first.
+  splits = {"first": [(0, 0)] * left, "train": [*items[:-1], (1, 0)]}
+  splits = {split: items for split, items in splits.items() if items}
+  with pytest.raises(KeyboardInterrupt), shards.claim(tmp_path / "out") as work:
+    shards.write(
+      work,
+      tmp_path / "out",
+      splits,
+      class_names=["a", "b"],
+      size_px=8,
+      encoder=interrupted_encoder,
+      description="",
+      workers=0,
+    )
+  assert not (tmp_path / "out").exists()
+  assert unfinished(tmp_path / "out").exists() == bool(left)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"size_px": 7}, "size=7"),
+    ({"size_px": 4097}, "size=4097"),
+    ({"size_px": -1}, "size=-1"),
+    ({"quality": 0}, "quality=0"),
+    ({"quality": 101}, "quality=101"),
+    ({"workers": -1}, "workers=-1"),
+    ({"splits": "test=1.0"}, "splits='test=1.0'"),
+    ({"synsets": "/nowhere/words.txt"}, "synsets='/nowhere/words.txt'"),
+  ],
+  ids=str,
+)
+def test_an_option_out_of_range_is_refused(tmp_path, options, words):
+  source = add(tmp_path / "in", ["a", "b"], 2, 2)
+  (tmp_path / "parent").mkdir()
+  with pytest.raises(errors.InputError, match=words):
+    build(source, tmp_path / "parent" / "out", **options)
+  assert not list((tmp_path / "parent").iterdir())
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{"size_px": 8}, {"quality": 1}, {"quality": 100}],
+  ids=str,
+)
+def test_an_option_at_the_end_of_its_range_is_taken(tmp_path, options):
+  source = add(tmp_path / "in" / "train", ["a", "b"], 2, 2)
+  build(source.parent, tmp_path / "out", **options)
+  assert len(stored(tmp_path / "out", "train")) == 4
+
+
+@pytest.mark.parametrize("kind", ["full", "empty", "file", "link"])
+def test_an_existing_output_is_not_touched(tmp_path, kind):
+  source = add(tmp_path / "in", ["a", "b"], 2, 2)
+  output = tmp_path / "parent" / "out"
+  output.parent.mkdir()
+  if kind == "file":
+    output.write_text("precious")
+  elif kind == "link":
+    output.symlink_to(tmp_path / "nowhere")
+  else:
+    output.mkdir()
+  if kind == "full":
+    (output / "precious").write_text("precious")
+  with pytest.raises(errors.InputError, match=r"output=.* exists; choose"):
+    build(source, output)
+  left = sorted(path.name for path in output.parent.rglob("*"))
+  assert left == (["out", "precious"] if kind == "full" else ["out"])
+
+
+@pytest.mark.parametrize(
+  "output", ["file/out", "file/deeper/out", "/proc/out", "n" * 300]
+)
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, output):
+  """Root may write everywhere, but not below a file or in /proc."""
+  source = add(tmp_path / "in", ["a", "b"], 2, 2)
+  (tmp_path / "file").write_text("a file")
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(errors.InputError, match=r"output=.* cannot be written"):
+    build(source, tmp_path / output)
+  assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+  ("name", "data"),
+  [
+    ("mean_image.npy", None),
+    ("mean_image.npy", b""),
+    ("mean_image.npy", b"\x93NUMPY\x01\x00 cut"),
+    ("colour_pca.json", None),
+    ("colour_pca.json", b"{"),
+    ("colour_pca.json", b"{}"),
+    ("colour_pca.json", b"[]"),
+  ],
+)
+def test_missing_or_damaged_statistics_are_an_error(tmp_path, name, data):
+  add(tmp_path / "in", ["a", "b"], 2, 2)
+  build(tmp_path / "in", tmp_path / "out")
+  (tmp_path / "out" / name).unlink()
+  if data is not None:
+    (tmp_path / "out" / name).write_bytes(data)
+  with pytest.raises(errors.InputError, match=r"mean_image.*data\.prepare"):
+    statistics.read(tmp_path / "out")
+
+
+# The command.
+
+
+def arguments(source, output, *more, size_px=SIZE_PX):
+  flags = [f"--source={source}", f"--output={output}", f"--size={size_px}"]
+  module = [sys.executable, "-m", "alexnet_jax", "prepare"]
+  return [*module, *flags, *more]
+
+
+def command(source, output, *more, limit_kb=None, **options):
+  """Runs it to its end; `limit_kb` is where a file is too large to grow."""
+  line = arguments(source, output, *more, **options)
+  if limit_kb:
+    line = ["bash", "-c", f'ulimit -f {limit_kb}; exec "$@"', "bash", *line]
+  return subprocess.run(
+    line,
+    cwd=Path(__file__).parents[3],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+
+
+def test_the_command_prepares_a_folder(tmp_path):
+  """With its own number of processes, whose encoder is one of __main__."""
+  add(tmp_path / "in", ["a", "b"], 10, 10)
+  (tmp_path / "in" / "notes.doc").touch()
+  output = tmp_path / "out"
+  done = command(tmp_path / "in", output)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "1 .doc" in done.stdout
+  assert "train: 16 images" in done.stdout
+  assert "_split=" not in done.stdout
+  assert len(found(output, "train")) == 16
+  assert len(found(output, "validation")) == 2
+
+
+def test_every_flag_reaches_its_option(tmp_path):
+  add_noise(tmp_path / "in", 20, size_px=24)
+  (tmp_path / "in" / "a" / "bad.jpg").touch()
+  words = tmp_path / "words.txt"
+  words.write_text("b second, letter\na first\n")
+  options = {
+    "size_px": 20,
+    "quality": 33,
+    "splits": "validation=0.3",
+    "seed": 5,
+    "synsets": str(words),
+    "skip_bad": True,
+  }
+  build(tmp_path / "in", tmp_path / "1" / "out", **options)
+  flags = ["--quality=33", "--splits=validation=0.3", "--seed=5", "--skip_bad"]
+  flags += [f"--synsets={words}", "--workers=0"]
+  output = tmp_path / "2" / "out"
+  done = command(tmp_path / "in", output, *flags, size_px=20)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert hashes(output) == hashes(tmp_path / "1" / "out")
+  assert class_names(output) == ["b second, letter", "a first"]
+  assert "left out 1 images" in done.stdout
+  line = done.stdout.splitlines()[-1]
+  assert f"--config.data_dir={output} --config.num_classes=2" in line
+  assert line.endswith("--config.batch_size=29 --config.test_split=")
+  # Each of them says something.
+  for name in set(options) - {"size_px", "skip_bad"}:
+    fewer = {key: value for key, value in options.items() if key != name}
+    build(tmp_path / "in", tmp_path / name / "out", **fewer)
+    assert hashes(tmp_path / name / "out") != hashes(output)
+
+
+def test_the_command_stores_raw_pixels(tmp_path):
+  add_noise(tmp_path / "in" / "train", 2)
+  done = command(tmp_path / "in", tmp_path / "out", "--raw")
+  assert (done.returncode, done.stderr) == (0, "")
+  images = {e["image"].tobytes() for e in read(tmp_path / "out", "train")}
+  files = (tmp_path / "in").rglob("*.bmp")
+  assert images == {np.asarray(Image.open(file)).tobytes() for file in files}
+
+
+@pytest.mark.parametrize(
+  ("source", "more", "word"),
+  [
+    ("nowhere", [], "nowhere"),
+    ("in", ["--output="], "--output="),
+    ("in", ["skip_bad"], "skip_bad"),
+    ("in", [], "--skip_bad"),
+  ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, source, more, word):
+  add(tmp_path / "in", ["a", "b"], 2, 2)
+  (tmp_path / "in" / "a" / "bad.jpg").touch()
+  output = tmp_path / "out"
+  done = command(tmp_path / source, output, "--workers=0", *more)
+  assert_refused(done, word)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_second_prepare_of_the_same_output_is_refused(tmp_path):
+  """Two at once would move each other's files; the first goes on unharmed."""
+  source = add(tmp_path / "in" / "train", ["a", "b"], 2, 2).parent
+  output = tmp_path / "out"
+  with shards.claim(output) as work:
+    (work / "out" / "mine").touch()
+    assert_refused(command(source, output), "another process", str(output))
+    assert (work / "out" / "mine").exists()
+  build(source, output)
+  assert len(found(output, "train")) == 4
+
+
+@pytest.mark.parametrize(
+  ("kind", "limit_kb"), [("shards", 100), ("spool", 150), ("metadata", 150)]
+)
+def test_a_full_disk_is_one_line(tmp_path, kind, limit_kb):
+  """Whatever file it is that finds no room; and nothing whole appears."""
+  source = add_noise(tmp_path / "in", 60, size_px=24)
+  if kind == "spool":
+    tar_of(source, tmp_path / "archive", "w:gz")
+    source = tmp_path / "archive"
+  if kind == "metadata":  # The file of class names is larger than a shard.
+    for index in range(900):
+      folder = source / f"{index:03}{'x' * 200}"
+      folder.mkdir()
+      os.link(source / "a" / "000.bmp", folder / "0.bmp")
+  output = tmp_path / "out"
+  done = command(source, output, "--workers=0", limit_kb=limit_kb)
+  assert_refused(done, f"output={str(output)!r} cannot be written")
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  assert not output.exists()
+  build(source, output)
+  build(source, tmp_path / "2" / "out")
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+
+
+def test_a_shard_that_ended_before_its_entry_is_not_taken_for_another(tmp_path):
+  """Files of shards have few sizes: those of seed 1 look like those of 0.
+
+  The limit is met by the entry, whose sums are larger than the shard.
+  """
+  source = add(tmp_path / "in", ["a", "b"], 12, 12)
+  (source / "a" / "bad.png").touch()
+  output = tmp_path / "1" / "out"
+  fail(source, output, size_px=100)
+  options = ["--seed=1", "--workers=0", "--skip_bad"]
+  done = command(source, output, *options, size_px=100, limit_kb=200)
+  assert_refused(done, "cannot be written")
+  build(source, output, size_px=100, skip_bad=True)
+  build(source, tmp_path / "2" / "out", size_px=100, skip_bad=True)
+  assert hashes(output) == hashes(tmp_path / "2" / "out")
+
+
+# The command, killed.
+
+SLOW_PX = 200
+
+
+@pytest.fixture(scope="module", name="slow")
+def fixture_slow(tmp_path_factory):
+  """600 images, the hashes of what is made of them, and seconds for a shard."""
+  folder = tmp_path_factory.mktemp("slow") / "in"
+  for label, name in enumerate("ab"):
+    for index in range(10):
+      image = noise([label, index], 300, 300)
+      save(folder / name / f"{index}-0.png", image, compress_level=1)
+      for copy in range(1, 30):
+        path = folder / name / f"{index}-{copy}.png"
+        os.link(folder / name / f"{index}-0.png", path)
+  output = folder.parent / "whole" / "out"
+  start = time.perf_counter()
+  build(folder, output, size_px=SLOW_PX)
+  seconds = (time.perf_counter() - start) / shards_in(output)
+  return folder, hashes(output), seconds
+
+
+def shards_in(output):
+  return len(list(output.glob("*.array_record-*")))
+
+
+def in_session(session):
+  """The command lines of the live processes of a session."""
+  lines = {}
+  for path in Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      state, _, _, of, *_ = (
+        (path / "stat").read_text().rpartition(")")[2].split()
+      )
+      if int(of) == session and state not in "ZX":
+        lines[int(path.name)] = (path / "cmdline").read_text()
+  return lines
+
+
+def workers_of(session):
+  lines = in_session(session).items()
+  return [pid for pid, line in lines if "spawn_main" in line]
+
+
+def wait_until(condition, seconds=30.0):
+  end = time.monotonic() + seconds
+  while not (value := condition()) and time.monotonic() < end:
+    time.sleep(0.002)
+  assert value
+  return value
+
+
+@contextlib.contextmanager
+def started(source, output, *more, size_px=SLOW_PX):
+  """The command in a session of its own; none of it outlives the test."""
+  with subprocess.Popen(
+    arguments(source, output, *more, size_px=size_px),
+    cwd=Path(__file__).parents[3],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as process:
+    try:
+      yield process
+    finally:
+      for pid in in_session(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
+
+
+def finished(output):
+  """The identity of each shard that a killed run need not make again."""
+  work = unfinished(output)
+  done = {path.name for path in work.glob("done/*")}
+  return {k: v for k, v in identities(work / "out").items() if k in done}
+
+
+# The signal, and what is waited for before a random moment in the time that a
+# shard takes.
+MOMENTS = [
+  (signal.SIGKILL, "spawning"),
+  (signal.SIGKILL, "writing"),
+  (signal.SIGKILL, "another"),
+  (signal.SIGTERM, "writing"),
+  (signal.SIGINT, "spawning"),
+  (signal.SIGKILL, "writing"),
+  (signal.SIGINT, "another"),
+  (signal.SIGKILL, "another"),
+]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
+  tmp_path, slow
+):
+  """Its workers die with it, and what they finished is kept."""
+  source, whole, seconds = slow
+  output = tmp_path / "out"
+  work = unfinished(output)
+  chance = random.Random(0)
+  codes = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+  kept = {}
+  for workers, (number, event) in enumerate(MOMENTS):
+    old = set(work.glob("*.partial"))
+    flag = f"--workers={1 + workers % 2}"
+    with started(source, output, flag) as process:
+      reached = {
+        "spawning": lambda pid=process.pid: workers_of(pid),
+        "writing": lambda old=old: set(work.glob("*.partial")) - old,
+        "another": lambda kept=kept: len(finished(output)) > len(kept),
+      }
+      wait_until(reached[event])
+      time.sleep(chance.uniform(0, seconds))
+      if number == signal.SIGINT:  # A terminal sends it to all of them.
+        os.killpg(process.pid, number)
+      else:
+        process.send_signal(number)
+      _, stderr = process.communicate(timeout=30)
+      wait_until(lambda pid=process.pid: not in_session(pid), 5)
+    if number == signal.SIGKILL:  # Then Python tells of its semaphores.
+      stderr = ""
+    told = "interrupted\n" if number == signal.SIGINT else ""
+    assert (process.returncode, stderr) == (codes[number], told)
+    assert not output.exists()
+    after = finished(output)
+    assert {name: after.get(name) for name in kept} == kept
+    kept = after
+  build(source, output, size_px=SLOW_PX)
+  assert hashes(output) == whole
+  assert 3 <= len(kept) < shards_in(output)
+  made = identities(output)
+  assert {name: made[name] for name in kept} == kept
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_a_run_that_is_killed_at_its_end_leaves_a_whole_output_or_none(
+  tmp_path, attempt
+):
+  """Files of metadata that are there already are not those of the rerun."""
+  source = add_noise(tmp_path / "in", 40)
+  build(source, tmp_path / "whole" / "out")
+  whole = hashes(tmp_path / "whole" / "out")
+  output = tmp_path / "made" / "out"
+  files = ["features.json", "mean_image.npy"]
+  last = unfinished(output) / "out" / files[attempt]
+  with started(source, output, "--workers=0", size_px=SIZE_PX) as process:
+    end = time.monotonic() + 30
+    while not last.exists() and not output.exists():
+      assert time.monotonic() < end
+    process.kill()
+    process.wait()
+  if output.exists():
+    assert hashes(output) == whole
+  else:
+    build(source, output)
+    assert hashes(output) == whole
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_a_killed_worker_is_one_line(tmp_path, slow):
+  """As the system does for want of memory; what was finished is kept."""
+  source, *_ = slow
+  output = tmp_path / "out"
+  with started(source, output, "--workers=2") as process:
+    wait_until(lambda: finished(output))
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=30)
+    wait_until(lambda: not in_session(process.pid), 5)
+  result = subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+  assert_refused(result, "worker was killed", "--workers")
+  assert len(stderr.splitlines()) == 1
+  assert not output.exists()
+  assert finished(output)
+
+
+def test_a_class_that_loses_all_its_images_is_refused(tmp_path):
+  """As the head of a .csv, whose class would stay, empty, in silence."""
+  folder = add(tmp_path / "in", ["a", "b"], 3, 3)
+  rows = [f"{n}/{i}.png,{n}" for n in "ab" for i in range(3)]
+  (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
+  with pytest.raises(errors.InputError, match="no image of label in train"):
+    build(folder / "list.csv", tmp_path / "out", splits="train", skip_bad=True)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_source_with_a_name_of_any_bytes_is_prepared(tmp_path):
+  """Its name goes into the metadata, which are text."""
+  source = tmp_path / os.fsdecode(b"sr\xff")
+  add(source, ["a", "b"], 2, 2)
+  counts, _, _ = build(source, tmp_path / "out")
+  assert counts == {"train": 4}
+  assert len(stored(tmp_path / "out", "train")) == 4
+
+
+def test_an_output_with_a_name_that_is_no_text_is_refused(tmp_path):
+  add(tmp_path / "in", ["a", "b"], 2, 2)
+  with pytest.raises(errors.InputError, match="not all text"):
+    build(tmp_path / "in", tmp_path / os.fsdecode(b"out\xff"))
+
+
+@pytest.mark.parametrize("flag", ["--size=abc", "--sorce=x"])
+def test_a_bad_flag_is_one_line(tmp_path, flag):
+  done = command(tmp_path / "in", tmp_path / "out", flag)
+  assert_refused(done, flag.strip("-").split("=")[0])
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_missing_flags_are_one_line():
+  done = run_command("prepare")
+  assert_refused(done, "--source", "--output")
+  assert len(done.stderr.splitlines()) == 1

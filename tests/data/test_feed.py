@@ -1,0 +1,289 @@
+"""Streamed or resident, on any mesh: the same training batches."""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from directories import write_shards
+from ml_collections import ConfigDict
+
+from alexnet_jax.data import batches, feed, records
+from alexnet_jax.parallel import layouts
+from alexnet_jax.runtime import errors
+
+SIZE_PX = 8
+CLASSES = ["ant", "bee", "cat"]
+COUNT, BATCH = 250, 72  # Neither divides the other: batches span passes.
+SHARES = {"streamed": 0, "resident": 1}
+
+
+def encode(item):
+  """An image whose first pixel is its number."""
+  pixels = np.random.default_rng(item).integers(0, 256, (SIZE_PX, SIZE_PX, 3))
+  pixels[0, 0] = item
+  pixels = pixels.astype(np.uint8)
+  return pixels, pixels.tobytes()
+
+
+@pytest.fixture(name="directory", scope="module")
+def fixture_directory(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("feed") / "data"
+  splits = {"train": [(i, i % len(CLASSES)) for i in range(COUNT)]}
+  return write_shards(directory, splits, CLASSES, SIZE_PX, encode, raw=True)
+
+
+@pytest.fixture(name="train", scope="module")
+def fixture_train(directory):
+  dataset = records.open_directory(directory)
+  return records.open_split(dataset, "train", "train_split")
+
+
+def config(share, **changes):
+  known = {
+    "batch_size": BATCH,
+    "device_data_share": share,
+    "input_timeout_s": 60,
+    "image_size_px": SIZE_PX,
+    "reader_threads": 2,
+    "seed": 3,
+  }
+  return ConfigDict(known | changes)
+
+
+def open_feed(examples, kind, devices=1, **changes):
+  options = config(SHARES[kind], **changes)
+  layout = layouts.Layout("data", devices, 1, options.batch_size)
+  return feed.open_feed(examples, options, layout, layouts.make_mesh(devices))
+
+
+def take(batches, count):
+  return [jax.device_get(next(batches)) for _ in range(count)]
+
+
+def assert_same(batches, expected):
+  for batch, wanted in zip(batches, expected, strict=True):
+    assert batch.keys() == wanted.keys() == {"image", "label"}
+    for name, values in wanted.items():
+      np.testing.assert_array_equal(batch[name], values)
+      assert batch[name].dtype == values.dtype
+
+
+def streams(examples, **changes):
+  """What the iterator of the host gives, whose tests are in test_source."""
+  options = config(0, **changes)
+  return batches.train_batches(
+    examples,
+    size_px=options.image_size_px,
+    batch_size=options.batch_size,
+    seed=options.seed,
+    threads=1,
+  )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", SHARES)
+def test_feeds_give_the_batches_of_the_host(train, kind, devices):
+  """Through two passes; a shard in another's place would mix the rows."""
+  batches = take(open_feed(train, kind, devices), 9)
+  expected = list(itertools.islice(streams(train), 9))
+  assert_same(batches, expected)
+  seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+  labels = np.concatenate([batch["label"] for batch in batches])
+  assert (seen % len(CLASSES) == labels).all()
+  for order in (seen[:COUNT], seen[COUNT : 2 * COUNT]):
+    assert sorted(order.tolist()) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("kind", SHARES)
+def test_batches_are_split_over_the_devices(train, kind, devices):
+  batch = next(open_feed(train, kind, devices))
+  mesh = layouts.make_mesh(devices)
+  sharding = jax.sharding.NamedSharding(mesh, layouts.BATCH)
+  for name, values in batch.items():
+    assert values.sharding.is_equivalent_to(sharding, values.ndim), name
+    rows = BATCH // devices
+    for shard in values.addressable_shards:
+      assert shard.data.shape == (rows, *values.shape[1:])
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"batch_size": 8},
+    {"batch_size": COUNT},
+    {"image_size_px": 12},
+    {"seed": 9},
+  ],
+)
+def test_a_config_changes_both_feeds_alike(train, changes):
+  expected = list(itertools.islice(streams(train, **changes), 5))
+  for kind in SHARES:
+    assert_same(take(open_feed(train, kind, **changes), 5), expected)
+
+
+@pytest.mark.parametrize("after", SHARES)
+@pytest.mark.parametrize("before", SHARES)
+def test_feeds_resume_exactly_at_every_step(train, before, after):
+  """Over two passes, in the same kind of feed or in the other.
+
+  A run whose share of memory changes, or that goes on on other devices, must
+  see the same batches. The state goes through JSON, as in a checkpoint.
+  """
+  steps = 2 * COUNT // BATCH + 1
+  expected = list(itertools.islice(streams(train), steps + 3))
+  first = open_feed(train, before)
+  second = open_feed(train, after, 8, reader_threads=1)
+  for step in range(steps):
+    second.set_state(json.loads(json.dumps(first.get_state())))
+    assert second.get_state() == first.get_state()
+    assert_same(take(second, 3), expected[step : step + 3])
+    assert_same(take(first, 1), expected[step : step + 1])
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_a_state_is_taken_without_a_step(train, kind):
+  """To look where a feed stands must not move it."""
+  one, other = open_feed(train, kind), open_feed(train, kind)
+  for _ in range(5):
+    before = one.get_state()
+    assert one.get_state() == before
+    assert_same(take(one, 1), take(other, 1))
+    assert one.get_state() != before
+
+
+@pytest.mark.parametrize("share", [0, 1e-30, 1])
+def test_a_split_lives_on_the_device_where_it_fits(
+  tmp_path, directory, train, share
+):
+  """Known by the files: what lives on the device reads none of them later."""
+  shutil.copytree(directory, tmp_path / "data")
+  dataset = records.open_directory(tmp_path / "data")
+  examples = records.open_split(dataset, "train", "train_split")
+  layout, mesh = layouts.Layout("data", 2, 1, BATCH), layouts.make_mesh(2)
+  batches = feed.open_feed(examples, config(share), layout, mesh)
+  for file in (tmp_path / "data").glob("*.array_record-*"):
+    os.truncate(file, 0)
+  if share == 1:
+    assert_same(take(batches, 5), list(itertools.islice(streams(train), 5)))
+  else:
+    with pytest.raises(errors.InputError, match="cannot be used"):
+      take(batches, 5)
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_damaged_data_are_one_line(tmp_path, kind):
+  """Found when they are read: at the start, or by a thread later."""
+
+  def encode_one_broken(item):
+    pixels, stored = encode(item)
+    return pixels, stored[: -1 if item == 17 else None]
+
+  directory = tmp_path / "data"
+  splits = {"train": [(i, 0) for i in range(30)]}
+  write_shards(directory, splits, CLASSES, SIZE_PX, encode_one_broken, raw=True)
+  dataset = records.open_directory(directory)
+  examples = records.open_split(dataset, "train", "train_split")
+  with pytest.raises(errors.InputError, match="of 'train' in") as error:
+    take(open_feed(examples, kind), 2)
+  assert "\n" not in str(error.value)
+
+
+# Rows of a process.
+
+
+@pytest.mark.parametrize("devices", range(1, 9))
+@pytest.mark.parametrize("per_device", [1, 3, 16])
+def test_one_process_needs_every_row(devices, per_device):
+  mesh = layouts.make_mesh(devices)
+  shape = (devices * per_device,)
+  (rows,) = layouts.local_places(mesh, layouts.BATCH, shape)
+  assert rows.tolist() == list(range(devices * per_device))
+
+
+def test_a_model_axis_adds_no_rows():
+  """Devices along 'model' hold the same rows: each counts once."""
+  mesh = jax.make_mesh(
+    (2, 4),
+    ("data", "model"),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+  (rows,) = layouts.local_places(mesh, layouts.BATCH, (6,))
+  assert rows.tolist() == list(range(6))
+
+
+HOST = """
+import json, sys
+import jax
+import numpy as np
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.config.update("jax_num_cpu_devices", 2)
+address, count, me, data, output, config = sys.argv[1:]
+jax.distributed.initialize(address, int(count), int(me))
+from pathlib import Path
+from ml_collections import ConfigDict
+from alexnet_jax import layouts
+from alexnet_jax.data import feed, records
+dataset = records.open_directory(Path(data))
+examples = records.open_split(dataset, "train", "train_split")
+mesh = layouts.make_mesh()
+found = {}
+for share in (0, 1):
+  settings = ConfigDict(json.loads(config) | {"device_data_share": share})
+  layout = layouts.Layout("data", mesh.size, 1, settings.batch_size)
+  batches = feed.open_feed(examples, settings, layout, mesh)
+  for step in range(5):
+    batch = next(batches)
+    for name, values in batch.items():
+      assert values.shape[0] == settings.batch_size
+      for shard in values.addressable_shards:
+        start = shard.index[0].start or 0
+        found[f"{share} {step} {name} {start}"] = np.asarray(shard.data)
+shape = (settings.batch_size,)
+(found["rows"],) = layouts.local_places(mesh, layouts.BATCH, shape)
+np.savez(output, **found)
+"""
+
+
+@pytest.mark.parametrize("hosts", [2])
+def test_processes_share_a_batch(tmp_path, train, directory, hosts):
+  """Each decodes its own rows; together they hold the batch of one process."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  settings = json.dumps(config(0).to_dict())
+  running = [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-c", HOST, address, str(hosts), str(me)),
+        *(str(directory), str(tmp_path / f"{me}.npz"), settings),
+      ],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for me in range(hosts)
+  ]
+  for process in running:
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+  found = [dict(np.load(tmp_path / f"{me}.npz")) for me in range(hosts)]
+  rows = [host.pop("rows").tolist() for host in found]
+  assert all(mine == sorted(mine) for mine in rows)
+  assert sorted(itertools.chain(*rows)) == list(range(BATCH))
+  expected = list(itertools.islice(streams(train), 5))
+  held = [key for host in found for key in host]
+  assert len(held) == len(set(held)) == 2 * 5 * 2 * 2 * hosts
+  for mine, host in zip(rows, found, strict=True):
+    for key, values in host.items():
+      _, step, name, start = key.split()
+      place = slice(int(start), int(start) + len(values))
+      assert set(range(BATCH)[place]) <= set(mine)
+      np.testing.assert_array_equal(values, expected[int(step)][name][place])

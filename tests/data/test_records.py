@@ -1,0 +1,602 @@
+"""TFDS directories of any origin, from the bytes on disk to pixels."""
+
+import io
+import itertools
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image, ImageOps
+from tensorflow_datasets.proto import tf_example_pb2
+
+from alexnet_jax.data import batches, records
+from alexnet_jax.runtime import errors
+
+CLASSES = ["ant", "bee", "cat"]
+SIZE_PX = 16
+KINDS = ["array_record", "tfrecord"]
+IMAGE = tfds.features.Image(encoding_format="png")
+LABEL = tfds.features.ClassLabel(names=CLASSES)
+
+
+def crc32c(data):
+  """CRC-32C (Castagnoli), bit after bit."""
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc ^= byte
+    for _ in range(8):
+      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+  return crc ^ 0xFFFFFFFF
+
+
+def masked_crc(data):
+  crc = crc32c(data)
+  return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32)
+
+
+def tfrecord(data):
+  """A record as tensorflow.org/tutorials/load_data/tfrecord lays it out."""
+  length = struct.pack("<Q", len(data))
+  return length + masked_crc(length) + data + masked_crc(data)
+
+
+def serialize(fields):
+  """A tf.train.Example of bytes and integers."""
+  example = tf_example_pb2.Example()
+  for name, value in fields.items():
+    feature = example.features.feature[name]
+    if isinstance(value, bytes):
+      feature.bytes_list.value.append(value)
+    else:
+      feature.int64_list.value.extend(np.atleast_1d(value).tolist())
+  return example.SerializeToString()
+
+
+def write_shard(path, examples, kind):
+  written = map(serialize, examples)
+  if kind == "tfrecord":
+    path.write_bytes(b"".join(map(tfrecord, written)))
+    return
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  for record in written:
+    writer.write(record)
+  writer.close()
+
+
+def write(directory, splits, features=None, kind="array_record"):
+  """Writes a TFDS directory, without the code under test.
+
+  Args:
+    directory: to make.
+    splits: for each split, for each shard, the fields of its examples.
+    features: by default a PNG called image and a class called label.
+    kind: of the files.
+  """
+  directory.mkdir(parents=True)
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=tfds.core.Path(directory),
+    dataset_name="foreign",
+    filetype_suffix=kind,
+    template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+  )
+  for split, parts in splits.items():
+    for number, examples in enumerate(parts):
+      name = f"foreign-{split}.{kind}-{number:05}-of-{len(parts):05}"
+      write_shard(directory / name, examples, kind)
+  tfds.folder_dataset.write_metadata(
+    data_dir=directory,
+    features=tfds.features.FeaturesDict(
+      features or {"image": IMAGE, "label": LABEL}
+    ),
+    split_infos=[
+      tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[len(part) for part in parts],
+        num_bytes=1,
+        filename_template=template,
+      )
+      for split, parts in splits.items()
+    ],
+    filename_template=template,
+    check_data=False,
+  )
+  return directory
+
+
+def encoded(pixels, kind="PNG", **options):
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, kind, **options)
+  return file.getvalue()
+
+
+def noise(seed, *shape):
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def number_image(number):
+  """A PNG of one colour, its number."""
+  return encoded(np.full((SIZE_PX, SIZE_PX, 3), number, np.uint8))
+
+
+def numbered(*lengths):
+  """Shards of images 0, 1, 2, ..., their labels going round."""
+  counter = itertools.count()
+  return [
+    [
+      {"image": number_image(number), "label": number % len(CLASSES)}
+      for number in itertools.islice(counter, length)
+    ]
+    for length in lengths
+  ]
+
+
+def open_split(directory, split="train"):
+  return records.open_split(
+    records.open_directory(directory), split, "train_split"
+  )
+
+
+def load(examples, size_px=SIZE_PX):
+  return batches.load(examples, np.arange(len(examples)), size_px)
+
+
+def numbers(examples):
+  """Numbers of the images; their labels must be theirs."""
+  batch = load(examples)
+  found = batch["image"][:, 0, 0, 0].tolist()
+  assert batch["label"].tolist() == [n % len(CLASSES) for n in found]
+  return found
+
+
+def one_line(error):
+  """The text of a caught InputError, which must be one line."""
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+# What opens.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_pngs_come_out_as_they_went_in(tmp_path, kind):
+  """As CIFAR-10 of TFDS's catalogue."""
+  pixels = noise(0, 6, 32, 32, 3)
+  examples = [
+    {"image": encoded(image), "label": number % 3}
+    for number, image in enumerate(pixels)
+  ]
+  features = {
+    "id": tfds.features.Text(),
+    "image": tfds.features.Image(shape=(32, 32, 3)),
+    "label": LABEL,
+  }
+  examples = [example | {"id": b"train_16399"} for example in examples]
+  write(tmp_path / "data", {"train": [examples]}, features, kind)
+  dataset = records.open_directory(tmp_path / "data")
+  assert dataset.class_names == tuple(CLASSES)
+  assert dataset.shape == (32, 32, 3)
+  assert not dataset.raw
+  batch = load(open_split(tmp_path / "data"), 32)
+  np.testing.assert_array_equal(batch["image"], pixels)
+  assert batch["label"].tolist() == [0, 1, 2, 0, 1, 2]
+  assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grey_images_have_three_equal_channels(tmp_path, kind):
+  """As MNIST of TFDS's catalogue; a reshape to RGB would fail or mix rows."""
+  pixels = noise(0, 4, 28, 28)
+  examples = [{"image": encoded(image), "label": 1} for image in pixels]
+  features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": LABEL}
+  write(tmp_path / "data", {"train": [examples]}, features, kind)
+  batch = load(open_split(tmp_path / "data"), 28)
+  np.testing.assert_array_equal(
+    batch["image"], np.repeat(pixels[..., None], 3, -1)
+  )
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (9, 9), (16, 16)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_images_of_any_size_are_fitted_as_by_pillow(tmp_path, shape, kind):
+  """The aspect is kept and the middle taken (paper 2), up or down."""
+  stored = encoded(noise(1, *shape, 3), kind)
+  write(tmp_path / "data", {"train": [[{"image": stored, "label": 2}]]})
+  with Image.open(io.BytesIO(stored)) as image:
+    expected = ImageOps.fit(image, (SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+  batch = load(open_split(tmp_path / "data"))
+  np.testing.assert_array_equal(batch["image"][0], np.asarray(expected))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20), (24, 16)])
+def test_raw_pixels_open_as_images_do(tmp_path, shape, channels):
+  """Of the size asked for, and of others, that Pillow has to scale."""
+  pixels = noise(2, *shape, channels)
+  features = {
+    "image": tfds.features.Tensor(
+      shape=pixels.shape, dtype=np.uint8, encoding="bytes"
+    ),
+    "label": LABEL,
+  }
+  examples = [{"image": pixels.tobytes(), "label": 1}]
+  write(tmp_path / "data", {"train": [examples]}, features)
+  dataset = records.open_directory(tmp_path / "data")
+  assert dataset.raw
+  assert dataset.shape == pixels.shape
+  expected = ImageOps.fit(
+    Image.fromarray(np.repeat(pixels, 3 // channels, -1)),
+    (SIZE_PX, SIZE_PX),
+    Image.Resampling.BICUBIC,
+  )
+  batch = load(open_split(tmp_path / "data"))
+  np.testing.assert_array_equal(batch["image"][0], np.asarray(expected))
+  with Image.open(io.BytesIO(dataset.image_file(pixels.tobytes()))) as file:
+    np.testing.assert_array_equal(
+      np.asarray(file), pixels[..., 0] if channels == 1 else pixels
+    )
+
+
+@pytest.mark.parametrize("encoding", ["none", "zlib"])
+def test_raw_pixels_in_other_encodings_are_used_or_refused(tmp_path, encoding):
+  """Numbers as a list, or deflated: no traceback, no wrong pixels."""
+  pixels = noise(2, 16, 16, 3)
+  tensor = tfds.features.Tensor(
+    shape=pixels.shape, dtype=np.uint8, encoding=encoding
+  )
+  stored = tensor.encode_example(pixels)
+  example = {"image": stored if encoding == "zlib" else pixels.ravel()}
+  write(
+    tmp_path / "data",
+    {"train": [[example | {"label": 1}]]},
+    {"image": tensor, "label": LABEL},
+  )
+  try:
+    found = load(open_split(tmp_path / "data"))["image"][0]
+  except errors.InputError as e:
+    assert str(tmp_path / "data") in str(e)  # noqa: PT017
+  else:
+    np.testing.assert_array_equal(found, pixels)
+
+
+def test_features_of_other_names_are_found(tmp_path):
+  features = {
+    "category": LABEL,
+    "height": tfds.features.Scalar(np.int64),
+    "photo": IMAGE,
+  }
+  examples = [
+    {"category": n % 3, "height": 2, "photo": number_image(n)} for n in range(5)
+  ]
+  write(tmp_path / "data", {"train": [examples]}, features)
+  dataset = records.open_directory(tmp_path / "data")
+  assert (dataset.image, dataset.label) == ("photo", "category")
+  assert numbers(open_split(tmp_path / "data")) == [0, 1, 2, 3, 4]
+
+
+def test_of_two_images_and_two_classes_the_namesakes_are_taken(tmp_path):
+  features = {
+    "coarse": tfds.features.ClassLabel(names=["x", "y"]),
+    "image": IMAGE,
+    "label": LABEL,
+    "mask": IMAGE,
+  }
+  examples = [
+    {
+      "coarse": 0,
+      "image": number_image(n),
+      "label": n % 3,
+      "mask": number_image(99),
+    }
+    for n in range(5)
+  ]
+  write(tmp_path / "data", {"train": [examples]}, features)
+  assert records.open_directory(tmp_path / "data").class_names == tuple(CLASSES)
+  assert numbers(open_split(tmp_path / "data")) == [0, 1, 2, 3, 4]
+
+
+class Photos(tfds.core.GeneratorBasedBuilder):
+  """A data set as users of TFDS write them."""
+
+  VERSION = tfds.core.Version("1.2.3")
+
+  def _info(self):
+    features = tfds.features.FeaturesDict({"image": IMAGE, "label": LABEL})
+    return tfds.core.DatasetInfo(builder=self, features=features)
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples(7)}
+
+  def _generate_examples(self, count):
+    for number in range(count):
+      file = io.BytesIO(number_image(number))
+      yield number, {"image": file, "label": CLASSES[number % len(CLASSES)]}
+
+
+def test_what_a_tfds_builder_writes_opens(tmp_path):
+  builder = Photos(data_dir=tmp_path, file_format="array_record")
+  builder.download_and_prepare()
+  examples = open_split(tmp_path / "photos" / "1.2.3")
+  assert sorted(numbers(examples)) == list(range(7))
+
+
+def test_our_examples_are_those_of_tfds():
+  """Fields in one order, so that the same image gives the same bytes."""
+  stored = records.serialize(b"\x00\xffpixels", 2)
+  expected = {"image": b"\x00\xffpixels", "label": 2}
+  example = tf_example_pb2.Example.FromString(stored)
+  assert example == tf_example_pb2.Example.FromString(serialize(expected))
+  assert stored.index(b"image") < stored.index(b"label")
+
+
+# Splits and slices.
+
+
+@pytest.mark.parametrize(
+  ("split", "expected"),
+  [
+    ("train", range(12)),
+    ("train[:1]", [0]),
+    ("train[:5]", range(5)),
+    ("train[4:6]", [4, 5]),
+    ("train[5:]", range(5, 12)),
+    ("train[6:11]", range(6, 11)),
+    ("train[-1:]", [11]),
+    ("train[:-4]", range(8)),
+    ("train[25%:75%]", range(3, 9)),
+    ("train[10:]+train[:2]", [10, 11, 0, 1]),
+    ("validation+train[11:]", [0, 1, 11]),
+  ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_slices_over_several_shards_take_what_tfds_says(
+  tmp_path, kind, split, expected
+):
+  """Shards of 5, 1, 0 and 6: skips and takes inside, across and at edges."""
+  splits = {"train": numbered(5, 1, 0, 6), "validation": numbered(2)}
+  write(tmp_path / "data", splits, kind=kind)
+  examples = open_split(tmp_path / "data", split)
+  assert len(examples) == len(expected)
+  assert numbers(examples) == list(expected)
+
+
+def test_tfrecords_can_be_read_in_any_order(tmp_path):
+  write(tmp_path / "data", {"train": numbered(3, 4, 2)}, kind="tfrecord")
+  examples = open_split(tmp_path / "data", "train[1:8]")
+  order = [6, 0, 3, 3, 2, 5, 1, 4]
+  images = batches.load(examples, np.array(order), SIZE_PX)["image"]
+  assert images[:, 0, 0, 0].tolist() == [1 + index for index in order]
+
+
+@pytest.mark.parametrize(
+  "split",
+  [
+    *("dev", "", "train[:x]", "train[:200%]", "train[", "train+", "train:3"),
+    *("train[:1.5]", " train", "train[20:]"),
+  ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_split_names_those_there_are(tmp_path, kind, split):
+  data = write(
+    tmp_path / "data",
+    {"train": numbered(9), "test": numbered(1)},
+    kind=kind,
+  )
+  dataset = records.open_directory(data)
+  with pytest.raises(errors.InputError) as error:
+    records.open_split(dataset, split, "valid_split")
+  assert f"valid_split={split!r}" in one_line(error)
+  assert str(data) in str(error.value)
+  assert "test, train" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "split", ["train[:1%]", "empty", "train[3:3]", "train[8:2]", "train[90%:10%]"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_split_is_an_error(tmp_path, kind, split):
+  """A hundredth of 9 images is none of them, but no unknown split.
+
+  Of a slice whose bounds are swapped TFDS says that it holds -6 examples.
+  """
+  data = write(
+    tmp_path / "data", {"train": numbered(9), "empty": [[]]}, kind=kind
+  )
+  dataset = records.open_directory(data)
+  with pytest.raises(errors.InputError, match="no examples") as error:
+    records.open_split(dataset, split, "test_split")
+  assert f"test_split={split!r}" in one_line(error)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+  ("features", "words"),
+  [
+    ({"image": IMAGE, "caption": tfds.features.Text()}, ["label"]),
+    ({"image": IMAGE, "label": tfds.features.Scalar(np.int64)}, ["label"]),
+    ({"text": tfds.features.Text(), "label": LABEL}, ["image"]),
+    ({"left": IMAGE, "right": IMAGE, "label": LABEL}, ["left", "right"]),
+    ({"image": IMAGE, "fine": LABEL, "coarse": LABEL}, ["coarse", "fine"]),
+  ],
+)
+def test_data_without_one_image_and_one_class_are_refused(
+  tmp_path, features, words
+):
+  write(tmp_path / "data", {"train": [[]]}, features)
+  with pytest.raises(errors.InputError) as error:
+    records.open_directory(tmp_path / "data")
+  for word in [str(tmp_path / "data"), *words]:
+    assert word in one_line(error)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**40])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_of_no_class_is_refused(tmp_path, kind, label):
+  """TFDS's test splits without labels hold -1: no class, nor the last."""
+  parts = numbered(4)
+  parts[0][2]["label"] = label
+  write(tmp_path / "data", {"train": parts}, kind=kind)
+  examples = open_split(tmp_path / "data")
+  with pytest.raises(errors.InputError) as error:
+    load(examples)
+  for word in (f"label {label} ", "example 2 ", str(tmp_path / "data")):
+    assert word in one_line(error)
+  assert len(batches.load(examples, np.array([0, 1, 3]), SIZE_PX)["label"]) == 3
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
+def test_no_dataset_is_an_error_with_the_remedy(tmp_path, kind):
+  path = tmp_path / "data"
+  if kind == "file":
+    path.write_text("no directory")
+  elif kind == "empty":
+    path.mkdir()
+  with pytest.raises(errors.InputError) as error:
+    records.open_directory(path)
+  assert "alexnet prepare" in one_line(error)
+  assert ("does not exist" in str(error.value)) == (kind == "missing")
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{", b"{}", b"[]", b"\xff"])
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_directory_without_its_metadata_is_an_error(tmp_path, name, data):
+  """As a copy that was broken off leaves it."""
+  directory = write(tmp_path / "data", {"train": numbered(2)})
+  (directory / name).unlink()
+  if data is not None:
+    (directory / name).write_bytes(data)
+  with pytest.raises(errors.InputError) as error:
+    open_split(directory)
+  assert str(directory) in one_line(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_shard_is_an_error(tmp_path, kind):
+  directory = write(tmp_path / "data", {"train": numbered(3, 3)}, kind=kind)
+  (directory / f"foreign-train.{kind}-00001-of-00002").unlink()
+  with pytest.raises(errors.InputError) as error:
+    load(open_split(directory))
+  assert str(directory) in one_line(error)
+
+
+def test_files_of_another_format_are_refused(tmp_path):
+  directory = write(tmp_path / "data", {"train": numbered(2)})
+  info = directory / "dataset_info.json"
+  text = info.read_text()
+  assert '"fileFormat": "array_record"' in text
+  info.write_text(text.replace("array_record", "riegeli"))
+  with pytest.raises(errors.InputError, match="riegeli") as error:
+    open_split(directory)
+  assert str(directory) in one_line(error)
+
+
+# Damage.
+
+
+def stream(examples, threads):
+  return batches.train_batches(
+    examples, size_px=SIZE_PX, batch_size=4, seed=0, threads=threads
+  )
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("missing", [10, 30, 200, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_shard_is_one_line(tmp_path, kind, missing, threads):
+  """A copy that was broken off, through the threads that decode, too."""
+  parts = numbered(8, 8)
+  for example in parts[1]:
+    example["image"] = encoded(noise(0, SIZE_PX, SIZE_PX, 3))
+  directory = write(tmp_path / "data", {"train": parts}, kind=kind)
+  file = directory / f"foreign-train.{kind}-00001-of-00002"
+  file.write_bytes(file.read_bytes()[:-missing])
+  with pytest.raises(errors.InputError) as error:
+    for _ in itertools.islice(stream(open_split(directory), threads), 4):
+      pass
+  for word in ("'train'", str(directory)):
+    assert word in one_line(error)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+@pytest.mark.parametrize("cut", [0, 10, -20])
+def test_a_damaged_image_is_named(tmp_path, cut, threads):
+  """Half a file, as a broken download leaves it; the others are usable."""
+  parts = numbered(4, 4)
+  whole = encoded(noise(3, SIZE_PX, SIZE_PX, 3), "JPEG")
+  parts[1][2]["image"] = whole[:cut]
+  directory = write(tmp_path / "data", {"train": parts})
+  examples = open_split(directory)
+  with pytest.raises(errors.InputError) as error:
+    for _ in itertools.islice(stream(examples, threads), 2):
+      pass
+  for word in ("example 6 ", "'train'", str(directory)):
+    assert word in one_line(error)
+  rest = np.array([0, 1, 2, 3, 4, 5, 7])
+  assert len(batches.load(examples, rest, SIZE_PX)["label"]) == 7
+
+
+@pytest.mark.parametrize("size", [10**6, 2**63 - 30, 2**64 - 1])
+def test_a_damaged_length_of_a_tfrecord_is_one_line(tmp_path, size):
+  """A length beyond the file, or beyond what a file can have."""
+  directory = write(tmp_path / "data", {"train": numbered(4)}, kind="tfrecord")
+  (file,) = directory.glob("*.tfrecord-*")
+  data = file.read_bytes()
+  file.write_bytes(struct.pack("<Q", size) + data[8:])
+  with pytest.raises(errors.InputError) as error:
+    load(open_split(directory))
+  assert str(directory) in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_an_example_without_a_field_is_named(tmp_path, name):
+  parts = numbered(3)
+  del parts[0][1][name]
+  examples = open_split(write(tmp_path / "data", {"train": parts}))
+  with pytest.raises(errors.InputError, match="example 1 ") as error:
+    load(examples)
+  one_line(error)
+
+
+def test_a_changed_byte_of_an_array_record_is_found(tmp_path):
+  """Its checksums are all that guards raw pixels and labels."""
+  pixels = [noise(n, SIZE_PX, SIZE_PX, 3) for n in range(3)]
+  features = {
+    "image": tfds.features.Tensor(
+      shape=pixels[0].shape, dtype=np.uint8, encoding="bytes"
+    ),
+    "label": LABEL,
+  }
+  examples = [{"image": p.tobytes(), "label": 0} for p in pixels]
+  directory = write(tmp_path / "data", {"train": [examples]}, features)
+  (file,) = directory.glob("*.array_record-*")
+  data = bytearray(file.read_bytes())
+  data[data.index(pixels[1].tobytes()) + 100] ^= 1
+  file.write_bytes(data)
+  with pytest.raises(errors.InputError, match="example 1 ") as error:
+    load(open_split(directory))
+  one_line(error)
+
+
+def test_a_moved_directory_opens(tmp_path):
+  """Paths are of the directory that was opened, not of the one written."""
+  write(tmp_path / "data", {"train": numbered(2, 2)}, kind="tfrecord")
+  shutil.move(tmp_path / "data", tmp_path / "else")
+  assert numbers(open_split(tmp_path / "else")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("shape", "encoding"),
+  [((8, 8, 3), "zlib"), ((8, 8, 3), "none"), ((8, 8, 4), "bytes")],
+)
+def test_pixels_that_are_kept_in_other_ways_are_no_image(shape, encoding):
+  """Compressed bytes that are read as pixels are noise, in silence."""
+  tensor = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding)
+  label = tfds.features.ClassLabel(num_classes=2)
+  features = tfds.features.FeaturesDict({"image": tensor, "label": label})
+  with pytest.raises(errors.InputError, match="0 features"):
+    records._one_of(Path("data"), features, "image", tfds.features.Image)
