@@ -21,7 +21,7 @@ class Augmentation:
     crop_size_px: side of the crop; paper: 224 of 256.
     random_crop: crop anywhere; otherwise at the centre.
     mirror: flip left and right with probability 1/2.
-    images_per_crop: neighbours in a batch that share both; paper: 1, program
+    images_per_view: neighbours in a batch that share both; paper: 1, program
       (`convdata.py`): 32.
     colour_noise: noise along each principal axis of colour, in standard
       deviations of the data along it (`convdata.py`: 0.1); 0 for none. The
@@ -39,7 +39,7 @@ class Augmentation:
   crop_size_px: int
   random_crop: bool
   mirror: bool
-  images_per_crop: int
+  images_per_view: int
   colour_noise: float
   colour_noise_steps: int
   colour_noise_divisor: float
@@ -79,7 +79,7 @@ def from_config(
     crop_size_px=crop,
     random_crop=config.random_crop,
     mirror=config.mirror,
-    images_per_crop=config.images_per_crop,
+    images_per_view=config.images_per_view,
     colour_noise=config.colour_noise,
     colour_noise_steps=steps,
     colour_noise_divisor=config.colour_noise_divisor,

@@ -22,7 +22,7 @@ VIEWS = (1, 10)
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class Net:
   """One net that takes part in an evaluation.
 
   Attributes:
@@ -39,7 +39,10 @@ class Member:
 
 
 @jax.jit
-def _mix(total_BxK: jax.Array, log_probabilities_BxK: jax.Array, weight: Any):
+def log_mean_exp(
+  total_BxK: jax.Array, log_probabilities_BxK: jax.Array, weight: Any
+):
+  """Adds a weighted softmax to a sum of them, all as logarithms."""
   return jnp.logaddexp(total_BxK, log_probabilities_BxK + jnp.log(weight))
 
 
@@ -50,16 +53,16 @@ def _mean(parts: Iterable[tuple[float, jax.Array]]) -> Any:
   """Returns the mean of softmaxes, of (share, logarithm) of each."""
   total: Any = -math.inf
   for share, seen in parts:
-    total = seen if share == 1 else _mix(total, seen, np.float32(share))
+    total = seen if share == 1 else log_mean_exp(total, seen, np.float32(share))
   return total
 
 
 def evaluate_members(
-  members: Sequence[Member],
+  members: Sequence[Net],
   examples: Any,
   config: Any,
   mesh: Mesh,
-  is_told_to_stop: Callable[[], bool] = lambda: False,
+  should_stop: Callable[[], bool] = lambda: False,
   on_batch: Callable[[steps.Batch, list[jax.Array]], Any] | None = None,
 ) -> list[dict[str, float]] | None:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
@@ -72,7 +75,7 @@ def evaluate_members(
     examples: from `records.open_split`.
     config: a whole config.
     mesh: where to compute.
-    is_told_to_stop: asked before each batch.
+    should_stop: asked before each batch.
     on_batch: called with each batch on the mesh, padding included (its `mask`
       tells), and the log probabilities [B, K] by each member and then, if there
       are several, by all together.
@@ -99,8 +102,8 @@ def evaluate_members(
     threads=config.reader_threads,
     rows=rows,
   )
-  for found in batches.InTime(stream, config.input_timeout_s):
-    if is_told_to_stop():
+  for found in batches.WithTimeout(stream, config.input_timeout_s):
+    if should_stop():
       return None
     batch = layouts.put_batch(mesh, layouts.BATCH, shape, found)
     each = [
@@ -124,7 +127,7 @@ def evaluate_members(
   ]
 
 
-def answers(
+def predictions(
   batch: steps.Batch, log_probabilities_BxK: jax.Array, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the label and the likeliest class of each image, without padding.
@@ -139,7 +142,7 @@ def answers(
 
 
 def evaluate_split(
-  members: Sequence[Member], examples: Any, config: Any, mesh: Mesh
+  members: Sequence[Net], examples: Any, config: Any, mesh: Mesh
 ) -> dict[str, float]:
   """Returns the figures of all members together; see `evaluate_members`."""
   each = evaluate_members(members, examples, config, mesh)
@@ -212,7 +215,9 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   return Run(config, net, found, steps.unstack_members(params, count))
 
 
-def inherit(config: Any, overridden: Mapping[str, Any], workdir: Path) -> Any:
+def with_pretrained_net(
+  config: Any, overridden: Mapping[str, Any], workdir: Path
+) -> Any:
   """Returns a config with the net and the input of the run in `init_from`.
 
   As it is where `init_inherits` is not set. The last layer has `num_classes`,
@@ -241,7 +246,7 @@ def inherit(config: Any, overridden: Mapping[str, Any], workdir: Path) -> Any:
   merged.network = source.network.copy_and_resolve_references().unlock()
   last = source.network.layers[-1]
   merged.network[last].units = config.num_classes
-  merged.init_fresh_layers = (last,)
+  merged.reinit_layers = (last,)
   merged.image_size_px = source.image_size_px
   merged.crop_size_px = source.crop_size_px
   merged.input_scale = tuple(source.input_scale)
@@ -249,7 +254,7 @@ def inherit(config: Any, overridden: Mapping[str, Any], workdir: Path) -> Any:
   return merged.lock()
 
 
-def start_from(
+def load_pretrained(
   workdir: Path, params: Any, mesh: Mesh, fresh: Sequence[str] = ()
 ) -> tuple[Any, list[str], list[str]]:
   """Puts another run's layers in the place of drawn ones.
@@ -276,7 +281,7 @@ def start_from(
   known = [name for layers in params.values() for name in layers]
   for name in fresh:
     if name not in known:
-      raise errors.unknown("init_fresh_layers", name, known)
+      raise errors.unknown("reinit_layers", name, known)
   taken: list[str] = []
   left: list[str] = []
   started: dict[str, Any] = {}

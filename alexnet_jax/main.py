@@ -17,16 +17,16 @@ def main(_) -> None:
   asked = flags.FLAGS
   config, name = cli.config()
   workdir = Path(asked.workdir or f"runs/{name}")
-  config = evaluate.inherit(config, cli.overridden(), workdir)
+  config = evaluate.with_pretrained_net(config, cli.overridden(), workdir)
   cli.keep_memory()
   cli.keep_programs()
   with (
-    hosts.joined(
+    hosts.initialize(
       asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
     ),
-    signals.listening() as is_told_to_stop,
+    signals.handle_signals() as should_stop,
   ):
-    train.train_and_evaluate(config, workdir, is_told_to_stop)
+    train.train_and_evaluate(config, workdir, should_stop)
     if jax.process_index() == 0:
       print(
         f"{workdir} holds config.json, metrics.jsonl, tensorboard/,"

@@ -42,7 +42,7 @@ def sums(
   peak_B = lax.stop_gradient(jnp.max(logits_BxK, axis=1))
   if class_axes:
     peak_B = lax.pmax(peak_B, class_axes)
-  label_logits_B, scale_B = collectives.add_over(
+  label_logits_B, scale_B = collectives.psum_if(
     (
       jnp.sum(jnp.where(is_label, logits_BxK, 0.0), axis=1),
       jnp.sum(jnp.exp(logits_BxK - peak_B[:, None]), axis=1),
@@ -52,7 +52,7 @@ def sums(
   losses = jnp.log(scale_B) + peak_B - label_logits_B
   ahead = ~(logits_BxK <= label_logits_B[:, None])
   tied = (logits_BxK == label_logits_B[:, None]) & (classes < labels_B[:, None])
-  rank_B = collectives.add_over(jnp.sum(ahead | tied, axis=1), class_axes)
+  rank_B = collectives.psum_if(jnp.sum(ahead | tied, axis=1), class_axes)
   return {
     "loss": jnp.sum(jnp.where(mask_B > 0, losses, 0.0)),
     "top1_errors": jnp.sum(jnp.where(rank_B >= 1, mask_B, 0.0)),

@@ -198,8 +198,8 @@ def from_config(config: Any) -> Network:
     dense = "units" in row
     stack = classifier if dense else features
     first = name == net.layers[0]
-    join = row.joined and net.towers > 1 and not first
-    towers = 1 if row.joined or first else net.towers
+    join = row.sees_all_towers and net.towers > 1 and not first
+    towers = 1 if row.sees_all_towers or first else net.towers
     if dense and not classifier:
       features += [Join()] * join + [Flatten(towers)]
     elif join:
@@ -207,9 +207,9 @@ def from_config(config: Any) -> Network:
     if dense:
       stack.append(Dense(name, row.units, towers, row.sigma, row.bias))
     else:
-      shape = (row.filters, row.kernel, row.stride, row.padding, row.ceil)
+      shape = (row.filters, row.kernel, row.stride, row.padding, row.ceil_mode)
       stack.append(Conv(name, *shape, towers, row.sigma, row.bias))
-    for word in row.after:
+    for word in row.then:
       place = len(features) + len(classifier)
       stack.append(_follower(word, name, net, place))
   network = Network(
@@ -255,12 +255,12 @@ def outputs(network: Network) -> dict[str, Network]:
   return found
 
 
-FOLLOWERS = (
+LAYERS = (
   "activation",
   "lrn",
   "map_norm",
   "max_pool",
-  "max_pool_inside",
+  "max_pool_floor",
   "average_pool",
   "dropout",
 )
@@ -270,7 +270,7 @@ def _follower(word: str, name: str, net: Any, place: int) -> Layer:
   """Returns the layer that a word in a row's `after` stands for.
 
   Args:
-    word: of `FOLLOWERS`.
+    word: of `LAYERS`.
     name: of the row.
     net: `config.network`.
     place: of the layer in the whole net.
@@ -287,13 +287,13 @@ def _follower(word: str, name: str, net: Any, place: int) -> Layer:
       return MapNorm(norm.k, norm.alpha, norm.beta, norm.window)
     case "max_pool":
       return MaxPool(net.pool_window, net.pool_stride)
-    case "max_pool_inside":
+    case "max_pool_floor":
       return MaxPool(net.pool_window, net.pool_stride, ceil=False)
     case "average_pool":
       return AveragePool(net.pool_window, net.pool_stride)
     case "dropout":
       return Dropout(net.dropout_rate, place, net.dropout_rescaled)
-  raise errors.unknown(f"network.{name}.after", word, FOLLOWERS)
+  raise errors.unknown(f"network.{name}.then", word, LAYERS)
 
 
 def _check(config: Any) -> None:
@@ -301,7 +301,7 @@ def _check(config: Any) -> None:
   net = config.network
   if net.activation not in ops.ACTIVATIONS:
     raise errors.unknown("network.activation", net.activation, ops.ACTIVATIONS)
-  known = [name for name in net if hasattr(net[name], "after")]
+  known = [name for name in net if hasattr(net[name], "then")]
   for name in net.layers:
     if name not in known:
       raise errors.unknown("network.layers", name, known)

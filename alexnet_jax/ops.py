@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from alexnet_jax.runtime import platforms
-from alexnet_jax.runtime.platforms import once
+from alexnet_jax.runtime.platforms import materialize
 
 Pads = tuple[tuple[int, int], ...]
 """((top, bottom), (left, right)) in pixels; negative ones cut off."""
@@ -93,7 +93,7 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 _add_bias.defvjp(
   lambda y, bias: (_add_bias(y, bias), None),
-  lambda _, dy: (dy, platforms.pick(platforms.COLUMN_SUM, dy)),
+  lambda _, dy: (dy, platforms.by_platform(platforms.COLUMN_SUM, dy)),
 )
 
 
@@ -104,7 +104,7 @@ def _multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _multiply_backward(residuals, dy):
   x, kernel = residuals
-  return platforms.pick(platforms.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
+  return platforms.by_platform(platforms.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
 
 
 _multiply.defvjp(lambda x, w: (_multiply(x, w), (x, w)), _multiply_backward)
@@ -144,9 +144,9 @@ def conv(
   )
 
   blocks = [
-    once(
+    materialize(
       lax.conv_general_dilated(
-        once(x),
+        materialize(x),
         w,
         (stride, stride),
         pads,
@@ -178,7 +178,7 @@ def dense(
     [B, units].
   """
   blocks = [
-    _multiply(once(x), w)
+    _multiply(materialize(x), w)
     for x, w in zip(
       jnp.split(x_BxN, towers, axis=-1),
       jnp.split(kernel, towers, axis=-1),
@@ -186,7 +186,7 @@ def dense(
     )
   ]
   y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
-  return _add_bias(once(y), bias)
+  return _add_bias(materialize(y), bias)
 
 
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
@@ -245,13 +245,13 @@ def _max_pool_forward(x, window, stride, ceil):
 def _max_pool_backward(window, stride, ceil, residuals, dy):
   del ceil  # The shapes tell.
   winner, sides = residuals
-  return (_spread(dy, winner, sides, window, stride),)
+  return (_unpool(dy, winner, sides, window, stride),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _spread(
+def _unpool(
   dy: jax.Array,
   winner: jax.Array | None,
   sides: tuple[int, int],
@@ -278,8 +278,8 @@ def _spread(
   reach = -(-window // stride)
   rows, cols = (count + reach - 1 for count in outputs)
   pads = ((reach - 1, reach - 1),) * 2
-  dy = once(pad(dy, pads))
-  winner = None if winner is None else once(pad(winner, pads))
+  dy = materialize(pad(dy, pads))
+  winner = None if winner is None else materialize(pad(winner, pads))
   place = np.arange(reach * stride).reshape(reach, stride)
   dx = jnp.zeros((), dy.dtype)
   for down in range(reach):
@@ -297,7 +297,7 @@ def _spread(
       dx = dx + jnp.where(sent, covering(dy), jnp.zeros((), dy.dtype))
   dx = dx.reshape(batch, rows * stride, cols * stride, channels)
   # Pixels that no window reads get nothing; those past the edge are not there.
-  return once(
+  return materialize(
     pad(
       dx,
       tuple(
@@ -341,7 +341,7 @@ def _average_pool_forward(x, window, stride):
 
 def _average_pool_backward(window, stride, residuals, dy):
   counts, sides = residuals
-  return (_spread(dy / counts, None, sides, window, stride),)
+  return (_unpool(dy / counts, None, sides, window, stride),)
 
 
 average_pool.defvjp(_average_pool_forward, _average_pool_backward)
@@ -372,7 +372,7 @@ def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
   return s**-beta
 
 
-def _energy(x, towers, span, k, alpha):
+def _denominator(x, towers, span, k, alpha):
   x = x.astype(jnp.float32)
   return k + alpha * _window_sum(x * x, towers, span)
 
@@ -380,7 +380,7 @@ def _energy(x, towers, span, k, alpha):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
 def _response_norm(x, towers, span, k, alpha, beta):
   """Returns x / (k + alpha * sum of x^2 over the span) ** beta."""
-  s = _energy(x, towers, span, k, alpha)
+  s = _denominator(x, towers, span, k, alpha)
   y = x.astype(jnp.float32) * _inverse_power(s, beta)
   return y.astype(x.dtype)
 
@@ -391,7 +391,7 @@ def _response_norm_forward(x, towers, span, k, alpha, beta):
 
 def _response_norm_backward(towers, span, k, alpha, beta, x, dy):
   # s is computed anew: cheaper than the memory to keep it.
-  s = _energy(x, towers, span, k, alpha)
+  s = _denominator(x, towers, span, k, alpha)
   scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
   x32 = x.astype(jnp.float32)
   spread = _window_sum(scaled * x32 / s, towers, span)

@@ -161,7 +161,7 @@ def velocity(rates: Rates, momentum: float) -> optax.GradientTransformation:
     )
     # Once, so that the weights need only it, in place.
     moved = jax.tree.map(
-      lambda v, u, rate: platforms.once(
+      lambda v, u, rate: platforms.materialize(
         jnp.where(rate > 0, momentum * v - rate * u, v)
       ),
       state.velocity,
@@ -212,7 +212,7 @@ def trust(coefficient: float, split: Split) -> optax.GradientTransformation:
     if not _is_kernel(path):
       return u
     squares = jnp.sum(w * w), jnp.sum(u * u)
-    own, wanted = map(jnp.sqrt, collectives.add_over(squares, split(path)))
+    own, wanted = map(jnp.sqrt, collectives.psum_if(squares, split(path)))
     plain = (own == 0) | (wanted == 0)
     return u * jnp.where(plain, 1.0, coefficient * own / wanted)
 
@@ -260,8 +260,8 @@ def _rates(
       layer = path[-2].key
       in_classifier = path[0].key == "classifier"
       first = first_of_classifier if in_classifier else first_of_features
-      if layer in config.init_fresh_layers:
-        first *= config.learning_rate_of_fresh_layers
+      if layer in config.reinit_layers:
+        first *= config.learning_rate_of_reinit_layers
       if _is_kernel(path):
         return newest(first * factor, layer, f"{layer}/kernel")
       own = first * config.learning_rate_of_biases

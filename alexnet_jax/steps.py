@@ -104,7 +104,7 @@ def _see(
   """Returns what the net sees of images in a step, and keys for dropout."""
   keys = functools.partial(_example_keys, seed, step)
   # Images that share a view take it from the first of them.
-  firsts = rows_B - rows_B % augmentation.images_per_crop
+  firsts = rows_B - rows_B % augmentation.images_per_view
   views = augment.augment(
     images,
     _fold_in(keys(firsts), 0),
@@ -152,8 +152,8 @@ def make_step(
     mesh: from `layouts.make_mesh`, of the layout's shape.
     seed: `config.seed`.
   """
-  local = model.clone(network=layout.table(model.network))
-  unrolls = not platforms.loops()
+  local = model.clone(network=layout.local_network(model.network))
+  unrolls = not platforms.loops_are_fast()
 
   def extract(features, views, keys_B) -> Any:
     variables = {"params": {"features": features}}
@@ -172,7 +172,7 @@ def make_step(
     """What a device does with its examples and its part of the state."""
     params, opt_state = dict(state.params), dict(state.opt_state)
     used = {
-      stack: collectives.whole(layout, {stack: params[stack]})[stack]
+      stack: collectives.gather_params(layout, {stack: params[stack]})[stack]
       for stack in params
     }
 
@@ -180,9 +180,9 @@ def make_step(
 
     def gather(stack, grads):
       """Adds up the gradients of all devices, and looks at them."""
-      grads = collectives.add_up(layout, {stack: grads})[stack]
+      grads = collectives.reduce_grads(layout, {stack: grads})[stack]
       bad = jax.tree.map(
-        lambda g: ~platforms.pick(platforms.ALL_FINITE, g), grads
+        lambda g: ~platforms.by_platform(platforms.ALL_FINITE, g), grads
       )
       nonfinite[stack] = jax.tree.map(
         jnp.logical_or, nonfinite.get(stack, bad), bad
@@ -201,12 +201,12 @@ def make_step(
       )
       new: Any = optax.apply_updates(old, updates)
       params[stack] = new[stack]
-      used[stack] = collectives.whole(layout, new)[stack]
+      used[stack] = collectives.gather_params(layout, new)[stack]
 
     def classify(x, about_Bx2):
       """Returns gradients of x and of the classifier, and sums."""
       sent = x, about_Bx2
-      arriving = collectives.send(layout, sent, 0)
+      arriving = collectives.to_classifier(layout, sent, 0)
       back: list[jax.Array] = []
       total: Any = None
       for turn in range(layout.passes):
@@ -215,19 +215,21 @@ def make_step(
           # The next examples travel while these are worked on; those after
           # them wait, so that no more than two passes' are held.
           sent, back = lax.optimization_barrier((sent, back))
-          arriving = collectives.send(layout, sent, turn + 1)
+          arriving = collectives.to_classifier(layout, sent, turn + 1)
         labels = about[:, 0]
         keys = _example_keys(seed, state.step, about[:, 1])
         drop_keys = _fold_in(keys, 1)
         (grads, dx), sums = loss_gradients(
           used["classifier"], x, labels, drop_keys
         )
-        back.append(collectives.send_back(layout, dx / layout.fc_updates, turn))
+        back.append(
+          collectives.to_features(layout, dx / layout.fc_updates, turn)
+        )
         if layout.fc_updates > 1:
           update("classifier", gather("classifier", grads), False)
           grads = None
         total = _add(total, (grads, sums))
-      return collectives.rejoin(layout, back), *total
+      return collectives.concat_passes(layout, back), *total
 
     def microbatch(image, labels, rows):
       """Returns gradients of features and of the classifier, and sums."""
@@ -259,8 +261,8 @@ def make_step(
       grads["classifier"] = gather("classifier", dclassifier)
     # No step makes rubbish of the state: who trains decides whether to go on.
     flags = jax.tree.map(lambda bad: bad.astype(jnp.int32), nonfinite)
-    bad_parts = collectives.count_parts(layout, flags)
-    sums = collectives.add_over(sums, layout.data_axes)
+    bad_parts = collectives.count_nonfinite_shards(layout, flags)
+    sums = collectives.psum_if(sums, layout.data_axes)
     rubbish = jnp.any(bad_parts > 0) | ~jnp.isfinite(sums["loss"])
     # A member that has come to its end waits for the others.
     stands = rubbish | state.plateau.stopped
@@ -309,7 +311,7 @@ def make_step(
       out_specs=(specs, member_spec),
     )
     seeds = jnp.arange(layout.members, dtype=jnp.uint32) + jnp.uint32(seed)
-    state, sums = sharded_step(state, batch, layout.rows(), seeds)
+    state, sums = sharded_step(state, batch, layout.example_order(), seeds)
     everywhere = layouts.shardings(mesh, layouts.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 

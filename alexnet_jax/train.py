@@ -38,21 +38,23 @@ DEAD = 0.01
 def train_and_evaluate(
   config: Any,
   workdir: Path,
-  is_told_to_stop: Callable[[], bool] = lambda: False,
+  should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
   """Trains as a config says, from where the workdir stands, then tests.
 
   Args:
     config: a whole config; see configs/alexnet.py for its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-    is_told_to_stop: asked after every step, or every program of several, and
+    should_stop: asked after every step, or every program of several, and
       batch of an evaluation; the run is then saved and can go on from there.
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step;
-      RubbishError in training, the last good checkpoint being kept.
+      DivergedError in training, the last good checkpoint being kept.
   """
-  hosts.agree(cli.flatten(config.to_dict()) | {"workdir": str(workdir)})
+  hosts.assert_same_on_all_hosts(
+    cli.flatten(config.to_dict()) | {"workdir": str(workdir)}
+  )
   _check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
@@ -60,21 +62,23 @@ def train_and_evaluate(
   mesh = layouts.make_mesh(layout.devices, layout.model)
   # Whatever the layout, evaluations are data parallel.
   whole_mesh = layouts.make_mesh()
-  with hosts.together():
+  with hosts.raise_on_all_hosts():
     if hosts.is_first():
       _draw_shapes(config)
-  with hosts.together():
+  with hosts.raise_on_all_hosts():
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
     held = batches.check(splits["train"], config)
     if config.init_inherits:  # The net knows pixels less that mean.
       begun = (workdir / "class_names.json").exists()
-      _, held = batches.kept(workdir if begun else Path(config.init_from))
+      _, held = batches.read_run_metadata(
+        workdir if begun else Path(config.init_from)
+      )
     fingerprint = batches.fingerprint(splits.values())
     saved = checkpoint.exists(workdir)
     if config.init_from and not saved:
       evaluate.find_run(Path(config.init_from))
-  hosts.agree(_facts(dataset, splits, held, fingerprint))
+  hosts.assert_same_on_all_hosts(_facts(dataset, splits, held, fingerprint))
   # In a folder of its own a process may see another; see `share`.
   saved = hosts.from_first(saved)
   num_examples = len(splits["train"])
@@ -93,38 +97,40 @@ def train_and_evaluate(
     state, started = _start(config, net, tx, layout, mesh)
   with contextlib.ExitStack() as stack:
     # Last, so that nothing is written for a config that cannot run.
-    with hosts.together():
+    with hosts.raise_on_all_hosts():
       if hosts.is_first():
         stack.enter_context(logs.claim_workdir(workdir, config))
         with logs.writing(workdir):
-          batches.keep(workdir, dataset, held)
-    hosts.share(workdir)
+          batches.check_run_metadata(workdir, dataset, held)
+    hosts.assert_shared_folder(workdir)
     newest = _newest_good(workdir)
     if newest is not None:
       state, progress = checkpoint.restore(workdir, newest, state)
       _compare(config, newest, progress.fingerprint, fingerprint)
       stream.set_state(progress.batches)
     start_step, evaluated = int(state.step), progress.evaluated
-    with hosts.together(), logs.writing(workdir):
+    with hosts.raise_on_all_hosts(), logs.writing(workdir):
       log = stack.enter_context(
-        logs.RunLog(workdir, start_step, evaluated, total_steps)
+        logs.Logger(workdir, start_step, evaluated, total_steps)
         if hosts.is_first()
-        else logs.SilentLog(workdir, start_step, evaluated)
+        else logs.NullLogger(workdir, start_step, evaluated)
       )
     saver = checkpoint.Saver(
       workdir,
       keep=config.checkpoints_to_keep,
       every_minutes=config.checkpoint_every_minutes,
       best_step=progress.best_step,
-      say=log.say,
+      say=log.print,
     )
     if start_step:
-      log.say(f"going on from step {start_step} of {total_steps} in {workdir}")
+      log.print(
+        f"going on from step {start_step} of {total_steps} in {workdir}"
+      )
     elif started:
-      log.say(f"starting with {started}")
+      log.print(f"starting with {started}")
     step = steps.make_step(net, tx, augmentation, layout, mesh, config.seed)
     loop = None
-    if stream.draw and platforms.loops() and config.steps_at_once > 1:
+    if stream.draw and platforms.loops_are_fast() and config.steps_per_call > 1:
       loop = steps.make_train_loop(step, stream.draw, layout, mesh)
     _Run(
       config=config,
@@ -141,7 +147,7 @@ def train_and_evaluate(
       batches=stream,
       log=log,
       saver=stack.enter_context(saver),
-      is_told_to_stop=is_told_to_stop,
+      should_stop=should_stop,
       total_steps=total_steps,
       workdir=workdir,
       state=state,
@@ -185,7 +191,7 @@ class _Run:
   batches: feed.Feed
   log: Any
   saver: checkpoint.Saver
-  is_told_to_stop: Callable[[], bool]
+  should_stop: Callable[[], bool]
   total_steps: int
   state: steps.TrainState
   progress: checkpoint.Progress
@@ -204,19 +210,19 @@ class _Run:
     """Trains to the end and tests, or until the run is told to stop."""
     try:
       self._train_and_test()
-    except errors.StallError as e:
+    except errors.InputTimeoutError as e:
       if jax.process_count() > 1:  # The others would not come to save.
         raise
-      if not signals.came():
-        self.log.say(f"WARNING: {e}")  # The disk may stall the saving too.
+      if not signals.stop_requested():
+        self.log.print(f"WARNING: {e}")  # The disk may stall the saving too.
       try:
         if not self.saved:
           self._save(told=True, ended=False)
       except errors.InputError as failed:
-        failed.at_once = True
+        failed.exit_immediately = True
         raise
-      if signals.came():
-        errors.end_at_once(self._told(), 0)
+      if signals.stop_requested():
+        errors.exit_immediately(self._told(), 0)
       raise
 
   def _told(self) -> str:
@@ -227,14 +233,14 @@ class _Run:
       if "test" in self.splits and not self.log.holds(self.step, "test"):
         views = self.config.test_views
         if self._evaluate("test", views) is None:
-          self.log.say("told to stop in the test; the same command goes on")
+          self.log.print("told to stop in the test; the same command goes on")
       elif self.start_step == self.step:
-        self.log.say(f"the run in {self.workdir} is finished; nothing to do")
+        self.log.print(f"the run in {self.workdir} is finished; nothing to do")
 
   def _train(self) -> bool:
     """Trains; returns whether that came to its end."""
     while True:
-      told = self.is_told_to_stop()
+      told = self.should_stop()
       improved = False
       if not self.progress.evaluated and not told:
         improved = self._validate()
@@ -247,7 +253,7 @@ class _Run:
         self._save(told, ended)
         self.meter.restart()
       if told:
-        self.log.say(self._told())
+        self.log.print(self._told())
       if told or ended:
         return not told
       self._take_steps()
@@ -257,7 +263,7 @@ class _Run:
     """Takes a step, or those up to the next event as one program."""
     last = self.step + 1
     if self.train_loop:
-      room = self.config.steps_at_once
+      room = self.config.steps_per_call
       while last < self.step + room and not self._is_event(last):
         last += 1
       count = last - self.step
@@ -354,9 +360,9 @@ class _Run:
       stopped = self.plateau.stopped | (error < target)
       for member in np.flatnonzero(stopped & ~self.plateau.stopped):
         who = f"member {member}: " if stopped.ndim else ""
-        self.log.say(f"{who}training error below {target:g}: the end")
+        self.log.print(f"{who}training error below {target:g}: the end")
       self._follow(dataclasses.replace(self.plateau, stopped=stopped))
-    after = self.config.dead_after_steps
+    after = self.config.check_learning_after_steps
     if after and step >= after:
       _check_alive(self.config, step, [figures["loss"] for figures in each])
 
@@ -366,7 +372,7 @@ class _Run:
     """Writes the figures of each member, and of all together the last."""
     bad = [x["loss"] for x in each if not math.isfinite(x["loss"])]
     if bad:
-      raise errors.RubbishError(
+      raise errors.DivergedError(
         f"the {split} loss is {bad[0]} at step {step}; lower learning_rate."
         f" {self._newest()}"
       )
@@ -392,18 +398,18 @@ class _Run:
     counts = collections.Counter()
 
     def count(batch: steps.Batch, each: list[jax.Array]) -> None:
-      answers = evaluate.answers(batch, each[-1], self.whole_mesh)
+      answers = evaluate.predictions(batch, each[-1], self.whole_mesh)
       counts.update(zip(*(x.tolist() for x in answers), strict=True))
 
     each = evaluate.evaluate_members(
       [
-        evaluate.Member(self.view_step, member, seen)
+        evaluate.Net(self.view_step, member, seen)
         for member in steps.unstack_members(params, self.layout.members)
       ],
       self.splits[split],
       config,
       self.whole_mesh,
-      self.is_told_to_stop,
+      self.should_stop,
       on_batch=count if split == "test" else None,
     )
     if each is not None:
@@ -464,7 +470,7 @@ class _Run:
     while (told or ended) and not hosts.from_first(
       self.saver.wait() and self.log.flush()
     ):
-      if told or self.is_told_to_stop():
+      if told or self.should_stop():
         raise errors.InputError(
           f"step {self.step} could not be saved. {self._newest()}"
         )
@@ -491,7 +497,7 @@ class _Run:
     skipped = self.progress.skipped + 1
     if skipped <= allowed:
       self._know(skipped=skipped)
-      self.log.say(
+      self.log.print(
         f"WARNING: {loss}, or a gradient is not finite; it is left out"
         f" ({skipped} of skip_nonfinite_steps={allowed})"
       )
@@ -501,9 +507,9 @@ class _Run:
       " such steps left out with --config.skip_nonfinite_steps=N."
       f" {self._newest()}"
     )
-    with hosts.together():
+    with hosts.raise_on_all_hosts():
       if blamed := self._blame(step, batch):
-        raise errors.RubbishError(f"{loss}: {blamed}, {remedy}")
+        raise errors.DivergedError(f"{loss}: {blamed}, {remedy}")
     # Gradients come from the last layer: those before it have them from there.
     paths = jax.tree.leaves_with_path(self.state.params)
     names = networks.names(self.net.network)
@@ -514,7 +520,7 @@ class _Run:
     ]
     _, array = max(bad, default=(0, "no array"))
     seen = self._examples(step, member, slice(None))
-    raise errors.RubbishError(
+    raise errors.DivergedError(
       f"{loss}, and of {len(bad)} arrays the gradient is not finite, first that"
       f" of {array}, for {seen}, {remedy}"
     )
@@ -540,7 +546,7 @@ class _Run:
     params = layouts.replicate(self.mesh, self.state.params)
     members = steps.unstack_members(jax.device_get(params), self.layout.members)
     probe = steps.make_probe(self.net, self.augmentation)
-    rows_B = self.layout.rows()
+    rows_B = self.layout.example_order()
     for shard in batch["image"].addressable_shards:
       images = np.asarray(shard.data)
       whose = range(len(members))[shard.index[0]] if len(members) > 1 else [0]
@@ -567,12 +573,12 @@ class _Run:
 def _newest_good(workdir: Path) -> int | None:
   """Returns the step to go on from; damaged ones are put aside and told of."""
   found = None
-  with hosts.together():
+  with hosts.raise_on_all_hosts():
     if hosts.is_first():
       with logs.writing(workdir):
         checkpoint.clean(workdir)
         found, bad = checkpoint.newest_good(workdir)
-        for line in checkpoint.put_aside(workdir, bad):
+        for line in checkpoint.quarantine(workdir, bad):
           print(line, flush=True)
   return hosts.from_first(found)
 
@@ -587,7 +593,7 @@ def _compare(
   if differing:
     raise errors.InputError(
       f"data_dir={config.data_dir!r} is not what the run had at step {step}:"
-      f" {errors.some(differing, 3)} changed. Put the data back, or choose"
+      f" {errors.first_few(differing, 3)} changed. Put the data back, or choose"
       " another --workdir to start anew."
     )
 
@@ -597,13 +603,13 @@ def _check_alive(config: Any, step: int, losses: list[float]) -> None:
   chance = math.log(config.num_classes)
   dead = [loss for loss in losses if abs(loss / chance - 1) < DEAD]
   if dead:
-    raise errors.DeadError(
+    raise errors.NotLearningError(
       f"the net learns nothing: at step {step} its loss is {dead[0]:.4f}, and"
       f" ln(num_classes={config.num_classes}) is {chance:.4f}. Usual causes:"
       f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
       " or bias of the layers, so that no unit is active; labels that have"
       " nothing to do with the images (alexnet show draws them). If it is to"
-      " go on, --config.dead_after_steps=0."
+      " go on, --config.check_learning_after_steps=0."
     )
 
 
@@ -620,9 +626,9 @@ def _watch(
   ):
     who = f"member {member}: " if after.drops.ndim else ""
     if stopped:
-      log.say(f"{who}{waited} after {int(new)} drops of the rate: the end")
+      log.print(f"{who}{waited} after {int(new)} drops of the rate: the end")
     elif new > old:
-      log.say(f"{who}{waited}: the rate drops")
+      log.print(f"{who}{waited}: the rate drops")
   return after
 
 
@@ -709,11 +715,11 @@ def _start(
   started = ""
   if config.init_from:
     found = [
-      evaluate.start_from(
+      evaluate.load_pretrained(
         Path(config.init_from),
         params,
         layouts.make_mesh(),
-        config.init_fresh_layers,
+        config.reinit_layers,
       )
       for params in each
     ]
@@ -818,7 +824,7 @@ def _check_config(config: Any) -> None:
     "colour_noise_divisor",
     "colour_noise_epochs",
     "evaluate_every_epochs",
-    "images_per_crop",
+    "images_per_view",
     "input_timeout_s",
     "lars_trust",
     "learning_rate",
@@ -827,7 +833,7 @@ def _check_config(config: Any) -> None:
     "log_every_steps",
     "plateau_patience",
     "reader_threads",
-    "steps_at_once",
+    "steps_per_call",
     "total_epochs",
     "total_steps",
   ):
@@ -835,16 +841,16 @@ def _check_config(config: Any) -> None:
       check(name, lambda value: 0 < value < 2**31, "positive, below 2**31")
   for name in (
     "colour_noise",
-    "dead_after_steps",
+    "check_learning_after_steps",
     "learning_rate_of_biases",
-    "learning_rate_of_fresh_layers",
+    "learning_rate_of_reinit_layers",
     "plateau_drops",
     "skip_nonfinite_steps",
     "warmup_epochs",
     "weight_decay",
   ):
     check(name, lambda value: 0 <= value < 2**31, "0 or more, below 2**31")
-  check("device_data_share", lambda value: 0 <= value <= 1, "from 0 to 1")
+  check("device_cache_fraction", lambda value: 0 <= value <= 1, "from 0 to 1")
   check("num_classes", lambda value: value >= 2, "2 or more")
   check("dexp_rates", lambda value: 2 <= value <= 1000, "from 2 to 1000")
   check(

@@ -52,7 +52,7 @@ def _convs(config: Any) -> list[str]:
 
 
 def _pools(row: Any) -> tuple[str, ...]:
-  return tuple(word for word in row.after if word.endswith("_pool"))
+  return tuple(word for word in row.then if word.endswith("_pool"))
 
 
 NORMS = ("lrn", "map_norm")
@@ -63,7 +63,7 @@ def _strip(config: Any, words: tuple[str, ...], kept: str = "") -> None:
   for name in config.network.layers:
     if name != kept:
       row = config.network[name]
-      row.after = tuple(word for word in row.after if word not in words)
+      row.then = tuple(word for word in row.then if word not in words)
 
 
 def _overlap(config: Any) -> None:
@@ -92,21 +92,21 @@ def _paddings(net: Any) -> tuple[int, int] | None:
 def _average_pool(config: Any) -> None:
   for name in _convs(config):
     row = config.network[name]
-    row.after = tuple(
-      "average_pool" if word == "max_pool" else word for word in row.after
+    row.then = tuple(
+      "average_pool" if word == "max_pool" else word for word in row.then
     )
 
 
 def _dropout(config: Any) -> None:
   net = config.network
   for name in net.layers[:-1]:
-    if "units" in net[name] and "dropout" not in net[name].after:
-      net[name].after = (*net[name].after, "dropout")
+    if "units" in net[name] and "dropout" not in net[name].then:
+      net[name].then = (*net[name].then, "dropout")
 
 
 def _inverted_dropout(config: Any) -> None:
   net = config.network
-  if not any("dropout" in net[name].after for name in net.layers):
+  if not any("dropout" in net[name].then for name in net.layers):
     raise ValueError("inverted_dropout needs a base with dropout")
   net.dropout_rescaled = True
 
@@ -135,7 +135,7 @@ def _lrn(
       after: list[str] = []
       for word in order:
         after += _pools(net[name]) if word == "pool" else [word]
-      net[name].after = tuple(after)
+      net[name].then = tuple(after)
 
   return apply
 
@@ -151,7 +151,7 @@ def _no_links(config: Any) -> None:
   if net.towers == 1:
     raise ValueError("no_links needs a base of two towers")
   for name in net.layers[1:-1]:
-    net[name].joined = False
+    net[name].sees_all_towers = False
 
 
 def _without(name: str) -> Callable[[Any], None]:
@@ -162,19 +162,19 @@ def _without(name: str) -> Callable[[Any], None]:
     index = net.layers.index(name) if name in net.layers else None
     if index is None:
       raise ValueError(f"the base has no {name}")
-    kept = _pools(net[name]) + ("dropout",) * ("dropout" in net[name].after)
+    kept = _pools(net[name]) + ("dropout",) * ("dropout" in net[name].then)
     if index == 0:
       # The next layer looks at the image, through the window of this one.
       heir = net[net.layers[1]]
       if "filters" not in heir:
         raise ValueError(f"{name} is the only convolution")
-      for field in ("kernel", "stride", "padding", "ceil"):
+      for field in ("kernel", "stride", "padding", "ceil_mode"):
         heir[field] = net[name][field]
-      heir.after = (*kept, *heir.after)
+      heir.then = (*kept, *heir.then)
     else:
       heir = net[net.layers[index - 1]]
-      heir.after = (*heir.after, *kept)
-      net[net.layers[index + 1]].joined |= net[name].joined
+      heir.then = (*heir.then, *kept)
+      net[net.layers[index + 1]].sees_all_towers |= net[name].sees_all_towers
     net.layers = tuple(n for n in net.layers if n != name)
     del net[name]
     config.learning_rate_of_layers = tuple(

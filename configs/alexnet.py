@@ -18,11 +18,11 @@ def conv(
   *,
   stride: int = 1,
   padding: int = 0,
-  ceil: bool = True,
-  joined: bool = False,
+  ceil_mode: bool = True,
+  sees_all_towers: bool = False,
   sigma: float = 0.01,
   bias: float = 0.0,
-  after: tuple[str, ...] = ("activation",),
+  then: tuple[str, ...] = ("activation",),
 ) -> ConfigDict:
   """Returns a row of the net: a convolution and what follows it.
 
@@ -31,12 +31,12 @@ def conv(
     kernel: side of a filter in pixels.
     stride: in pixels.
     padding: zeros on each side, in pixels.
-    ceil: whether the last windows may pass the right and bottom edge.
-    joined: whether a filter sees all towers, or its own alone; the first layer
-      sees the whole image.
+    ceil_mode: whether the last windows may pass the right and bottom edge.
+    sees_all_towers: whether a filter sees all towers, or its own alone; the
+      first layer sees the whole image.
     sigma: standard deviation of the initial weights.
     bias: initial bias.
-    after: of activation, lrn, map_norm, max_pool, max_pool_inside (whose last
+    then: of activation, lrn, map_norm, max_pool, max_pool_floor (whose last
       windows do not pass the edge), average_pool and dropout, in the order in
       which they are applied.
   """
@@ -46,19 +46,19 @@ def conv(
 def dense(
   units: Any,
   *,
-  joined: bool = True,
+  sees_all_towers: bool = True,
   sigma: float = 0.01,
   bias: float = 0.0,
-  after: tuple[str, ...] = ("activation", "dropout"),
+  then: tuple[str, ...] = ("activation", "dropout"),
 ) -> ConfigDict:
   """Returns a row of the net: a fully connected layer and what follows it.
 
   Args:
     units: in all towers together.
-    joined: as in `conv`.
+    sees_all_towers: as in `conv`.
     sigma: as in `conv`.
     bias: as in `conv`.
-    after: as in `conv`.
+    then: as in `conv`.
   """
   return ConfigDict(locals())
 
@@ -76,14 +76,14 @@ def get_config() -> ConfigDict:
   )  # fmt: skip
   normed = ("activation", "lrn", "max_pool")
   pooled = ("activation", "max_pool")
-  net.conv1 = conv(96, 11, stride=4, after=normed)
-  net.conv2 = conv(256, 5, padding=2, bias=1.0, after=normed)
-  net.conv3 = conv(384, 3, padding=1, joined=True)
+  net.conv1 = conv(96, 11, stride=4, then=normed)
+  net.conv2 = conv(256, 5, padding=2, bias=1.0, then=normed)
+  net.conv3 = conv(384, 3, padding=1, sees_all_towers=True)
   net.conv4 = conv(384, 3, padding=1, bias=1.0)
-  net.conv5 = conv(256, 3, padding=1, bias=1.0, after=pooled)
+  net.conv5 = conv(256, 3, padding=1, bias=1.0, then=pooled)
   net.fc6 = dense(4096, bias=1.0)
   net.fc7 = dense(4096, bias=1.0)
-  net.fc8 = dense(config.get_ref("num_classes"), after=())
+  net.fc8 = dense(config.get_ref("num_classes"), then=())
   net.towers = 2  # 3.2
   net.activation = "relu"  # 3.1; a name in ops.ACTIVATIONS
   net.pool_window = 3  # 3.4: they overlap
@@ -113,14 +113,14 @@ def get_config() -> ConfigDict:
   config.image_size_px = 256  # 2
   config.reader_threads = 2
   # A train split that fits this share of each device's memory is kept there.
-  config.device_data_share = 0.2
-  config.steps_at_once = 16  # at most, as one program then; on CPU one by one
+  config.device_cache_fraction = 0.2
+  config.steps_per_call = 16  # at most, as one program then; on CPU one by one
 
   # Views (4.1).
   config.crop_size_px = config.get_ref("image_size_px") * 7 // 8  # 224 of 256
   config.random_crop = True
   config.mirror = True
-  config.images_per_crop = 1  # neighbours that share a crop and a mirroring
+  config.images_per_view = 1  # neighbours that share a crop and a mirroring
   # In standard deviations along each axis (convdata.py; the paper prints the
   # eigenvalue), for so many epochs; with it an image is divided by the divisor.
   config.colour_noise = 0.1
@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
   # Whether net, image size, crop and mean are that run's too, and which layers
   # are drawn all the same; of a net that is taken so, its last by default.
   config.init_inherits = False
-  config.init_fresh_layers = ()
+  config.reinit_layers = ()
   config.batch_size = 128
   config.optimizer = "sgd"  # or lars, for large batches
   config.lars_trust = 0.001  # lars: length of a step by that of the weights
@@ -145,7 +145,7 @@ def get_config() -> ConfigDict:
   config.weight_decay_of_layers = ()  # exceptions: (layer, decay), ...
   config.learning_rate = 0.01
   config.learning_rate_of_biases = 1.0  # times that of weights, at first
-  config.learning_rate_of_fresh_layers = 1.0  # times that of the others
+  config.learning_rate_of_reinit_layers = 1.0  # times that of the others
   config.biases_follow_schedule = True  # or keep their first rate
   # Exceptions from an epoch on: (epoch, layer or layer/bias, rate), ...; the
   # rate as such, neither scaled nor warmed up; a layer of rate 0 is frozen.
@@ -192,7 +192,7 @@ def get_config() -> ConfigDict:
   # When to give up rather than to train on rubbish.
   config.input_timeout_s = 600.0  # to wait for a batch of images
   # From here on a loss within 1 % of ln(num_classes) ends the run; 0: never.
-  config.dead_after_steps = 20_000
+  config.check_learning_after_steps = 20_000
   # Steps of a run, at most, that are left out as they are not finite.
   config.skip_nonfinite_steps = 0
   return config.lock()

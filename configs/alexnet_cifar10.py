@@ -10,7 +10,7 @@ No original.
 Changes from configs/alexnet.py: network.*, num_classes, data_dir, train_split,
 validation_split, image_size_px, crop_size_px, batch_size, learning_rate,
 learning_rate_of_layers, schedule, total_epochs, log_every_steps,
-checkpoint_every_steps, dead_after_steps.
+checkpoint_every_steps, check_learning_after_steps.
 
   alexnet prepare --source=cifar10.tar.xz \
     --output=data/cifar10 --size=32
@@ -54,5 +54,5 @@ def get_config() -> ConfigDict:
   config.total_epochs = 14.0
   config.log_every_steps = 352
   config.checkpoint_every_steps = 5000
-  config.dead_after_steps = 0
+  config.check_learning_after_steps = 0
   return config.lock()

@@ -3,7 +3,7 @@
 Original: 42.9 % top-1, 19.8 % top-5 error on ILSVRC-2012 validation, central
 view, at iteration 360,000. Otherwise as configs/caffenet.py.
 
-Changes from configs/caffenet.py: network.conv1.after, network.conv2.after,
+Changes from configs/caffenet.py: network.conv1.then, network.conv2.then,
 network.conv2.bias, network.conv4.bias, network.conv5.bias, network.fc6.bias,
 network.fc7.bias.
 
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = caffenet.get_config().unlock()
   net = config.network
-  net.conv1.after = net.conv2.after = ("activation", "lrn", "max_pool")
+  net.conv1.then = net.conv2.then = ("activation", "lrn", "max_pool")
   for layer in (net.conv2, net.conv4, net.conv5, net.fc6, net.fc7):
     layer.bias = 0.1  # train_val.prototxt
   return config.lock()

@@ -4,7 +4,7 @@ Original: 42.6 % top-1, 19.6 % top-5 error on ILSVRC-2012 validation, central
 view, at iteration 310,000. Its norm sums over the channels of both groups. Its
 images were squeezed to 256 x 256, which `prepare` does not do.
 
-Changes from configs/alexnet.py: network.conv1.after, network.conv2.after,
+Changes from configs/alexnet.py: network.conv1.then, network.conv2.then,
 network.lrn.k, network.lrn.alpha, network.lrn.across_towers, network.fc6.sigma,
 network.fc7.sigma, network.dropout_rescaled, crop_size_px, colour_noise,
 test_views, batch_size, weight_decay_of_biases, learning_rate_of_biases,
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = alexnet.get_config().unlock()
   net = config.network
-  net.conv1.after = net.conv2.after = ("activation", "max_pool", "lrn")
+  net.conv1.then = net.conv2.then = ("activation", "max_pool", "lrn")
   net.lrn.k = 1.0  # caffe.proto's default
   net.lrn.alpha = 1e-4 / 5  # lrn_layer.cpp divides by the window
   net.lrn.across_towers = True  # lrn_layer.cpp knows no groups

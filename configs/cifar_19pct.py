@@ -34,11 +34,11 @@ def get_config() -> ConfigDict:
   net.towers = 1
   averaged = ("activation", "average_pool")
   net.conv1 = conv(
-    32, 5, padding=2, sigma=1e-4, after=("max_pool", "activation")
+    32, 5, padding=2, sigma=1e-4, then=("max_pool", "activation")
   )
-  net.conv2 = conv(32, 5, padding=2, after=averaged)
-  net.conv3 = conv(64, 5, padding=2, after=averaged)
-  net.fc10 = dense(config.get_ref("num_classes"), after=())
+  net.conv2 = conv(32, 5, padding=2, then=averaged)
+  net.conv3 = conv(64, 5, padding=2, then=averaged)
+  net.fc10 = dense(config.get_ref("num_classes"), then=())
   config.num_classes = 10
   config.data_dir = "data/cifar10"
   config.validation_split = ""

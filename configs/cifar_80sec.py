@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config: Any = cifar_19pct.get_config().unlock()
   net = config.network
   net.layers = ("conv1", "conv2", "conv3", "fc64", "fc10")
-  net.fc64 = alexnet.dense(64, sigma=0.1, after=("activation",))
+  net.fc64 = alexnet.dense(64, sigma=0.1, then=("activation",))
   net.fc10.sigma = 0.1
   config.weight_decay_of_layers = (("fc64", 0.03), ("fc10", 0.03))
   config.learning_rate_drop_epochs = (8.0,)

@@ -5,7 +5,7 @@ or imported; fields of the command line go before them. The last layer learns
 ten times as fast as the others. No original.
 
 Changes from configs/alexnet.py: init_inherits, learning_rate,
-learning_rate_of_fresh_layers, schedule, learning_rate_drop_epochs,
+learning_rate_of_reinit_layers, schedule, learning_rate_drop_epochs,
 total_epochs.
 
   alexnet train --config=configs/finetune.py \
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
   config: Any = alexnet.get_config().unlock()
   config.init_inherits = True
   config.learning_rate = 0.001
-  config.learning_rate_of_fresh_layers = 10.0
+  config.learning_rate_of_reinit_layers = 10.0
   config.schedule = "epochs"
   config.learning_rate_drop_epochs = (8.0,)
   config.total_epochs = 12.0

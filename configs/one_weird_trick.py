@@ -6,9 +6,9 @@ filters, no response normalization, dropout before fc6 and fc7 instead of after,
 rescaled in training. Initial weights and learning are the paper's.
 
 Changes from configs/alexnet.py: network.towers, network.conv1.filters,
-network.conv1.padding, network.conv1.ceil, network.conv1.after,
-network.conv2.filters, network.conv2.after, network.conv4.filters,
-network.conv5.after, network.fc7.after, network.dropout_rescaled.
+network.conv1.padding, network.conv1.ceil_mode, network.conv1.then,
+network.conv2.filters, network.conv2.then, network.conv4.filters,
+network.conv5.then, network.fc7.then, network.dropout_rescaled.
 
   alexnet train --config=configs/one_weird_trick.py
 """
@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
   net.towers = 1
   net.conv1.filters = 64
   net.conv1.padding = 2
-  net.conv1.ceil = False
+  net.conv1.ceil_mode = False
   net.conv2.filters = 192
   net.conv4.filters = 256
-  net.conv1.after = net.conv2.after = ("activation", "max_pool")
-  net.conv5.after = ("activation", "max_pool", "dropout")
-  net.fc7.after = ("activation",)
+  net.conv1.then = net.conv2.then = ("activation", "max_pool")
+  net.conv5.then = ("activation", "max_pool", "dropout")
+  net.fc7.then = ("activation",)
   net.dropout_rescaled = True
   return config.lock()

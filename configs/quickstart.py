@@ -6,7 +6,7 @@ rates and the length fit a short run. No original.
 Changes from configs/alexnet.py: num_classes, network.*, data_dir,
 generate_shapes, image_size_px, crop_size_px, test_views, batch_size, schedule,
 learning_rate_drop_epochs, total_epochs, log_every_steps,
-checkpoint_every_steps, dead_after_steps.
+checkpoint_every_steps, check_learning_after_steps.
 
   alexnet train
 """
@@ -42,5 +42,5 @@ def get_config() -> ConfigDict:
   config.total_epochs = 9.0
   config.log_every_steps = 50
   config.checkpoint_every_steps = 500
-  config.dead_after_steps = 250
+  config.check_learning_after_steps = 250
   return config.lock()

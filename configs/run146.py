@@ -35,7 +35,9 @@ def get_config() -> ConfigDict:
   net.layers = (
     "conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8",
   )  # fmt: skip
-  net.conv6 = alexnet.conv(256, 3, padding=1, joined=True, sigma=0.03, bias=1.0)
+  net.conv6 = alexnet.conv(
+    256, 3, padding=1, sees_all_towers=True, sigma=0.03, bias=1.0
+  )
   config.learning_rate = 0.001
   config.learning_rate_drop_epochs = (13.0, 26.0)
   config.learning_rate_of_layers = ()

@@ -4,7 +4,7 @@ Original: 42.034 % top-1, 19.362 % top-5 error on ILSVRC-2012 validation with
 ten views: normalization is worth 1.4 and 1.2. The log gives five epochs of
 change; their meaning is run 145's.
 
-Changes from configs/run145.py: network.conv1.after, network.conv2.after,
+Changes from configs/run145.py: network.conv1.then, network.conv2.then,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
@@ -22,8 +22,8 @@ from configs import run145
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = run145.get_config().unlock()
-  config.network.conv1.after = ("max_pool", "activation")
-  config.network.conv2.after = ("activation", "max_pool")
+  config.network.conv1.then = ("max_pool", "activation")
+  config.network.conv2.then = ("activation", "max_pool")
   config.learning_rate_drop_epochs = (22.0, 44.0, 86.0)
   config.learning_rate_of_layers = ((69.0, "conv1", 1e-5), (73.0, "conv1", 0.0))
   config.colour_noise_epochs = 69.0

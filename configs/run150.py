@@ -5,8 +5,9 @@ ten views; not in the paper. To make up for the links, conv2 has 160 filters and
 fc6 and fc7 have 4096 units in each tower. The log gives five epochs of change;
 their meaning is run 145's.
 
-Changes from configs/run145.py: network.conv3.joined, network.fc6.joined,
-network.fc7.joined, network.conv2.filters, network.fc6.units, network.fc7.units,
+Changes from configs/run145.py: network.conv3.sees_all_towers,
+network.fc6.sees_all_towers, network.fc7.sees_all_towers,
+network.conv2.filters, network.fc6.units, network.fc7.units,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
@@ -25,7 +26,9 @@ def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = run145.get_config().unlock()
   net = config.network
-  net.conv3.joined = net.fc6.joined = net.fc7.joined = False
+  net.conv3.sees_all_towers = net.fc6.sees_all_towers = (
+    net.fc7.sees_all_towers
+  ) = False
   net.conv2.filters = 2 * 160
   net.fc6.units = net.fc7.units = 2 * 4096
   config.learning_rate_drop_epochs = (25.0, 49.0, 79.0)

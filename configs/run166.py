@@ -3,7 +3,7 @@
 Original: 41.096 % top-1, 18.674 % top-5 error on ILSVRC-2012 validation with
 ten views; not in the paper.
 
-Changes from configs/run145.py: network.conv2.after.
+Changes from configs/run145.py: network.conv2.then.
 
   alexnet train --config=configs/run166.py \
     --config.test_split=validation
@@ -19,5 +19,5 @@ from configs import run145
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = run145.get_config().unlock()
-  config.network.conv2.after = ("lrn", "activation", "map_norm", "max_pool")
+  config.network.conv2.then = ("lrn", "activation", "map_norm", "max_pool")
   return config.lock()

@@ -3,7 +3,7 @@
 Original: 40.690 % top-1, 18.304 % top-5 error on ILSVRC-2012 validation with
 ten views; not in the paper.
 
-Changes from configs/run170.py: network.conv4.after.
+Changes from configs/run170.py: network.conv4.then.
 
   alexnet train --config=configs/run177.py \
     --config.test_split=validation
@@ -19,5 +19,5 @@ from configs import run170
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = run170.get_config().unlock()
-  config.network.conv4.after = ("activation", "dropout")
+  config.network.conv4.then = ("activation", "dropout")
   return config.lock()

@@ -43,7 +43,7 @@ def augmentation(**changes):
     "crop_size_px": CROP,
     "random_crop": True,
     "mirror": True,
-    "images_per_crop": 1,
+    "images_per_view": 1,
     "colour_noise": 0.0,
     "colour_noise_steps": 2**31 - 1,
     "colour_noise_divisor": 1.0,
@@ -175,7 +175,7 @@ def test_colour_noise_ends_with_the_step_that_ends_its_epochs(
   held = statistics.Statistics(MEAN, AXES, SDS)
   a = augment.from_config(config, held, num_examples)
   assert a.colour_noise_steps == steps
-  assert (a.crop_size_px, a.colour_noise, a.images_per_crop) == (224, 0.1, 1)
+  assert (a.crop_size_px, a.colour_noise, a.images_per_view) == (224, 0.1, 1)
 
 
 def test_equal_view_keys_give_equal_views_in_other_colours():

@@ -500,16 +500,16 @@ FIELDS = {
     "network.conv5.padding": 0,
   },
   "dropout@one_weird_trick": {
-    "network.fc7.after": ("activation", "dropout"),
+    "network.fc7.then": ("activation", "dropout"),
   },
-  "lrn_conv1": {"network.conv2.after": ("activation", "max_pool")},
-  "lrn_conv2": {"network.conv1.after": ("activation", "max_pool")},
-  "lrn_conv1@run145": {"network.conv2.after": ("activation", "max_pool")},
-  "lrn_conv2@run145": {"network.conv1.after": ("max_pool", "activation")},
+  "lrn_conv1": {"network.conv2.then": ("activation", "max_pool")},
+  "lrn_conv2": {"network.conv1.then": ("activation", "max_pool")},
+  "lrn_conv1@run145": {"network.conv2.then": ("activation", "max_pool")},
+  "lrn_conv2@run145": {"network.conv1.then": ("max_pool", "activation")},
   "no_links": {
-    "network.conv3.joined": False,
-    "network.fc6.joined": False,
-    "network.fc7.joined": False,
+    "network.conv3.sees_all_towers": False,
+    "network.fc6.sees_all_towers": False,
+    "network.fc7.sees_all_towers": False,
   },
   "colour_noise@caffenet": {"colour_noise": 0.1},
   "no_colour_noise": {"colour_noise": 0.0},
@@ -521,8 +521,8 @@ FIELDS = {
   "ten_views@cifar10": {"test_views": 10},
   "tanh,no_lrn@cifar_18pct": {
     "network.activation": "tanh",
-    "network.conv1.after": ("max_pool", "activation"),
-    "network.conv2.after": ("activation", "average_pool"),
+    "network.conv1.then": ("max_pool", "activation"),
+    "network.conv2.then": ("activation", "average_pool"),
   },
 }
 

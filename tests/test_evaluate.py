@@ -130,7 +130,7 @@ def evaluated(request, nets, data):
 
   def figures(parts):
     chosen = [
-      evaluate.Member(
+      evaluate.Net(
         *member,
         augment.views(part.views, 32, net.config.crop_size_px),
         part.weight,
@@ -172,7 +172,7 @@ def workdirs(nets, data, tmp_path_factory):
     net.config.update(data_dir=str(data), test_views=views)
     with logs.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
-      batches.keep(folder / name, dataset, held)
+      batches.check_run_metadata(folder / name, dataset, held)
       state = steps.init_state(net.params, optax.trace(0.9))
       with checkpoint.Saver(
         folder / name, keep=1, every_minutes=None, say=print

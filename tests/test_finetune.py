@@ -93,8 +93,8 @@ def test_net_and_input_are_those_of_the_source(place, finetuned):
   assert held["network"] == expected
   for field in ("image_size_px", "crop_size_px", "input_scale"):
     assert held[field] == source[field]
-  assert held["init_fresh_layers"] == ["fc8"]
-  assert held["learning_rate_of_fresh_layers"] == 10
+  assert held["reinit_layers"] == ["fc8"]
+  assert held["learning_rate_of_reinit_layers"] == 10
   np.testing.assert_array_equal(np.load(place / "tuned/mean_image.npy"), mean)
 
 
@@ -154,7 +154,7 @@ def test_as_many_classes_are_new_classes_all_the_same(place):
   [
     ({"init_from": ""}, ["init_from=''", "--config.init_from=DIR"]),
     ({"init_from": "nowhere"}, ["'nowhere'", "no run"]),
-    ({"init_fresh_layers": "('fc9',)"}, ["init_fresh_layers='fc9'", "fc8"]),
+    ({"reinit_layers": "('fc9',)"}, ["reinit_layers='fc9'", "fc8"]),
     ({"num_classes": 4}, ["num_classes=4", "has 3"]),
   ],
 )
@@ -205,7 +205,10 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
   whole = own | LEARNER
   first = {"data_dir": tmp_path / "half0", "total_steps": 500}
   then = {"data_dir": tmp_path / "half1", "total_steps": 60, "ensemble": 5}
-  tuned = {"init_from": tmp_path / "source", "learning_rate_of_fresh_layers": 1}
+  tuned = {
+    "init_from": tmp_path / "source",
+    "learning_rate_of_reinit_layers": 1,
+  }
   config = "--config=configs/finetune.py"
   for name, words, fields in (
     ("source", [], whole | first),

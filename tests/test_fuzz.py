@@ -341,7 +341,7 @@ def run_command(*words):
   examples=[
     ([("", "0")],),
     ([("seed.x", "0")],),
-    ([("network.conv2.after", "(('conv1',1j),)")],),
+    ([("network.conv2.then", "(('conv1',1j),)")],),
   ],
 )
 def config_flags(drawn):
@@ -376,7 +376,7 @@ def digest_file(edits):
 @target(st.one_of(WORDS, st.text(max_size=20)))
 def splits_flag(text):
   with one_line():
-    sources.Wanted.parse(text)
+    sources.SplitSpec.parse(text)
 
 
 # Lists and archives.
@@ -601,7 +601,7 @@ RECORD = {
 def metrics_jsonl(lines, end):
   with playground() as work, one_line():
     (work / "metrics.jsonl").write_bytes(end.join(lines) + end)
-    logs.SilentLog(work, 3, True).holds(1, "train")
+    logs.NullLogger(work, 3, True).holds(1, "train")
 
 
 @target(
@@ -677,7 +677,7 @@ def check_kept(name, data):
         shutil.copy(path, work)
     (work / "class_names.json").write_text('["ant", "bee"]')
     (work / name).write_bytes(data)
-    batches.kept(work)
+    batches.read_run_metadata(work)
 
 
 # TFDS directories.
@@ -734,7 +734,7 @@ def use_dataset(directory, split="train"):
   """Reads a directory as training does."""
   opened = records.open_directory(directory)
   examples = records.open_split(opened, split, "train_split")
-  batches._Order(len(examples), 2, 0, None)[0]
+  batches.ShuffledBatches(len(examples), 2, 0, None)[0]
   ends = np.array([0, len(examples) - 1])
   batches.load(examples, ends, 16)
   batches.check(examples, RUN)

@@ -47,7 +47,7 @@ def test_rows_of_the_paper_become_its_layers():
 
 def test_every_word_of_a_row_becomes_its_layer():
   config = changed({
-    "layers": ("conv1", "fc8"), "conv1.after": networks.FOLLOWERS,
+    "layers": ("conv1", "fc8"), "conv1.then": networks.LAYERS,
     "dropout_rate": 0.3, "dropout_rescaled": True, "pool_window": 5,
     "pool_stride": 3, "activation": "tanh", "lrn.k": 1.0, "lrn.alpha": 0.1,
     "lrn.beta": 0.2, "lrn.window": 3, "lrn.across_towers": True,
@@ -56,19 +56,19 @@ def test_every_word_of_a_row_becomes_its_layer():
   })  # fmt: skip
   conv1, *after = networks.from_config(config).features[:8]
   assert conv1.name == "conv1"
-  assert dict(zip(networks.FOLLOWERS, after, strict=True)) == {
+  assert dict(zip(networks.LAYERS, after, strict=True)) == {
     "activation": Activation("tanh"),
     "lrn": LocalResponseNorm(1, 1.0, 0.1, 0.2, 3),
     "map_norm": MapNorm(2.0, 0.3, 0.4, 7),
     "max_pool": MaxPool(5, 3),
-    "max_pool_inside": MaxPool(5, 3, ceil=False),
+    "max_pool_floor": MaxPool(5, 3, ceil=False),
     "average_pool": AveragePool(5, 3),
     "dropout": Dropout(0.3, 7, rescaled=True),
   }
 
 
 def test_first_layer_sees_the_image_whether_joined_or_not():
-  config = changed({"conv1.joined": True})
+  config = changed({"conv1.sees_all_towers": True})
   assert networks.from_config(config) == networks.from_config(changed({}))
 
 
@@ -208,8 +208,8 @@ def changed(fields):
   ("fields", "words"),
   [
     ({"activation": "rleu"}, ["network.activation='rleu'", "'relu'"]),
-    ({"conv1.after": ("lnr",)}, ["network.conv1.after='lnr'", "'lrn'"]),
-    ({"fc6.after": ("activation", "")}, ["network.fc6.after=''", "dropout"]),
+    ({"conv1.then": ("lnr",)}, ["network.conv1.then='lnr'", "'lrn'"]),
+    ({"fc6.then": ("activation", "")}, ["network.fc6.then=''", "dropout"]),
     ({"layers": ("conv1", "conv9", "fc8")}, ["network.layers='conv9'", "fc8"]),
     ({"layers": ("lrn", "fc8")}, ["network.layers='lrn' is not known"]),
     ({"layers": ("towers", "fc8")}, ["network.layers='towers' is not known"]),
@@ -223,10 +223,13 @@ def changed(fields):
     ({"layers": ("fc6", "conv1", "fc8")}, ["conv1 with input", "maps"]),
     ({"conv2.filters": 255}, ["conv2", "255 filters", "2 towers"]),
     ({"conv1.filters": 95}, ["after conv1", "95 channels", "2 towers"]),
-    ({"fc7.joined": False, "fc7.units": 81}, ["fc7", "81 units", "2 towers"]),
+    (
+      {"fc7.sees_all_towers": False, "fc7.units": 81},
+      ["fc7", "81 units", "2 towers"],
+    ),
     ({"towers": 5}, ["with input", "not divisible by 5 towers"]),
-    ({"fc6.after": ("lrn",)}, ["LocalResponseNorm after fc6", "maps"]),
-    ({"fc6.after": ("max_pool",)}, ["MaxPool after fc6", "maps"]),
+    ({"fc6.then": ("lrn",)}, ["LocalResponseNorm after fc6", "maps"]),
+    ({"fc6.then": ("max_pool",)}, ["MaxPool after fc6", "maps"]),
     ({"conv1.stride": 300}, ["MaxPool after conv1", "2 x 2 x 96", "1 x 1"]),
     ({"towers": 0}, ["network.towers=0 must be at least 1"]),
     ({"towers": -2}, ["network.towers=-2 must be at least 1"]),
@@ -254,7 +257,7 @@ def changed(fields):
     ({"lrn.window": 4}, ["network.lrn.window=4 must be odd"]),
     ({"map_norm.window": 2}, ["network.map_norm.window=2 must be odd"]),
     ({"layers": (1, "fc8")}, ["network.layers=1 is not known"]),
-    ({"conv1.after": (3, None)}, ["network.conv1.after=3 is not known"]),
+    ({"conv1.then": (3, None)}, ["network.conv1.then=3 is not known"]),
     ({"layers": ("conv1", "fc6", "fc6", "fc8")}, ["'fc6', 'fc6'", "twice"]),
     ({"conv1.sigma": float("inf")}, ["network.conv1.sigma=inf", "at most"]),
     ({"conv1.bias": float("nan")}, ["network.conv1.bias=nan", "at most"]),

@@ -156,7 +156,7 @@ def test_fresh_layers_of_finetune_learn_ten_times_as_fast_at_every_rate():
 
   config = changed(
     finetune,
-    init_fresh_layers=("fc6",),
+    reinit_layers=("fc6",),
     learning_rate=0.003,
     learning_rate_of_layers=((0.0, "conv1", 0.0),),
   )

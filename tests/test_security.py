@@ -717,5 +717,5 @@ def test_class_names_of_a_run_are_text(dataset, tmp_path):
   for held in ('{"a": 1}', '"abc"', "[1, 2]", '["a", ["b"]]'):
     (dataset / "class_names.json").write_text(held)
     with pytest.raises(errors.InputError) as error:
-      batches.kept(dataset)
+      batches.read_run_metadata(dataset)
     assert "class_names.json" in one_line(error)

@@ -114,7 +114,7 @@ def test_randomness_follows_the_step_and_the_seed():
 
 
 def test_images_share_a_crop_but_no_noise_where_the_config_says_so():
-  config = small_config(images_per_crop=8, batch_size=16, colour_noise=0.0)
+  config = small_config(images_per_view=8, batch_size=16, colour_noise=0.0)
   # Each picture holds its own coordinates, so a view tells where it lies.
   rows, cols = np.mgrid[:64, :64]
   image = np.stack([rows, cols, 0 * rows], -1).astype(np.uint8)

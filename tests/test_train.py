@@ -56,7 +56,7 @@ def test_run_writes_what_it_promises(finished):
   config = json.loads((workdir / "config.json").read_text())
   assert config["batch_size"] == 16
   assert config["network"]["conv1"]["filters"] == 8
-  assert config["network"]["conv1"]["after"] == [
+  assert config["network"]["conv1"]["then"] == [
     "activation",
     "lrn",
     "max_pool",
@@ -206,8 +206,8 @@ def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
   """Catches another order of the examples, or other pixels or labels."""
   workdir, _ = finished
   config = json.loads((workdir / "config.json").read_text())
-  assert config["device_data_share"] > 0
-  result = train(tmp_path / "run", data, device_data_share=0.0)
+  assert config["device_cache_fraction"] > 0
+  result = train(tmp_path / "run", data, device_cache_fraction=0.0)
   assert result.returncode == 0, result.stderr
   for ours, theirs in zip(
     jax.tree.leaves(newest_params(tmp_path / "run")),
@@ -243,7 +243,7 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     "data_dir": data,
     "ensemble": count,
     "total_steps": 8,
-    "steps_at_once": 5,
+    "steps_per_call": 5,
     "log_every_steps": 7,
     "checkpoint_every_steps": 12,
     "evaluate_every_epochs": 2,
@@ -305,7 +305,7 @@ def test_workdir_of_another_config_is_refused(finished, data):
   [
     ({"batch_sise": 8}, ["'batch_sise'", "'batch_size'"]),
     ({"network.activaton": "tanh"}, ["'activaton'", "'activation'"]),
-    ({"network.conv1.after": ("lnr",)}, ["after='lnr'", "'lrn'"]),
+    ({"network.conv1.then": ("lnr",)}, ["then='lnr'", "'lrn'"]),
     ({"data_dir": "/nowhere"}, ["data_dir='/nowhere'", "prepare"]),
   ],
 )
@@ -332,11 +332,14 @@ def test_bad_command_is_refused_before_anything_is_written(
       {"learning_rate_drop_epochs": ("a",)},
       ["learning_rate_drop_epochs='a'", "positive"],
     ),
-    ({"device_data_share": 1.5}, ["device_data_share=1.5", "from 0 to 1"]),
+    (
+      {"device_cache_fraction": 1.5},
+      ["device_cache_fraction=1.5", "from 0 to 1"],
+    ),
     ({"seed": 2**32}, ["seed=4294967296", "2**32 - 1"]),
     ({"momentum": 1.0}, ["momentum=1.0", "under 1"]),
     ({"total_steps": 2**31}, ["total_steps=2147483648", "below 2**31"]),
-    ({"images_per_crop": 2**31}, ["images_per_crop", "below 2**31"]),
+    ({"images_per_view": 2**31}, ["images_per_view", "below 2**31"]),
     ({"dexp_rates": 10**9}, ["dexp_rates=1000000000", "2 to 1000"]),
     ({"target_factor": 0.5}, ["target_factor=0.5", "from 1"]),
     ({"network.lrn.window": 10**9 + 1}, ["network.lrn.window", "at most 99"]),

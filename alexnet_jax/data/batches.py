@@ -76,7 +76,7 @@ def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
     out[:] = decode.square(image, out.shape[0])
 
 
-class _Order:
+class ShuffledBatches:
   """Batch n of an endless, shuffled stream of numbers, for any n.
 
   Each pass takes every number once. Grain's own shuffle finds its numbers one
@@ -126,7 +126,7 @@ def examples_of(
 
   The arguments are those of `train_batches`.
   """
-  return _Order(num_examples, batch_size, seed, None)[batch]
+  return ShuffledBatches(num_examples, batch_size, seed, None)[batch]
 
 
 def train_indices(
@@ -147,7 +147,7 @@ def train_indices(
   Returns:
     An iterator over int [B]; its states and those of `train_batches` are alike.
   """
-  order: Any = _Order(num_examples, batch_size, seed, rows)
+  order: Any = ShuffledBatches(num_examples, batch_size, seed, rows)
   return _iterate(grain.MapDataset.source(order), threads=1)
 
 
@@ -177,7 +177,7 @@ def train_batches(
     An iterator over `load`ed batches of R rows, whose `get_state` and
     `set_state` resume it exactly.
   """
-  order: Any = _Order(len(examples), batch_size, seed, rows)
+  order: Any = ShuffledBatches(len(examples), batch_size, seed, rows)
   batches = grain.MapDataset.source(order).map(
     lambda indices: load(examples, indices, size_px)
   )
@@ -224,7 +224,7 @@ def eval_batches(
   yield from _iterate(numbers.map(padded), threads)
 
 
-class InTime(Iterator[Any]):
+class WithTimeout(Iterator[Any]):
   """Takes from an iterator, but does not wait for ever."""
 
   def __init__(self, iterator: Iterator[Any], timeout_s: float):
@@ -239,7 +239,7 @@ class InTime(Iterator[Any]):
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
   def __next__(self) -> Any:
-    """Returns the next; raises errors.StallError if it does not come."""
+    """Returns the next; raises errors.InputTimeoutError if it does not come."""
     # A future cannot hold a StopIteration.
     taken = self._thread.submit(next, self._iterator, _END)
     deadline = time.monotonic() + self._timeout_s
@@ -251,8 +251,8 @@ class InTime(Iterator[Any]):
         if taken.done():
           found = taken.result()  # It may have failed of that itself.
           break
-        if time.monotonic() > deadline or signals.came():
-          raise errors.StallError(
+        if time.monotonic() > deadline or signals.stop_requested():
+          raise errors.InputTimeoutError(
             f"no batch of images came for input_timeout_s={self._timeout_s:g},"
             " or till the run was told to stop; see whether the disk or network"
             " that holds data_dir answers, and start the same command again."
@@ -315,7 +315,7 @@ def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   count = min(len(examples), _SAMPLE)
   sample = np.linspace(0, len(examples) - 1, count).astype(int)
   samples = (load(examples, indices, size) for indices in [sample])
-  batch = next(InTime(samples, config.input_timeout_s))
+  batch = next(WithTimeout(samples, config.input_timeout_s))
   colours = batch["image"].mean((1, 2))
   seen, told = colours.mean(0), held.mean_image.mean((0, 1))
   # Six standard errors, as if a black and a white image had been seen too, and
@@ -353,7 +353,7 @@ def _statistics(
     examples, size_px=size, batch_size=64, threads=config.reader_threads
   )
   with cli.progress("images measured", len(examples)) as advance:
-    for batch in InTime(batches, config.input_timeout_s):
+    for batch in WithTimeout(batches, config.input_timeout_s):
       held = batch["image"][batch["mask"] > 0]
       for image in held:
         sums.add_image(image)
@@ -361,7 +361,7 @@ def _statistics(
   return sums.statistics()
 
 
-def put(
+def write_run_metadata(
   workdir: Path, class_names: tuple[str, ...], held: statistics.Statistics
 ) -> None:
   """Writes what `kept` reads."""
@@ -373,7 +373,7 @@ def put(
   new.replace(workdir / "class_names.json")
 
 
-def keep(
+def check_run_metadata(
   workdir: Path, dataset: records.Dataset, held: statistics.Statistics
 ) -> None:
   """Puts class names and statistics into a run's workdir, or compares them.
@@ -382,9 +382,9 @@ def keep(
     InputError: the run was trained on other data.
   """
   if not (workdir / "class_names.json").exists():
-    put(workdir, dataset.class_names, held)
+    write_run_metadata(workdir, dataset.class_names, held)
     return
-  class_names, known = kept(workdir)
+  class_names, known = read_run_metadata(workdir)
   for what, same in (
     ("classes", class_names == dataset.class_names),
     ("a mean image", np.array_equal(known.mean_image, held.mean_image)),
@@ -397,7 +397,9 @@ def keep(
       )
 
 
-def kept(workdir: Path) -> tuple[tuple[str, ...], statistics.Statistics]:
+def read_run_metadata(
+  workdir: Path,
+) -> tuple[tuple[str, ...], statistics.Statistics]:
   """Returns the class names and statistics that a run was trained with.
 
   Raises:

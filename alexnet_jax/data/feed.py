@@ -47,7 +47,9 @@ class Feed:
       draw: as above.
     """
     self._streams = streams
-    self._in_time = [batches.InTime(stream, timeout_s) for stream in streams]
+    self._in_time = [
+      batches.WithTimeout(stream, timeout_s) for stream in streams
+    ]
     self._put = put
     self._stacks = stacks
     self.pool = pool
@@ -61,8 +63,8 @@ class Feed:
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
 
-    For several members, [members, B, ...]. Raises errors.StallError if it does
-    not come.
+    For several members, [members, B, ...]. Raises
+    errors.InputTimeoutError if it does not come.
     """
     if self.draw:
       return self.batch_of(self.indices(1, 1), 0)
@@ -104,8 +106,8 @@ def open_feed(
 ) -> Feed:
   """Returns the training batches of a config.
 
-  A split that fits `config.device_data_share` of the memory of each device is
-  decoded once and lives there.
+  A split that fits `config.device_cache_fraction` of the memory of each device
+  is decoded once and lives there.
 
   Args:
     examples: the training split.
@@ -120,11 +122,11 @@ def open_feed(
     {
       "batch_size": layout.batch_size,
       "seed": config.seed + int(member),
-      "rows": layout.rows()[places],
+      "rows": layout.example_order()[places],
     }
     for member in (members[0] if members else [0])
   ]
-  room = config.device_data_share * _device_memory(mesh)
+  room = config.device_cache_fraction * _device_memory(mesh)
   if len(examples) * size * size * 3 > room:
     return Feed(
       [
@@ -178,7 +180,7 @@ def _load_all(examples: records.Examples, config: Any) -> batches.Batch:
     examples, size_px=size, batch_size=64, threads=config.reader_threads
   )
   with cli.progress("images into memory", count) as advance:
-    in_time = batches.InTime(stream, config.input_timeout_s)
+    in_time = batches.WithTimeout(stream, config.input_timeout_s)
     for start, batch in zip(range(0, count, 64), in_time, strict=True):
       held = min(64, count - start)
       for name, values in pool.items():

@@ -10,12 +10,12 @@ from jax import lax
 from alexnet_jax.parallel.layouts import OWT, Layout
 
 
-def add_over(tree: Any, axes: tuple[str, ...]) -> Any:
+def psum_if(tree: Any, axes: tuple[str, ...]) -> Any:
   """Returns the sum over the devices along mesh axes, if there are any."""
   return lax.psum(tree, axes) if axes else tree
 
 
-def whole(layout: Layout, params: Any) -> Any:
+def gather_params(layout: Layout, params: Any) -> Any:
   """Returns parameters as a device computes with them, inside `shard_map`.
 
   What is stored split is gathered. The rest becomes each device's own copy, so
@@ -27,7 +27,7 @@ def whole(layout: Layout, params: Any) -> Any:
   """
 
   def of(path, w):
-    if layout.is_gathered(path):
+    if layout.is_fsdp(path):
       return lax.all_gather(w, layout.data_axes, axis=0, tiled=True)
     axes = layout.axes_to_add(path)
     return lax.pcast(w, axes, to="varying") if axes else w
@@ -35,7 +35,7 @@ def whole(layout: Layout, params: Any) -> Any:
   return jax.tree.map_with_path(of, params)
 
 
-def add_up(layout: Layout, grads: Any) -> Any:
+def reduce_grads(layout: Layout, grads: Any) -> Any:
   """Returns the gradients of all examples, stored as the parameters are.
 
   Args:
@@ -44,16 +44,16 @@ def add_up(layout: Layout, grads: Any) -> Any:
   """
 
   def of(path, g):
-    if layout.is_gathered(path):
+    if layout.is_fsdp(path):
       return lax.psum_scatter(
         g, layout.data_axes, scatter_dimension=0, tiled=True
       )
-    return add_over(g, layout.axes_to_add(path))
+    return psum_if(g, layout.axes_to_add(path))
 
   return jax.tree.map_with_path(of, grads)
 
 
-def count_parts(layout: Layout, flags: Any) -> jax.Array:
+def count_nonfinite_shards(layout: Layout, flags: Any) -> jax.Array:
   """Returns in how many parts of each array a flag is set, in their order.
 
   Args:
@@ -69,11 +69,11 @@ def count_parts(layout: Layout, flags: Any) -> jax.Array:
       leaf if of == each else jnp.int32(0)
       for of, (_, leaf) in zip(axes, leaves, strict=True)
     ]
-    found += add_over(jnp.stack(held), each)
+    found += psum_if(jnp.stack(held), each)
   return found
 
 
-def send(layout: Layout, tree: Any, turn: int) -> Any:
+def to_classifier(layout: Layout, tree: Any, turn: int) -> Any:
   """Returns the examples of a pass through the fc layers, where they are seen.
 
   Args:
@@ -93,7 +93,7 @@ def send(layout: Layout, tree: Any, turn: int) -> Any:
   return jax.tree.map(of, tree)
 
 
-def send_back(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
+def to_features(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
   """Returns the gradients of the examples of a pass, where they came from.
 
   Args:
@@ -110,7 +110,7 @@ def send_back(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
   return dx
 
 
-def rejoin(layout: Layout, parts: list[jax.Array]) -> jax.Array:
+def concat_passes(layout: Layout, parts: list[jax.Array]) -> jax.Array:
   """Returns the gradients of this device's examples from those of all passes.
 
   Args:

@@ -126,14 +126,14 @@ class Layout:
     """Of arrays that have one row for each member."""
     return P("model") if self.members > 1 else P()
 
-  def is_gathered(self, path: Any) -> bool:
+  def is_fsdp(self, path: Any) -> bool:
     """Whether an array is stored split by rows, and gathered to be used."""
     kernel = path[-1] == jax.tree_util.DictKey("kernel")
     return self.name == "fsdp" and kernel and _stack(path) == "classifier"
 
   def axes_of(self, path: Any) -> tuple[str, ...]:
     """Returns the mesh axes that the array of a path is split over."""
-    if self.is_gathered(path):
+    if self.is_fsdp(path):
       return self.data_axes
     if self.name == "towers" and _stack(path):
       return self.model_axes
@@ -156,11 +156,11 @@ class Layout:
       is_step = len(path) == 1
       return REPLICATED if is_step else P("model")
     axes = self.axes_of(path)
-    if not axes or self.is_gathered(path):
+    if not axes or self.is_fsdp(path):
       return P(*axes)
     return P(*[None] * (ndim - 1), *axes)
 
-  def table(self, network: networks.Network) -> networks.Network:
+  def local_network(self, network: networks.Network) -> networks.Network:
     """Returns the part of a net that each device runs."""
     if not self.model_axes or self.name == "data":
       return network
@@ -169,18 +169,18 @@ class Layout:
       return dataclasses.replace(
         network,
         towers=network.towers // self.model,
-        features=_share(network.features, self.model, axis),
-        classifier=_share(network.classifier, self.model, axis),
+        features=local_layers(network.features, self.model, axis),
+        classifier=local_layers(network.classifier, self.model, axis),
       )
     layers: list[networks.Layer] = []
-    for layer in _share(network.classifier, self.model, axis):
+    for layer in local_layers(network.classifier, self.model, axis):
       if isinstance(layer, networks.Dense) and layers:
         layers.append(networks.Join(axis))
       if not isinstance(layer, networks.Join):
         layers.append(layer)
     return dataclasses.replace(network, classifier=tuple(layers))
 
-  def rows(self) -> np.ndarray:
+  def example_order(self) -> np.ndarray:
     """Returns int32 [B], the row of the batch at each place of the mesh.
 
     Rows keep their order, unless the fc layers are updated on one part of the
@@ -197,7 +197,7 @@ def _stack(path: Any) -> str | None:
   return next((name for name in names if name in STACKS), None)
 
 
-def _share(
+def local_layers(
   layers: tuple[networks.Layer, ...], parts: int, axis: str
 ) -> tuple[networks.Layer, ...]:
   """Returns what one of `parts` devices runs of layers, with its outputs."""
@@ -309,7 +309,7 @@ def _check_towers(network: networks.Network) -> None:
     if isinstance(layer, networks.Conv | networks.Dense):
       count = getattr(layer, "units", None) or getattr(layer, "filters", 0)
       if count % towers:
-        near = _near(count, lambda n: n % towers == 0)
+        near = nearest_valid(count, lambda n: n % towers == 0)
         raise errors.InputError(
           f"{layer.name} has {count} outputs, which layout=towers cannot divide"
           f" by {towers} towers; {near}."
@@ -328,15 +328,15 @@ def _check_units(
         " it sees its own tower alone; use layout=towers, fsdp or data."
       )
     if layer.units % num_devices:
-      near = _near(layer.units, lambda n: n % num_devices == 0)
-      fewer = _near(num_devices, lambda n: units % n == 0)
+      near = nearest_valid(layer.units, lambda n: n % num_devices == 0)
+      fewer = nearest_valid(num_devices, lambda n: units % n == 0)
       raise errors.InputError(
         f"{layer.name} has {layer.units} units, which layout={name} cannot"
         f" divide by {num_devices} devices; {near} units, or {fewer} devices."
       )
 
 
-def _near(value: int, holds: Callable[[int], bool]) -> str:
+def nearest_valid(value: int, holds: Callable[[int], bool]) -> str:
   """Returns "try A or B": the next lower and higher numbers that hold."""
   reach = 2**20
   down = next(
@@ -352,7 +352,7 @@ def _check_devices(
   if not holds(count):
     raise errors.InputError(
       f"layout={name} cannot share {what} among devices={count};"
-      f" {_near(count, holds)}."
+      f" {nearest_valid(count, holds)}."
     )
 
 
@@ -360,7 +360,7 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   """Raises InputError if the batch cannot be divided evenly."""
   size, updates = layout.batch_size, layout.fc_updates
   if fc_batch_size and fc_batch_size * updates != size:
-    near = _near(fc_batch_size, lambda n: size % n == 0)
+    near = nearest_valid(fc_batch_size, lambda n: size % n == 0)
     raise errors.InputError(
       f"fc_batch_size={fc_batch_size} does not divide batch_size={size};"
       f" {near}."
@@ -379,7 +379,7 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   parts = layout.microbatches * (1 if layout.name == "owt_b" else layout.passes)
   unit = layout.shards * parts
   if size % unit:
-    near = _near(size, lambda n: n % unit == 0)
+    near = nearest_valid(size, lambda n: n % unit == 0)
     among = f"{layout.shards} devices" + f" in {parts} parts each" * (parts > 1)
     raise errors.InputError(
       f"batch_size={size} is not divisible by {unit}, for {among}; {near}."

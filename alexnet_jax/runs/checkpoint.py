@@ -125,7 +125,7 @@ class Saver:
         f" lower learning_rate. {newest_of(self._folder.parent)}"
       )
     self._saved_at = time.monotonic()
-    with self._telling_of(step):
+    with self._report_save_errors(step):
       self._check_room(state)
       self._checkpointer.save(
         self._unfinished(step),
@@ -158,7 +158,7 @@ class Saver:
 
   def _end(self, step: int, best_step: int | None) -> None:
     """Makes a checkpoint of what Orbax has written, and removes the old."""
-    with self._telling_of(step):
+    with self._report_save_errors(step):
       self._checkpointer.wait_until_finished()
       if hosts.is_first():
         digests.write(self._unfinished(step))
@@ -176,7 +176,7 @@ class Saver:
       self._failed_at = None
 
   @contextlib.contextmanager
-  def _telling_of(self, step: int) -> Iterator[None]:
+  def _report_save_errors(self, step: int) -> Iterator[None]:
     try:
       yield
     # Orbax and TensorStore have errors of many kinds for a disk that is full,
@@ -297,7 +297,7 @@ def newest_good(workdir: Path) -> tuple[int | None, dict[int, str]]:
   return None, bad
 
 
-def put_aside(workdir: Path, bad: dict[int, str]) -> list[str]:
+def quarantine(workdir: Path, bad: dict[int, str]) -> list[str]:
   """Renames damaged checkpoints, so that their steps can be saved again.
 
   Args:
@@ -506,7 +506,7 @@ def _compare(folder: Path, parts: dict[str, Any]) -> None:
         )
   if differing:
     raise errors.InputError(
-      f"{str(folder)!r} is of another net: {errors.some(differing)}."
+      f"{str(folder)!r} is of another net: {errors.first_few(differing)}."
       " Choose the config that it was trained with, or another --workdir."
     )
 
@@ -529,7 +529,7 @@ def read_params(workdir: Path, step: int) -> Any:
 def list_damaged(bad: dict[int, str]) -> str:
   """Returns what is wrong with checkpoints, the first three of them."""
   lines = [f"step {step}: {problem}" for step, problem in bad.items()]
-  return errors.some(lines, 3, between="; ")
+  return errors.first_few(lines, 3, between="; ")
 
 
 def _reason(e: Exception) -> str:

@@ -36,20 +36,20 @@ _SUMMARIES: Any = summary_pb2
 
 # They say where, how often and when to give up, not what is computed, so a run
 # may change them.
-FREE_FIELDS = (
+MAY_CHANGE_ON_RESUME = (
   "checkpoint_every_minutes",
   "checkpoint_every_steps",
   "checkpoints_to_keep",
   "data_dir",
-  "dead_after_steps",
-  "device_data_share",
+  "check_learning_after_steps",
+  "device_cache_fraction",
   "input_timeout_s",
   "layout",
   "log_every_steps",
   "microbatches",
   "reader_threads",
   "skip_nonfinite_steps",
-  "steps_at_once",
+  "steps_per_call",
 )
 
 
@@ -57,7 +57,7 @@ FREE_FIELDS = (
 def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
   """Holds a workdir, new or of the same run, and writes `config.json` there.
 
-  A run is the same if its config differs in `FREE_FIELDS` alone.
+  A run is the same if its config differs in `MAY_CHANGE_ON_RESUME` alone.
 
   Args:
     workdir: made if it does not exist.
@@ -91,10 +91,11 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
       differing = [
         f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
         for name in sorted(held | asked)
-        if held.get(name) != asked.get(name) and name not in FREE_FIELDS
+        if held.get(name) != asked.get(name)
+        and name not in MAY_CHANGE_ON_RESUME
       ]
       if differing:
-        shown = " ".join(errors.some(differing).split())
+        shown = " ".join(errors.first_few(differing).split())
         raise errors.InputError(
           f"workdir={str(workdir)!r} holds a run of another config:"
           f" {shown}. Choose another --workdir."
@@ -180,8 +181,8 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   return records
 
 
-class SilentLog:
-  """What the other processes of a run have for a `RunLog`: it only knows."""
+class NullLogger:
+  """What the other processes of a run have for a `Logger`: it only knows."""
 
   def __init__(self, workdir: Path, start_step: int, evaluated: bool):
     """Reads what the run that goes on after `start_step` had written.
@@ -200,7 +201,7 @@ class SilentLog:
       or (record["step"] == start_step and record["split"] in splits)
     ]
 
-  def __enter__(self) -> "SilentLog":
+  def __enter__(self) -> "NullLogger":
     """Returns itself."""
     return self
 
@@ -226,11 +227,11 @@ class SilentLog:
     """Has nothing that is not written."""
     return True
 
-  def say(self, text: str) -> None:
+  def print(self, text: str) -> None:
     """Prints nothing."""
 
 
-class RunLog(SilentLog):
+class Logger(NullLogger):
   """Writes the records of a run and shows them."""
 
   def __init__(
@@ -240,8 +241,8 @@ class RunLog(SilentLog):
 
     Args:
       workdir: of the run.
-      start_step: see `SilentLog`.
-      evaluated: see `SilentLog`.
+      start_step: see `NullLogger`.
+      evaluated: see `NullLogger`.
       total_steps: of the whole run.
     """
     super().__init__(workdir, start_step, evaluated)
@@ -266,7 +267,7 @@ class RunLog(SilentLog):
       "starting", total=total_steps, completed=start_step, last=""
     )
 
-  def __enter__(self) -> "RunLog":
+  def __enter__(self) -> "Logger":
     """Returns itself."""
     return self
 
@@ -307,7 +308,7 @@ class RunLog(SilentLog):
     if split == "train" and not self._bar.disable:
       self._bar.update(self._task, last=figures)
       return
-    self.say(
+    self.print(
       f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
       f"  {split:<10}  {figures}"
     )
@@ -332,7 +333,7 @@ class RunLog(SilentLog):
     try:
       _replace(self._workdir / "confusions.json", json.dumps(held) + "\n")
     except OSError as e:  # No reason to lose the test's figures.
-      self.say(f"WARNING: no confusions.json could be written ({e.strerror})")
+      self.print(f"WARNING: no confusions.json could be written ({e.strerror})")
 
   def flush(self) -> bool:
     """Writes what a full disk has held up; returns whether all is written."""
@@ -346,7 +347,7 @@ class RunLog(SilentLog):
       # No line is ever there in part.
       os.ftruncate(self._file.fileno(), whole)
       count = self._unwritten.count(b"\n")
-      self.say(
+      self.print(
         f"WARNING: {count} lines of {self._file.name} could not be written"
         f" ({e.strerror}). Make room; they are kept, and tried again."
       )
@@ -354,7 +355,7 @@ class RunLog(SilentLog):
     self._unwritten = b""
     return True
 
-  def say(self, text: str) -> None:
+  def print(self, text: str) -> None:
     """Prints a line, above the bar where there is one."""
     if self._bar.disable:
       print(text, flush=True)

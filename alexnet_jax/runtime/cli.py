@@ -69,7 +69,7 @@ def run(
     app.run(checked, flags_parser=parse)
   except errors.InputError as e:
     print(f"error: {_one_line(str(e))}", file=sys.stderr)
-    if e.at_once:
+    if e.exit_immediately:
       sys.stdout.flush()
       os._exit(1)
     sys.exit(1)

@@ -17,21 +17,21 @@ class InputError(ValueError):
     at_once: whether the command is not to wait for threads and libraries.
   """
 
-  at_once = False
+  exit_immediately = False
 
 
-class RubbishError(InputError):
+class DivergedError(InputError):
   """Training came to nothing: what it computes is not finite."""
 
 
-class DeadError(RubbishError):
+class NotLearningError(DivergedError):
   """Training came to nothing: the net is no better than chance."""
 
 
-class StallError(InputError):
+class InputTimeoutError(InputError):
   """Something is waited for in vain, in a thread that may never come back."""
 
-  at_once = True
+  exit_immediately = True
 
 
 def unknown(what: str, value: object, known: Iterable[str]) -> InputError:
@@ -61,7 +61,9 @@ def reason(e: Exception, text: str | None = None) -> str:
   return textwrap.shorten(text, 200, placeholder="...")
 
 
-def some(things: Iterable[str], count: int = 5, between: str = ", ") -> str:
+def first_few(
+  things: Iterable[str], count: int = 5, between: str = ", "
+) -> str:
   """Returns the first few of things, and how many more there are.
 
   Args:
@@ -74,7 +76,7 @@ def some(things: Iterable[str], count: int = 5, between: str = ", ") -> str:
   return between.join(things[:count]) + more
 
 
-def end_at_once(text: str, code: int) -> NoReturn:
+def exit_immediately(text: str, code: int) -> NoReturn:
   """Ends the process from whatever thread; a progress bar may be on show."""
   show = f"{_SHOW_CURSOR}\n" if sys.stderr.isatty() else ""
   os.write(2, f"{show}{text}\n".encode())

@@ -25,7 +25,7 @@ _OTHER_LAUNCHERS = (
 
 
 @contextlib.contextmanager
-def joined(
+def initialize(
   coordinator: str | None,
   num_processes: int | None,
   process_id: int | None,
@@ -85,7 +85,7 @@ def joined(
     yield
 
 
-def agree(facts: Mapping[str, Any]) -> None:
+def assert_same_on_all_hosts(facts: Mapping[str, Any]) -> None:
   """Checks that every process of the run has the same facts.
 
   To be called by all of them; each then raises the same error, or none.
@@ -118,13 +118,13 @@ def agree(facts: Mapping[str, Any]) -> None:
       differing.append(f"{name} is {' but '.join(values)}")
   raise errors.InputError(
     "the processes of this run differ:"
-    f" {errors.some(differing, between='; ')}; start every"
+    f" {errors.first_few(differing, between='; ')}; start every"
     " process with the same command, code and data."
   )
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_hosts() -> Iterator[None]:
   """Lets no process go on where another has failed; blocks do not nest.
 
   Bad input that one process finds in the block is raised in all, after it.
@@ -143,7 +143,7 @@ def together() -> Iterator[None]:
       raise errors.InputError(f"process {process}: {text}")
 
 
-def share(folder: Path) -> None:
+def assert_shared_folder(folder: Path) -> None:
   """Checks that a folder of this name is the same one for all processes.
 
   Args:

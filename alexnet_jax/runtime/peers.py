@@ -200,7 +200,7 @@ def watching(connections: Connections, count: int) -> Iterator[None]:
   try:
     yield
   except errors.InputError as e:
-    e.at_once = True  # jax's own farewell is one of all processes.
+    e.exit_immediately = True  # jax's own farewell is one of all processes.
     reason = str(e)
     raise
   except Exception as e:
@@ -303,7 +303,7 @@ class _Watch(threading.Thread):
   def _end(self, text: str) -> None:
     for connection in self._connections.values():
       _tell(connection, {"lost": text})
-    errors.end_at_once(f"error: {text}", 1)
+    errors.exit_immediately(f"error: {text}", 1)
 
 
 def name(processes: Any) -> str:

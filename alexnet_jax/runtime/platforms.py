@@ -27,7 +27,7 @@ COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
 UNROLLING = ("cpu",)
 
 
-def loops() -> bool:
+def loops_are_fast() -> bool:
   """Whether convolutions in a loop are as quick as one by one."""
   return jax.default_backend() not in UNROLLING
 
@@ -42,25 +42,27 @@ def jit(fun: Callable[..., Any], **settings: Any) -> Any:
   return jax.jit(fun, compiler_options=options, **settings)
 
 
-def pick(table: Table, *args: jax.Array) -> jax.Array:
+def by_platform(table: Table, *args: jax.Array) -> jax.Array:
   """Returns what the function for the platform computed for makes of `args`."""
   return lax.platform_dependent(*args, **table)
 
 
-ONCE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
+MATERIALIZE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
 
 
 @jax.custom_vjp
-def once(x: jax.Array) -> jax.Array:
+def materialize(x: jax.Array) -> jax.Array:
   """Returns x, which is computed whole before it is used; its gradient too.
 
   XLA:CPU would compute what is elementwise anew inside each of its users, and
   in the order that suits them.
   """
-  return pick(ONCE, x)
+  return by_platform(MATERIALIZE, x)
 
 
-once.defvjp(lambda x: (once(x), None), lambda _, dy: (once(dy),))
+materialize.defvjp(
+  lambda x: (materialize(x), None), lambda _, dy: (materialize(dy),)
+)
 
 
 def _sum_by_product(y: jax.Array) -> jax.Array:

@@ -11,15 +11,15 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime import errors
 
-_came = threading.Event()
+_stop_requested = threading.Event()
 
 
-def came() -> bool:
+def stop_requested() -> bool:
   """Whether this process, being the only one, was told to stop."""
-  return _came.is_set() and jax.process_count() == 1
+  return _stop_requested.is_set() and jax.process_count() == 1
 
 
-class Request:
+class StopRequest:
   """Says whether the run is to stop.
 
   SIGTERM or Ctrl-C ask for it; a second Ctrl-C ends the process at once. One
@@ -36,7 +36,7 @@ class Request:
     """
     self._questions += 1
     if jax.process_count() == 1:
-      return _came.is_set()
+      return _stop_requested.is_set()
     # jax lets all stop at the number after the newest that was asked for.
     return multihost_utils.reached_preemption_sync_point(self._questions)
 
@@ -44,25 +44,25 @@ class Request:
     """Runs in the main thread, when it comes back to Python."""
     if not self._questions and jax.process_count() == 1:
       # Not by an exception: some thread may never come back from its reading.
-      errors.end_at_once("told to stop before the first step", 0)
+      errors.exit_immediately("told to stop before the first step", 0)
 
   def _hear(self, pipe: int) -> None:
     """Runs in a thread of its own: the main one may be within a long step."""
     while numbers := os.read(pipe, 1):
-      if numbers[0] == signal.SIGINT and _came.is_set():
-        errors.end_at_once("interrupted", 130)
-      if not _came.is_set() and self._questions:
+      if numbers[0] == signal.SIGINT and _stop_requested.is_set():
+        errors.exit_immediately("interrupted", 130)
+      if not _stop_requested.is_set() and self._questions:
         os.write(2, b"stopping after this step; Ctrl-C stops at once\n")
-      _came.set()
+      _stop_requested.set()
       if numbers[0] == signal.SIGINT and jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)  # jax tells the others.
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Request]:
+def handle_signals() -> Iterator[StopRequest]:
   """Yields the request; to be entered after jax has met other processes."""
-  request = Request()
-  _came.clear()
+  request = StopRequest()
+  _stop_requested.clear()
   heard, told = os.pipe()
   os.set_blocking(told, False)
   threading.Thread(target=request._hear, args=[heard], daemon=True).start()

@@ -62,7 +62,7 @@ def evaluate_runs(
   dataset = examples.dataset
   members = []
   for workdir, run, weight in zip(workdirs, runs, weights, strict=True):
-    class_names, statistics = batches.kept(workdir)
+    class_names, statistics = batches.read_run_metadata(workdir)
     size = run.config.image_size_px
     if (size, class_names) != (config.image_size_px, dataset.class_names):
       raise errors.InputError(
@@ -76,7 +76,7 @@ def evaluate_runs(
     )
     view_step = steps.make_view_step(run.net, augmentation, mesh)
     members += [
-      evaluate.Member(view_step, params, seen, weight / len(run.members))
+      evaluate.Net(view_step, params, seen, weight / len(run.members))
       for params in run.members
     ]
   figures = evaluate.evaluate_split(members, examples, config, mesh)

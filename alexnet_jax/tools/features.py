@@ -60,7 +60,7 @@ def batches_of(
     threads=config.reader_threads,
   )
   with cli.progress("images", len(examples)) as advance:
-    for batch in batches.InTime(stream, config.input_timeout_s):
+    for batch in batches.WithTimeout(stream, config.input_timeout_s):
       real = batch["mask"] > 0
       yield batch["image"][real], batch["label"][real]
       advance(int(real.sum()))

@@ -187,4 +187,4 @@ def load(workdir: str | Path, step: str = "newest") -> Model:
   """
   mesh = layouts.make_mesh(1)
   run = evaluate.open_run(Path(workdir), mesh, step)
-  return Model(run, *batches.kept(Path(workdir)))
+  return Model(run, *batches.read_run_metadata(Path(workdir)))

@@ -155,7 +155,7 @@ def main(argv: Sequence[str]) -> None:
     others = " The others are answered." if len(bad) < count else ""
     raise errors.InputError(
       f"{len(bad)} of {count} images cannot be read:"
-      f" {errors.some(bad, 10, between='; ')}.{others}"
+      f" {errors.first_few(bad, 10, between='; ')}.{others}"
     )
 
 

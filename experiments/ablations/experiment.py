@@ -71,7 +71,7 @@ EXPERIMENT = Experiment(
       "as run 145: its norms, a crop for 32 images, images / 1.1, biases at"
       " twice the rate to the end and without decay",
       {
-        "images_per_crop": 32,
+        "images_per_view": 32,
         "colour_noise_divisor": 1.1,
         "weight_decay_of_biases": False,
         "learning_rate_of_biases": 2.0,

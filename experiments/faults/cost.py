@@ -43,7 +43,7 @@ def saving(folder: Path) -> list[dict[str, float]]:
     crop_size_px=224,
     random_crop=True,
     mirror=True,
-    images_per_crop=1,
+    images_per_view=1,
     colour_noise=0.1,
     colour_noise_steps=2**31 - 1,
     colour_noise_divisor=1.0,

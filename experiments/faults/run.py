@@ -52,7 +52,7 @@ FIELDS = {
   "network.fc6.sigma": 0.06,
   "network.fc8.sigma": 0.05,
   "learning_rate": 0.003,
-  "dead_after_steps": 0,
+  "check_learning_after_steps": 0,
   "total_steps": 120,
   "log_every_steps": 5,
   "checkpoint_every_steps": 17,

@@ -33,7 +33,7 @@ def _arm(name: str, units: str, rate: float, epochs: float, seeds: int) -> Arm:
     "stop_at_train_error": TARGET,
     "total_epochs": epochs,
     "log_every_steps": 98,
-    "dead_after_steps": 1955,  # five passes
+    "check_learning_after_steps": 1955,  # five passes
   }
   config = "configs/cifar_19pct.py"
   change = f"{units} at the rate {rate:g}"

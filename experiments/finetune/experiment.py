@@ -24,7 +24,7 @@ EXPERIMENT = Experiment(
       | {
         "init_from": "runs/finetune/even",
         "init_inherits": True,
-        "init_fresh_layers": ("fc8",),
+        "reinit_layers": ("fc8",),
       },
       original="they transfer: arXiv 1411.1792",
       sign=-1,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.runs import logs
 from alexnet_jax.runtime import cli, errors
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ def digest_of_fields(fields: Mapping[str, Any]) -> str:
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a config that tell what is trained, as in JSON."""
-  free = {*logs.FREE_FIELDS, "seed", "ensemble"}
+  free = {*logs.MAY_CHANGE_ON_RESUME, "seed", "ensemble"}
   free.remove("data_dir")  # Here it stays where it is, and tells what is seen.
   free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
   fields = cli.flatten(json.loads(json.dumps(config)))

@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> None:
     raise errors.InputError("--only='' must name an arm; leave it out for all.")
   arms = plan.select(experiment, options.only or ())
   # One on a CPU by measurement (experiments/seeds_at_once).
-  at_once = options.seeds_at_once or (5 if platforms.loops() else 1)
+  at_once = options.seeds_at_once or (5 if platforms.loops_are_fast() else 1)
   for flag in ("seeds", "seeds_at_once"):
     value: Any = options[flag].value
     if value is not None and value < 1:
@@ -66,14 +66,14 @@ def main(words: Sequence[str]) -> None:
   cli.keep_memory()
   cli.keep_programs()
   _commit()  # That of the code which runs, whatever is committed meanwhile.
-  with signals.listening() as is_told_to_stop:
+  with signals.handle_signals() as should_stop:
     # Breadth first: every arm has some seeds before one has them all.
     for first in range(0, max(seeds.values()), at_once):
       for arm in arms:
         group = range(first, min(first + at_once, seeds[arm.name]))
         digest = plan.digest_of(configs[arm.name])
-        _run(name, arm, group, digest, is_told_to_stop)
-        if is_told_to_stop():
+        _run(name, arm, group, digest, should_stop)
+        if should_stop():
           print("told to stop; the same command goes on")
           return
   nets = sum(
@@ -87,7 +87,7 @@ def _run(
   arm: plan.Arm,
   seeds: Sequence[int],
   digest: str,
-  is_told_to_stop: Callable[[], bool],
+  should_stop: Callable[[], bool],
 ) -> None:
   """Trains and tests the nets of an arm that have no row yet."""
   for program in _programs(name, arm, seeds, digest):
@@ -104,8 +104,8 @@ def _run(
       ]
       if not wanted:  # Another program was.
         continue
-      rows = _rows(arm, program, wanted, workdir, is_told_to_stop)
-      if is_told_to_stop():
+      rows = _rows(arm, program, wanted, workdir, should_stop)
+      if should_stop():
         return
       if rows is None:
         # One of them came to nothing; which one, each tells alone.
@@ -123,7 +123,7 @@ def _run(
       print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
       print(f"  again: {plan.command_of(name, arm, row['seed'])}")
     if rows is None:
-      _run(name, arm, seeds, digest, is_told_to_stop)
+      _run(name, arm, seeds, digest, should_stop)
 
 
 def _pending(name: str, arm: plan.Arm, seeds: Sequence[int]) -> list[int]:
@@ -179,7 +179,7 @@ def _rows(
   program: tuple[int, int],
   wanted: Sequence[int],
   workdir: Path,
-  is_told_to_stop: Callable[[], bool],
+  should_stop: Callable[[], bool],
 ) -> list[dict[str, Any]] | None:
   """Trains the nets of a program, and tests them.
 
@@ -188,7 +188,7 @@ def _rows(
     program: its first seed, and how many nets it has.
     wanted: seeds that are to have a row.
     workdir: of the program.
-    is_told_to_stop: asked after every step.
+    should_stop: asked after every step.
 
   Returns:
     Rows of results.csv, none if told to stop; None if one net among several
@@ -200,18 +200,18 @@ def _rows(
   _tell_of_program(workdir)
   with _timing(workdir):
     try:
-      train.train_and_evaluate(config, workdir, is_told_to_stop)
-    except errors.RubbishError as e:
+      train.train_and_evaluate(config, workdir, should_stop)
+    except errors.DivergedError as e:
       print(e)
       if count > 1:
         return None
-      dead = isinstance(e, errors.DeadError)
+      dead = isinstance(e, errors.NotLearningError)
       outcome = results.CHANCE if dead else results.DIVERGED
   jax.clear_caches()
-  if outcome == results.FINISHED and not is_told_to_stop():
-    answers = _answers(workdir, is_told_to_stop)
+  if outcome == results.FINISHED and not should_stop():
+    answers = _answers(workdir, should_stop)
     jax.clear_caches()
-  if is_told_to_stop():
+  if should_stop():
     return []
   lines = logs.read_metrics(workdir)
   held = _about(workdir)
@@ -297,13 +297,13 @@ def _write_about(workdir: Path, held: dict[str, Any]) -> None:
 
 
 def _answers(
-  workdir: Path, is_told_to_stop: Callable[[], bool]
+  workdir: Path, should_stop: Callable[[], bool]
 ) -> dict[str, np.ndarray]:
   """Returns what the nets of a workdir make of the test split.
 
   Args:
     workdir: of a finished run.
-    is_told_to_stop: asked before each batch.
+    should_stop: asked before each batch.
 
   Returns:
     `labels` int [N], and by metric float32 log probabilities [M, N, K] of M
@@ -317,7 +317,9 @@ def _answers(
   run = evaluate.open_run(workdir, mesh)
   config = run.config
   examples = evaluate.examples_of(config, "", "")
-  augmentation = augment.from_config(config, batches.kept(workdir)[1])
+  augmentation = augment.from_config(
+    config, batches.read_run_metadata(workdir)[1]
+  )
   view_step = steps.make_view_step(run.net, augmentation, mesh)
   answers: dict[str, Any] = {}
   for metric, views in VIEWS.items():
@@ -330,9 +332,9 @@ def _answers(
       own = found[: len(run.members)]
       each.append(np.stack([np.asarray(x)[real] for x in own]))
 
-    members = [evaluate.Member(view_step, x, seen) for x in run.members]
+    members = [evaluate.Net(view_step, x, seen) for x in run.members]
     figures = evaluate.evaluate_members(
-      members, examples, config, mesh, is_told_to_stop, keep
+      members, examples, config, mesh, should_stop, keep
     )
     if figures is None:
       return {}

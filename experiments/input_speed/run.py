@@ -321,7 +321,7 @@ def main() -> None:
       "--config.schedule=epochs",
       "--config.total_steps=12",
       "--config.log_every_steps=12",
-      "--config.device_data_share=0",
+      "--config.device_cache_fraction=0",
       "--config.validation_split=",
       "--config.test_split=",
     )

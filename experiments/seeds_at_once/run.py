@@ -38,7 +38,7 @@ def trainer(config: Any) -> Callable[[], None]:
     crop_size_px=config.crop_size_px,
     random_crop=config.random_crop,
     mirror=config.mirror,
-    images_per_crop=config.images_per_crop,
+    images_per_view=config.images_per_view,
     colour_noise=config.colour_noise,
     colour_noise_steps=2**31 - 1,
     colour_noise_divisor=config.colour_noise_divisor,

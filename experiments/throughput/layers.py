@@ -356,7 +356,8 @@ class Profile:
 
     def update(params: Any, velocity: Any, grads: Any) -> Any:
       finite = [
-        platforms.pick(platforms.ALL_FINITE, g) for g in jax.tree.leaves(grads)
+        platforms.by_platform(platforms.ALL_FINITE, g)
+        for g in jax.tree.leaves(grads)
       ]
       hold = ~jnp.all(jnp.stack(finite))
       updates, new = tx.update(

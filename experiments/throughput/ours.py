@@ -148,7 +148,7 @@ class Contestant:
   def epoch(self, count: int) -> None:
     """Trains on a whole split that lives on the device, as train.py does."""
     size, many = self.config.batch_size, inputs.EPOCH_EXAMPLES
-    room = self.config.steps_at_once
+    room = self.config.steps_per_call
     pool, loop = self.pool
     rng = np.random.default_rng(0)
 

@@ -97,7 +97,7 @@ def overhang(size: int, row: Any) -> int:
     row: of a convolution in a config.
   """
   rest = (size + 2 * row.padding - row.kernel) % row.stride
-  return row.stride - rest if row.ceil and rest else 0
+  return row.stride - rest if row.ceil_mode and rest else 0
 
 
 def build(config: Any, norm: str) -> Any:
@@ -123,7 +123,7 @@ def build(config: Any, norm: str) -> Any:
       past = overhang(size, row)
       if past and not first:
         raise SystemExit(f"{name} has no even padding that torch can do")
-      towers = 1 if first or row.joined else net.towers
+      towers = 1 if first or row.sees_all_towers else net.towers
       shape = (channels, row.filters, row.kernel, row.stride, row.padding)
       layer = nn.Conv2d(*shape, groups=towers)
       size += past + 2 * row.padding - row.kernel
@@ -132,7 +132,7 @@ def build(config: Any, norm: str) -> Any:
     nn.init.normal_(layer.weight, std=row.sigma)
     nn.init.constant_(layer.get_parameter("bias"), row.bias)
     layers.add_module(name, layer)
-    for word in row.after:
+    for word in row.then:
       layers.append(_follower(word, net, norm))
       if word.endswith("pool"):
         size = -(-(size - net.pool_window) // net.pool_stride) + 1
@@ -354,7 +354,7 @@ def choose(net: str, batch_size: int, compiled: bool) -> dict[str, Any]:
   found: dict[str, Any] = {"augment": min(augment, key=augment.__getitem__)}
   lrn = config.network.lrn
   found["norm"] = "functional"
-  if any("lrn" in config.network[n].after for n in config.network.layers):
+  if any("lrn" in config.network[n].then for n in config.network.layers):
     x = torch.randn(batch_size, 96, 55, 55, device=device())
     if device() == "cuda":
       x = x.bfloat16()

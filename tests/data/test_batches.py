@@ -569,14 +569,16 @@ def test_measured_statistics_are_of_the_slice_that_is_trained_on(tmp_path):
 def test_a_run_keeps_its_classes_and_statistics(tmp_path, directory):
   dataset = records.open_directory(directory)
   held = statistics.read(directory)
-  batches.keep(tmp_path, dataset, held)
-  class_names, known = batches.kept(tmp_path)
+  batches.check_run_metadata(tmp_path, dataset, held)
+  class_names, known = batches.read_run_metadata(tmp_path)
   assert class_names == tuple(CLASSES)
   for name in ("mean_image", "colour_axes", "colour_sds"):
     found, wanted = getattr(known, name), getattr(held, name)
     np.testing.assert_array_equal(found, wanted)
     assert found.dtype == wanted.dtype
-  batches.keep(tmp_path, dataset, held)  # As a run that goes on does.
+  batches.check_run_metadata(
+    tmp_path, dataset, held
+  )  # As a run that goes on does.
 
 
 def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
@@ -587,7 +589,7 @@ def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
   dataset = dataclasses.replace(dataset, class_names=names)
   held = statistics.read(directory)
   (tmp_path / "whole").mkdir()
-  batches.keep(tmp_path / "whole", dataset, held)
+  batches.check_run_metadata(tmp_path / "whole", dataset, held)
   expected = {
     path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
   }
@@ -596,8 +598,8 @@ def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
     workdir = tmp_path / str(room)
     workdir.mkdir()
     with no_file_grows_beyond(room), pytest.raises(OSError, match="too large"):
-      batches.keep(workdir, dataset, held)
-    batches.keep(workdir, dataset, held)
+      batches.check_run_metadata(workdir, dataset, held)
+    batches.check_run_metadata(workdir, dataset, held)
     found = {path.name: path.read_bytes() for path in workdir.iterdir()}
     assert found == expected
 
@@ -617,8 +619,10 @@ def test_names_of_any_script_are_kept(tmp_path):
       workers=0,
     )
   dataset = records.open_directory(tmp_path / "data")
-  batches.keep(tmp_path, dataset, statistics.read(tmp_path / "data"))
-  assert batches.kept(tmp_path)[0] == tuple(names)
+  batches.check_run_metadata(
+    tmp_path, dataset, statistics.read(tmp_path / "data")
+  )
+  assert batches.read_run_metadata(tmp_path)[0] == tuple(names)
 
 
 @pytest.mark.parametrize("what", ["classes", "order of classes", "mean image"])
@@ -627,7 +631,9 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
   (tmp_path / "run").mkdir()
   first = write_pictures(tmp_path / "first", train=pictures(0, 20))
   held = statistics.read(first)
-  batches.keep(tmp_path / "run", records.open_directory(first), held)
+  batches.check_run_metadata(
+    tmp_path / "run", records.open_directory(first), held
+  )
   before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
   images = pictures(1 if what == "mean image" else 0, 20)
   other = write_pictures(tmp_path / "other", train=images)
@@ -638,7 +644,7 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
   }[what]
   (other / "label.labels.txt").write_text("\n".join(names) + "\n")
   with pytest.raises(errors.InputError) as error:
-    batches.keep(
+    batches.check_run_metadata(
       tmp_path / "run",
       records.open_directory(other),
       statistics.read(other),
@@ -659,12 +665,12 @@ def test_a_run_that_lost_what_it_kept_is_refused(
   tmp_path, directory, name, data
 ):
   dataset = records.open_directory(directory)
-  batches.keep(tmp_path, dataset, statistics.read(directory))
+  batches.check_run_metadata(tmp_path, dataset, statistics.read(directory))
   (tmp_path / name).unlink()
   if data is not None:
     (tmp_path / name).write_bytes(data)
   with pytest.raises(errors.InputError) as error:
-    batches.kept(tmp_path)
+    batches.read_run_metadata(tmp_path)
   assert str(tmp_path) in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -48,7 +48,7 @@ def fixture_train(directory):
 def config(share, **changes):
   known = {
     "batch_size": BATCH,
-    "device_data_share": share,
+    "device_cache_fraction": share,
     "input_timeout_s": 60,
     "image_size_px": SIZE_PX,
     "reader_threads": 2,
@@ -237,7 +237,7 @@ examples = records.open_split(dataset, "train", "train_split")
 mesh = layouts.make_mesh()
 found = {}
 for share in (0, 1):
-  settings = ConfigDict(json.loads(config) | {"device_data_share": share})
+  settings = ConfigDict(json.loads(config) | {"device_cache_fraction": share})
   layout = layouts.Layout("data", mesh.size, 1, settings.batch_size)
   batches = feed.open_feed(examples, settings, layout, mesh)
   for step in range(5):

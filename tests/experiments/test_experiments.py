@@ -51,7 +51,7 @@ def place(tmp_path_factory):
   (place / "experiments" / "tiny").mkdir(parents=True)
   for file in (ROOT / "experiments").glob("*.py"):
     shutil.copy(file, place / "experiments")
-  quick = {**QUICK, "data_dir": str(data), "dead_after_steps": 0}
+  quick = {**QUICK, "data_dir": str(data), "check_learning_after_steps": 0}
   quick |= {"total_steps": 30, "log_every_steps": 10}
   text = EXPERIMENT.format(quick=quick, root=str(ROOT))
   (place / "experiments" / "tiny" / "experiment.py").write_text(text)

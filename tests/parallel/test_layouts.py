@@ -299,7 +299,7 @@ def test_towers_talk_at_conv3_fc6_fc7_and_fc8_alone():
 
 def test_rows_of_a_part_are_spread_over_all_devices():
   layout = layouts.Layout("owt_c", 1, 2, 8, fc_updates=2)
-  assert layout.rows().tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+  assert layout.example_order().tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
   for other in (
     layouts.Layout("owt_c", 1, 2, 8),
     layouts.Layout("owt_b", 1, 2, 8, fc_updates=2),

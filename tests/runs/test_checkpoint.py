@@ -294,7 +294,7 @@ def test_damaged_steps_are_put_aside_and_the_step_before_is_taken(tmp_path):
     (tmp_path / "checkpoints" / "10" / "SHA256SUMS").unlink()
     step, bad = checkpoint.newest_good(tmp_path)
     assert (step, list(bad)) == (9, [10])
-    (line,) = checkpoint.put_aside(tmp_path, bad)
+    (line,) = checkpoint.quarantine(tmp_path, bad)
     assert line.startswith("WARNING: the checkpoint of step 10 is damaged")
     assert "SHA256SUMS" in line
     assert f"checkpoints/10.damaged-{number}" in line
@@ -510,7 +510,7 @@ def record(step):
 @pytest.mark.parametrize("room", [0, 1, 100])
 def test_lines_wait_for_room_and_none_is_cut(room, tmp_path, capsys):
   file = tmp_path / "metrics.jsonl"
-  with logs.RunLog(tmp_path, 0, True, 9) as log:
+  with logs.Logger(tmp_path, 0, True, 9) as log:
     log.record(record(1))
     before = file.read_bytes()
     with no_file_grows_beyond(len(before) + room):

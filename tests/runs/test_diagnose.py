@@ -73,7 +73,7 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
   dead = {
     **{f"network.{name}.sigma": 1e-9 for name in ("fc6", "fc8")},
     "learning_rate": 1e-12,
-    "dead_after_steps": 5,
+    "check_learning_after_steps": 5,
   }
   result = train_quick(workdir, data, **dead)
   assert_refused(
@@ -90,7 +90,9 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
   ]  # fmt: skip
   assert records(workdir)[-1]["loss"] == pytest.approx(math.log(10), abs=1e-4)
   # It may go on where the user says so.
-  result = train_quick(workdir, data, **dead | {"dead_after_steps": 0})
+  result = train_quick(
+    workdir, data, **dead | {"check_learning_after_steps": 0}
+  )
   assert result.returncode == 0, result.stderr
 
 
@@ -102,11 +104,11 @@ def test_iterator_that_is_slow_is_waited_for_and_one_that_hangs_is_not():
     time.sleep(3)
     yield 3
 
-  in_time = batches.InTime(numbers(), 1.0)
+  in_time = batches.WithTimeout(numbers(), 1.0)
   assert [next(in_time), next(in_time)] == [1, 2]
-  with pytest.raises(errors.StallError, match="input_timeout_s=1"):
+  with pytest.raises(errors.InputTimeoutError, match="input_timeout_s=1"):
     next(in_time)
-  assert list(batches.InTime(iter("ab"), 1.0)) == ["a", "b"]
+  assert list(batches.WithTimeout(iter("ab"), 1.0)) == ["a", "b"]
 
 
 def test_timeout_of_the_iterator_itself_is_its_own():
@@ -115,7 +117,7 @@ def test_timeout_of_the_iterator_itself_is_its_own():
     yield
 
   with pytest.raises(TimeoutError, match="of the disk"):
-    next(batches.InTime(failing(), 1.0))
+    next(batches.WithTimeout(failing(), 1.0))
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -133,11 +135,11 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
     "num_classes": 3,
     "validation_split": "",
     "test_split": "",
-    "device_data_share": 0.0,
+    "device_cache_fraction": 0.0,
     "checkpoint_every_steps": 10**6,
     "input_timeout_s": 300.0 if told else 3.0,
     "total_steps": 300,
-    "dead_after_steps": 0,  # There is nothing to learn.
+    "check_learning_after_steps": 0,  # There is nothing to learn.
   }
   process = start_quick(workdir, directory, **fields)
   line = ""

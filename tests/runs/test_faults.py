@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 EVALUATE_EVERY = 10
 FIELDS = {
   "total_steps": 60,
-  "dead_after_steps": 0,
+  "check_learning_after_steps": 0,
   "log_every_steps": 5,
   "checkpoint_every_steps": 13,
   "evaluate_every_epochs": 1.0,

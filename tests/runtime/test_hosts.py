@@ -35,7 +35,7 @@ parser.add_argument("--dies", type=int)
 known, others = parser.parse_known_args()
 flags = known.coordinator, known.num_processes, known.process_id
 try:
-  with distributed.joined(*flags, known.timeout_s):
+  with hosts.initialize(*flags, known.timeout_s):
     distributed.agree(known.facts)
     me = jax.process_index()
     mesh = jax.make_mesh((jax.device_count(),), ("all",))
@@ -242,15 +242,15 @@ def use(monkeypatch, environ):
 )
 def test_one_process_waits_for_nobody(monkeypatch, environ):
   use(monkeypatch, environ)
-  with hosts.joined(None, None, None, 1):
+  with hosts.initialize(None, None, None, 1):
     assert not jax.distributed.is_initialized()
-    hosts.agree({"seed": 1})
+    hosts.assert_same_on_all_hosts({"seed": 1})
 
 
 def test_one_process_may_be_said_by_flags(monkeypatch):
   """So that a launcher of independent runs can be overruled."""
   use(monkeypatch, slurm(1))
-  with hosts.joined("localhost:1", 1, 0, 1):
+  with hosts.initialize("localhost:1", 1, 0, 1):
     assert not jax.distributed.is_initialized()
 
 
@@ -273,7 +273,7 @@ def test_one_process_may_be_said_by_flags(monkeypatch):
   ],
 )
 def test_bad_flags_are_one_line(flags, words):
-  joined = hosts.joined(*flags, 1)
+  joined = hosts.initialize(*flags, 1)
   with pytest.raises(errors.InputError) as error, joined:
     pass
   assert words in str(error.value)
@@ -310,7 +310,7 @@ def test_the_command_refuses_bad_flags(tmp_path):
 def test_a_launcher_is_never_ignored(monkeypatch, environ, words):
   """As many equal runs would write into one workdir."""
   use(monkeypatch, environ)
-  joined = hosts.joined(None, None, None, 1)
+  joined = hosts.initialize(None, None, None, 1)
   with pytest.raises(errors.InputError) as error, joined:
     pass
   for word in [*words, "--coordinator=HOST:PORT"]:

@@ -68,7 +68,7 @@ def test_what_two_need_is_computed_once():
   """Catches a compiler that no longer knows the option behind `once`."""
 
   def both(x):
-    y = platforms.once(jnp.tanh(x))
+    y = platforms.materialize(jnp.tanh(x))
     return y.T + 1, y[::2] * 3
 
   x = normal(0, 64, 64)
@@ -83,7 +83,7 @@ def test_what_two_need_is_computed_once():
 
 def test_gradients_pass_through_once():
   x, cotangent = normal(0, 5), normal(1, 5)
-  y, pull_back = jax.vjp(lambda x: platforms.once(2 * x), x)
+  y, pull_back = jax.vjp(lambda x: platforms.materialize(2 * x), x)
   np.testing.assert_array_equal(y, 2 * x)
   np.testing.assert_array_equal(pull_back(cotangent)[0], 2 * cotangent)
 

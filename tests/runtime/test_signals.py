@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 VALIDATION = 160
 STEPS = {1: 12, 2: 36, 4: 16}
 # Read from the disk, in which one test damages them.
-FIELDS = {"device_data_share": 0.0}
+FIELDS = {"device_cache_fraction": 0.0}
 STOPS = [
   (1, "SIGTERM"),
   (2, "SIGINT"),

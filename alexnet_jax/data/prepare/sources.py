@@ -86,7 +86,7 @@ class Listing:
   notes: list[str]
 
 
-class _Found(NamedTuple):
+class LabelledItem(NamedTuple):
   """An image before its class has a label; `split` is "" where none is given.
 
   `key` decides whether it is held out: its name below its class.
@@ -99,7 +99,7 @@ class _Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class SplitSpec:
   """The splits that a user asks for.
 
   Attributes:
@@ -113,7 +113,7 @@ class Wanted:
   seed: int
 
   @classmethod
-  def parse(cls, text: str, seed: int = 0) -> "Wanted":
+  def parse(cls, text: str, seed: int = 0) -> "SplitSpec":
     """Reads `train=Train,test,validation=0.1`: names, or shares of train.
 
     Raises:
@@ -183,7 +183,7 @@ def find(
       a class that is not in `train`, or bad arguments.
     OSError: there is no room for the spool.
   """
-  splits = Wanted.parse(wanted, seed)
+  splits = SplitSpec.parse(wanted, seed)
   notes: list[str] = []
   classes = _read_synsets(Path(synsets)) if synsets else {}
   path = Path(source)
@@ -223,8 +223,8 @@ def _check_kind(source: Path) -> None:
 
 def _labelled(
   source: str,
-  found: list[_Found],
-  wanted: Wanted,
+  found: list[LabelledItem],
+  wanted: SplitSpec,
   classes: Mapping[str, str],
   notes: list[str],
 ) -> Listing:
@@ -283,12 +283,14 @@ def _plain_names(source: str, names: Iterable[str]) -> dict[str, str]:
   return plain
 
 
-def _hold_out(found: list[_Found], wanted: Wanted) -> list[_Found]:
+def _hold_out(
+  found: list[LabelledItem], wanted: SplitSpec
+) -> list[LabelledItem]:
   """Moves shares of each class of train, chosen by the hash of their keys."""
   shares = wanted.shares
   if all(f.split == "" for f in found):
     if not wanted.named and not shares:
-      shares = Wanted.parse(HOLDOUT).shares
+      shares = SplitSpec.parse(HOLDOUT).shares
     found = [f._replace(split="train") for f in found]
   kept = [f for f in found if f.split != "train"]
   by_class = defaultdict(list)
@@ -309,7 +311,9 @@ def _hold_out(found: list[_Found], wanted: Wanted) -> list[_Found]:
   return kept
 
 
-def _named(source: str, found: list[_Found], wanted: Wanted) -> list[_Found]:
+def _named(
+  source: str, found: list[LabelledItem], wanted: SplitSpec
+) -> list[LabelledItem]:
   """Returns the images of the splits that are asked for, by our names."""
   own = {f.split for f in found}
   if own == {""}:
@@ -339,9 +343,9 @@ def _named(source: str, found: list[_Found], wanted: Wanted) -> list[_Found]:
 def _in_layout(
   source: str,
   members: Iterable[tuple[str, archives.Item]],
-  wanted: Wanted,
+  wanted: SplitSpec,
   notes: list[str],
-) -> list[_Found]:
+) -> list[LabelledItem]:
   """Reads split and class out of paths: CLASS/IMAGE or SPLIT/CLASS/IMAGE."""
   others: Counter[str] = Counter()
   images: dict[
@@ -368,12 +372,12 @@ def _in_layout(
   for path, item in images.items():
     folder, _, name = path.rpartition("/")
     if folder in folders:
-      found.append(_Found(*folders[folder], name, item))
+      found.append(LabelledItem(*folders[folder], name, item))
   return _named(source, found, wanted)
 
 
 def _layout(
-  source: str, paths: Iterable[str], wanted: Wanted
+  source: str, paths: Iterable[str], wanted: SplitSpec
 ) -> dict[str, tuple[str, str]]:
   """Returns the split, or "", and the class of each folder that is wanted."""
   examples = {path.rpartition("/")[0]: path for path in paths}
@@ -411,7 +415,7 @@ def _layout(
   return {f: ("", p[0]) if flat else (p[0], p[1]) for f, p in folders.items()}
 
 
-def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
+def _of_list(source: Path, wanted: SplitSpec) -> list[LabelledItem]:
   """Reads lines of PATH and LABEL, and perhaps SPLIT, in columns.
 
   Columns are parted by tabs where there are any, by commas in a .csv, or else
@@ -449,7 +453,7 @@ def _of_list(source: Path, wanted: Wanted) -> list[_Found]:
         f" at {real!r}; put the list above its images, without links."
       )
     item = archives.file_at(str(source.parent / path))
-    found.append(_Found(split, class_name, path, item))
+    found.append(LabelledItem(split, class_name, path, item))
   if not found:
     raise errors.InputError(
       f"source={str(source)!r} lists no images; add some."
@@ -501,8 +505,8 @@ def _read_synsets(file: Path) -> dict[str, str]:
 
 
 def _of_ilsvrc(
-  folder: Path, wanted: Wanted
-) -> tuple[list[_Found], dict[str, str]]:
+  folder: Path, wanted: SplitSpec
+) -> tuple[list[LabelledItem], dict[str, str]]:
   """Reads the tars of ILSVRC-2012 as they are downloaded.
 
   The tar of training images is one of tars, a class each. The names of the
@@ -515,7 +519,7 @@ def _of_ilsvrc(
     with tarfile.open(path, "r:") as archive:
       for name, item in archives.in_tar(archive, path):
         wnid, _, image = name.rpartition("/")
-        found.append(_Found("train", wnid, image, item))
+        found.append(LabelledItem("train", wnid, image, item))
     classes: dict[str, str] = {}
     if (folder / _DEVKIT).is_file():
       wnids, words, truth = _read_devkit(folder / _DEVKIT)
@@ -526,7 +530,7 @@ def _of_ilsvrc(
           for name, item in archives.in_tar(archive, path):
             number = int(PurePosixPath(name).stem.rpartition("_")[2])
             wnid = wnids[truth[number]]
-            found.append(_Found("validation", wnid, name, item))
+            found.append(LabelledItem("validation", wnid, name, item))
     elif (folder / _VALIDATION_TAR).is_file() and wanted.wants("validation"):
       raise errors.InputError(
         f"{_VALIDATION_TAR} needs the labels in {_DEVKIT}; put it into"
@@ -567,7 +571,7 @@ def _read_devkit(
   )
 
 
-def _of_tfds(source: str, wanted: Wanted) -> Listing:
+def _of_tfds(source: str, wanted: SplitSpec) -> Listing:
   if source.startswith("tfds:"):
     dataset = records.open_catalogue(source.removeprefix("tfds:"))
   else:
@@ -600,7 +604,7 @@ def _of_tfds(source: str, wanted: Wanted) -> Listing:
         )
       item = Record(str(dataset.directory), name, index, changed_ns)
       class_name = dataset.class_names[label]
-      found.append(_Found(split, class_name, f"{index:09}", item))
+      found.append(LabelledItem(split, class_name, f"{index:09}", item))
   plain = _plain_names(source, dataset.class_names)
   classes = {plain[name]: name for name in dataset.class_names}
   return _labelled(source, found, wanted, classes, notes)

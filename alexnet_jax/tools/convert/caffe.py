@@ -89,7 +89,7 @@ def _array(blob: Any) -> np.ndarray:
 
 
 def _step(kind: str, layer: Any) -> str | None:
-  """Returns what a layer does in the lines of `words.py`, or None."""
+  """Returns what a layer does in the lines of `layer_strings.py`, or None."""
   odd = f"{kind} of settings that no net here has"
   match kind:
     case "Convolution":

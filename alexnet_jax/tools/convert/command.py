@@ -66,7 +66,7 @@ def _write_about(
 ) -> None:
   """Writes what a run has beside its weights."""
   logs.write_config(folder, config)
-  batches.put(folder, names, held)
+  batches.write_run_metadata(folder, names, held)
 
 
 def _mean_image(text: str, size_px: int) -> np.ndarray:
@@ -150,7 +150,7 @@ def _own(
   """
   try:
     config = logs.read_config(path.parent).unlock()
-    names, held = batches.kept(path.parent)
+    names, held = batches.read_run_metadata(path.parent)
   except errors.InputError as e:
     raise errors.InputError(
       f"{str(path)!r} was written here, with files that must be beside it:"
@@ -160,7 +160,7 @@ def _own(
   if differing := nets.differences(networks.from_config(config), found):
     raise errors.InputError(
       f"{str(path)!r} is not what the config beside it describes:"
-      f" {errors.some(differing)}. Copy both anew."
+      f" {errors.first_few(differing)}. Copy both anew."
     )
   return config, names, held
 
@@ -268,7 +268,7 @@ def send_out(
   if kind not in exports.KINDS:
     raise errors.unknown("--to", kind, exports.KINDS)
   model = inference.load(workdir, step)
-  names, held = batches.kept(workdir)
+  names, held = batches.read_run_metadata(workdir)
   with _making(output) as folder:
     _write_about(folder, model.config, names, held)
     file = exports.write(model, kind, folder).name

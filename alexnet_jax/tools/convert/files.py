@@ -38,8 +38,8 @@ class Found:
 
   Attributes:
     arrays: by name, in the layout of `arrays.py`.
-    steps: what is done one after another, in the lines of `words.py`; None
-      where the file holds weights alone.
+    steps: what is done one after another, in the lines of `layer_strings.py`;
+      None where the file holds weights alone.
     input_size_px: side of the image, where the file says.
     pools_inside: of each max pool, whether its windows stay inside its input,
       where the file says.

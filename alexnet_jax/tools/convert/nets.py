@@ -82,14 +82,14 @@ def config_of(
   config.num_classes = sizes.get("fc8.bias", num_classes)
   config.crop_size_px = found.input_size_px or known.crop_size_px
   net = config.network
-  net.conv1.ceil = False  # Others round down.
+  net.conv1.ceil_mode = False  # Others round down.
   for name in ("fc6", "fc7"):
     net[name].units = sizes.get(f"{name}.bias", net[name].units)
   inside = iter(found.pools_inside or ())
   for name in net.layers:
-    net[name].after = tuple(
-      "max_pool_inside" if word == "max_pool" and next(inside, False) else word
-      for word in net[name].after
+    net[name].then = tuple(
+      "max_pool_floor" if word == "max_pool" and next(inside, False) else word
+      for word in net[name].then
     )
   config.input_scale = known.scale
   # ImageNet's test labels are secret.
@@ -153,7 +153,7 @@ def detect(found: files.Found, asked: str = "") -> tuple[list[str], Any]:
   nearest = min(names, key=lambda name: len(lines[name]))
   raise errors.InputError(
     f"it is no net that is known here. Beside {nearest}:"
-    f" {errors.some(lines[nearest])}. Known: {', '.join(NETS)}."
+    f" {errors.first_few(lines[nearest])}. Known: {', '.join(NETS)}."
   )
 
 

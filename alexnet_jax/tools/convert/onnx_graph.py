@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[Any, ...]:
 
 
 def _steps(kind: str, settings: dict[str, Any], ends: bool) -> list[str]:
-  """Returns what a node does in the lines of `words.py`: one, or none.
+  """Returns what a node does in the lines of `layer_strings.py`: one, or none.
 
   Args:
     kind: of the node.

@@ -74,7 +74,7 @@ def _layers(
     The half of the net, the device's layer, the whole net's [H, W, C] or [N]
     there, and the name of the layer with parameters here or next.
   """
-  table = layout.table(network)
+  table = layout.local_network(network)
   local = [(s, layer) for s in layouts.STACKS for layer in getattr(table, s)]
   whole = (r for r in networks.rows(network) if not _is_join(r.layer))
   shape: tuple[int, ...] = ()
@@ -110,7 +110,7 @@ def gradients(layout: layouts.Layout, params: Any) -> list[Exchange]:
     updates = layout.fc_updates if stack == "classifier" else 1
     layers = "fc" if stack == "classifier" else "conv"
     axes = layout.axes_to_add(path)
-    if layout.is_gathered(path):
+    if layout.is_fsdp(path):
       axes = layout.data_axes
       kinds = {"all-gather": "kernels of", "reduce-scatter": "gradients of"}
       elements = leaf.size
@@ -365,7 +365,7 @@ def memory(
   gathered = [
     (leaf.size * 4, leaf.size * 4 // layout.data)
     for path, leaf in jax.tree.leaves_with_path(params)
-    if layout.is_gathered(path) and layout.data > 1
+    if layout.is_fsdp(path) and layout.data > 1
   ]
   copies = sum(whole for whole, _ in gathered)
   images = layout.batch_size // layout.shards * image_size_px**2 * 3

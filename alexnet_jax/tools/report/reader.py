@@ -177,13 +177,13 @@ def _tell_of_unmatched(
 ) -> None:  # fmt: skip
   if without_row:
     notes.append(
-      f"{_quote(folder)}: {errors.some(map(repr, without_row))} in no whole row"
-      " of results.csv; among the curves, not in the tables."
+      f"{_quote(folder)}: {errors.first_few(map(repr, without_row))} in no"
+      " whole row of results.csv; among the curves, not in the tables."
     )
   if without_folder:
     notes.append(
-      f"{_quote(folder)}: {errors.some(map(repr, without_folder))} without a"
-      " folder in runs/; in the tables, not among the curves."
+      f"{_quote(folder)}: {errors.first_few(map(repr, without_folder))}"
+      " without a folder in runs/; in the tables, not among the curves."
     )
 
 
@@ -193,8 +193,8 @@ def _tell_of_deeper(folder: Path, notes: list[str]) -> None:
   deeper = {folder / file.relative_to(folder).parts[0] for file in files}
   if deeper:
     notes.append(
-      f"{errors.some(map(_quote, sorted(deeper)))}: there are more runs, which"
-      " are not shown; name these folders."
+      f"{errors.first_few(map(_quote, sorted(deeper)))}: there are more runs,"
+      " which are not shown; name these folders."
     )
 
 
@@ -366,7 +366,7 @@ def read_series(folder: Path, notes: list[str]) -> dict[Key, Series]:
     )
     rows[key].append((step, *figures))
   if damaged:
-    numbers = errors.some((str(number) for number, _ in damaged), 10)
+    numbers = errors.first_few((str(number) for number, _ in damaged), 10)
     notes.append(
       f"{_quote(file)} is damaged in line {numbers} ({damaged[0][1]});"
       " every other line is shown."
@@ -448,7 +448,7 @@ def read_experiment(folder: Path, name: str, notes: list[str]) -> Experiment:
     if strange := [x for x in columns if figures[x] is None and row[x].strip()]:
       notes.append(
         f"{_quote(file)} has no number in line {number},"
-        f" {errors.some(map(repr, strange))}; taken as empty."
+        f" {errors.first_few(map(repr, strange))}; taken as empty."
       )
     if (row["arm"], row["seed"]) in results:
       notes.append(

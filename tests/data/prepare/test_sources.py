@@ -525,14 +525,14 @@ def test_a_link_into_a_forbidden_folder_is_told_when_it_is_read(forbidden):
 
 
 def test_splits_are_read_as_names_and_shares():
-  wanted = sources.Wanted.parse("train=Part 1, test,validation=0.25,x=", 7)
+  wanted = sources.SplitSpec.parse("train=Part 1, test,validation=0.25,x=", 7)
   assert wanted.named == {"train": "Part 1", "test": "test", "x": "x"}
   assert wanted.shares == {"validation": 0.25}
   assert wanted.seed == 7
 
 
 def test_no_splits_are_no_wishes():
-  wanted = sources.Wanted.parse("")
+  wanted = sources.SplitSpec.parse("")
   assert (wanted.named, wanted.shares, wanted.seed) == ({}, {}, 0)
 
 

@@ -44,12 +44,12 @@ KINDS = {
   "apart": {
     "network.activation": "tanh",
     **SMALL,
-    "network.conv3.joined": False,
-    "network.fc6.joined": False,
-    "network.fc7.joined": False,
+    "network.conv3.sees_all_towers": False,
+    "network.fc6.sees_all_towers": False,
+    "network.fc7.sees_all_towers": False,
   },
   "map_norm": {
-    "network.conv1.after": ("activation", "map_norm", "average_pool"),
+    "network.conv1.then": ("activation", "map_norm", "average_pool"),
     "network.layers": ("conv1", "fc8"),
     "network.map_norm.alpha": 0.001,
   },
@@ -59,7 +59,7 @@ KINDS = {
     **SMALL,
   },
   "floor": {
-    "network.conv1.ceil": False,
+    "network.conv1.ceil_mode": False,
     "network.conv1.padding": 2,
     "network.activation": "none",
     "network.pool_window": 2,
