@@ -8,16 +8,19 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import evaluate, train
+from alexnet_jax import train
+from alexnet_jax.runs import config_files, opened
 from alexnet_jax.runtime import cli, hosts, signals
 
 
 def main(_) -> None:
   """Runs the command."""
   asked = flags.FLAGS
-  config, name = cli.config()
+  config, name = config_files.config()
   workdir = Path(asked.workdir or f"runs/{name}")
-  config = evaluate.with_pretrained_net(config, cli.overridden(), workdir)
+  config = opened.with_pretrained_net(
+    config, config_files.overridden(), workdir
+  )
   cli.keep_memory()
   cli.keep_programs()
   with (
@@ -46,7 +49,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     "timeout_s", 300, "Seconds to wait for the other processes."
   )
-  cli.define_config()
+  config_files.define_config()
 
 
 def command() -> None:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import augment, metrics, networks, optimizer
 from alexnet_jax.model import AlexNet
-from alexnet_jax.parallel import collectives, layouts
+from alexnet_jax.parallel import collectives, layouts, placement
 from alexnet_jax.runtime import platforms
 
 Batch = dict[str, jax.Array]
@@ -149,7 +149,7 @@ def make_step(
     tx: the optimizer.
     augmentation: from uint8 images to the net's input.
     layout: who computes what.
-    mesh: from `layouts.make_mesh`, of the layout's shape.
+    mesh: from `placement.make_mesh`, of the layout's shape.
     seed: `config.seed`.
   """
   local = model.clone(network=layout.local_network(model.network))
@@ -302,7 +302,7 @@ def make_step(
     return TrainState(state.step + 1, *new), sums
 
   def train_step(state, batch):
-    specs = layouts.specs(layout, state)
+    specs = placement.specs(layout, state)
     rows_spec, member_spec = P(layout.example_axes), layout.member_spec
     sharded_step = jax.shard_map(
       local_members,
@@ -312,7 +312,7 @@ def make_step(
     )
     seeds = jnp.arange(layout.members, dtype=jnp.uint32) + jnp.uint32(seed)
     state, sums = sharded_step(state, batch, layout.example_order(), seeds)
-    everywhere = layouts.shardings(mesh, layouts.REPLICATED)
+    everywhere = placement.shardings(mesh, placement.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 
   return train_step
@@ -358,10 +358,10 @@ def make_train_loop(
     sums_N = jax.tree.map(
       lambda x: jnp.zeros((len(index_NxB), *x.shape), x.dtype), like
     )
-    where = layouts.specs(layout, state), layouts.REPLICATED
+    where = placement.specs(layout, state), placement.REPLICATED
     return lax.with_sharding_constraint(
       lax.fori_loop(0, count, body, (state, sums_N)),
-      layouts.shardings(mesh, where),
+      placement.shardings(mesh, where),
     )
 
   return platforms.jit(loop, donate_argnums=0)
@@ -414,7 +414,7 @@ def make_view_step(
   Args:
     model: the net.
     augmentation: gives the crop and the mean image.
-    mesh: from `layouts.make_mesh`.
+    mesh: from `placement.make_mesh`.
   """
 
   def local_step(params, batch, views_Vx3):
@@ -431,7 +431,7 @@ def make_view_step(
     jax.shard_map(
       local_step,
       mesh=mesh,
-      in_specs=(layouts.REPLICATED, layouts.BATCH, layouts.REPLICATED),
-      out_specs=layouts.BATCH,
+      in_specs=(placement.REPLICATED, placement.BATCH, placement.REPLICATED),
+      out_specs=placement.BATCH,
     )
   )

@@ -24,11 +24,11 @@ from alexnet_jax import (
   optimizer,
   steps,
 )
-from alexnet_jax.data import batches, feed, records, statistics
+from alexnet_jax.data import batches, checks, feed, records, statistics
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.parallel import layouts
-from alexnet_jax.runs import checkpoint, logs
-from alexnet_jax.runtime import cli, errors, hosts, platforms, signals
+from alexnet_jax.parallel import layouts, placement
+from alexnet_jax.runs import checkpoint, config_files, logs, opened, run_files
+from alexnet_jax.runtime import errors, hosts, platforms, signals
 
 _RETRY_S = 10
 # A loss so near to that of chance, as a share of it, is no better.
@@ -53,31 +53,31 @@ def train_and_evaluate(
       DivergedError in training, the last good checkpoint being kept.
   """
   hosts.assert_same_on_all_hosts(
-    cli.flatten(config.to_dict()) | {"workdir": str(workdir)}
+    config_files.flatten(config.to_dict()) | {"workdir": str(workdir)}
   )
   _check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
   layout = layouts.from_config(config, net.network, jax.device_count())
-  mesh = layouts.make_mesh(layout.devices, layout.model)
+  mesh = placement.make_mesh(layout.devices, layout.model)
   # Whatever the layout, evaluations are data parallel.
-  whole_mesh = layouts.make_mesh()
+  whole_mesh = placement.make_mesh()
   with hosts.raise_on_all_hosts():
     if hosts.is_first():
       _draw_shapes(config)
   with hosts.raise_on_all_hosts():
     dataset = records.open_directory(Path(config.data_dir))
     splits = _open_splits(config, dataset)
-    held = batches.check(splits["train"], config)
+    held = checks.check(splits["train"], config)
     if config.init_inherits:  # The net knows pixels less that mean.
       begun = (workdir / "class_names.json").exists()
-      _, held = batches.read_run_metadata(
+      _, held = run_files.read_run_metadata(
         workdir if begun else Path(config.init_from)
       )
-    fingerprint = batches.fingerprint(splits.values())
+    fingerprint = checks.fingerprint(splits.values())
     saved = checkpoint.exists(workdir)
     if config.init_from and not saved:
-      evaluate.find_run(Path(config.init_from))
+      opened.find_run(Path(config.init_from))
   hosts.assert_same_on_all_hosts(_facts(dataset, splits, held, fingerprint))
   # In a folder of its own a process may see another; see `share`.
   saved = hosts.from_first(saved)
@@ -99,9 +99,9 @@ def train_and_evaluate(
     # Last, so that nothing is written for a config that cannot run.
     with hosts.raise_on_all_hosts():
       if hosts.is_first():
-        stack.enter_context(logs.claim_workdir(workdir, config))
-        with logs.writing(workdir):
-          batches.check_run_metadata(workdir, dataset, held)
+        stack.enter_context(run_files.claim_workdir(workdir, config))
+        with run_files.writing(workdir):
+          run_files.check_run_metadata(workdir, dataset, held)
     hosts.assert_shared_folder(workdir)
     newest = _newest_good(workdir)
     if newest is not None:
@@ -109,7 +109,7 @@ def train_and_evaluate(
       _compare(config, newest, progress.fingerprint, fingerprint)
       stream.set_state(progress.batches)
     start_step, evaluated = int(state.step), progress.evaluated
-    with hosts.raise_on_all_hosts(), logs.writing(workdir):
+    with hosts.raise_on_all_hosts(), run_files.writing(workdir):
       log = stack.enter_context(
         logs.Logger(workdir, start_step, evaluated, total_steps)
         if hosts.is_first()
@@ -201,7 +201,7 @@ class _Run:
     self.meter = _Meter(self.progress.totals)
     self.step = self.start_step = int(self.state.step)
     self.plateau = jax.device_get(
-      layouts.replicate(self.mesh, self.state.plateau)
+      placement.replicate(self.mesh, self.state.plateau)
     )
     self.running: _Running | None = None
     self.saved = True  # Whether what is here is what is on disk.
@@ -394,7 +394,7 @@ class _Run:
     """Returns the figures of a split, None if the run was told to stop."""
     config = self.config
     seen = augment.views(views, config.image_size_px, config.crop_size_px)
-    params = layouts.replicate(self.whole_mesh, self.state.params)
+    params = placement.replicate(self.whole_mesh, self.state.params)
     counts = collections.Counter()
 
     def count(batch: steps.Batch, each: list[jax.Array]) -> None:
@@ -543,7 +543,7 @@ class _Run:
 
     By the parameters of now; of the examples that this process has.
     """
-    params = layouts.replicate(self.mesh, self.state.params)
+    params = placement.replicate(self.mesh, self.state.params)
     members = steps.unstack_members(jax.device_get(params), self.layout.members)
     probe = steps.make_probe(self.net, self.augmentation)
     rows_B = self.layout.example_order()
@@ -575,7 +575,7 @@ def _newest_good(workdir: Path) -> int | None:
   found = None
   with hosts.raise_on_all_hosts():
     if hosts.is_first():
-      with logs.writing(workdir):
+      with run_files.writing(workdir):
         checkpoint.clean(workdir)
         found, bad = checkpoint.newest_good(workdir)
         for line in checkpoint.quarantine(workdir, bad):
@@ -715,10 +715,10 @@ def _start(
   started = ""
   if config.init_from:
     found = [
-      evaluate.load_pretrained(
+      opened.load_pretrained(
         Path(config.init_from),
         params,
-        layouts.make_mesh(),
+        placement.make_mesh(),
         config.reinit_layers,
       )
       for params in each
@@ -728,7 +728,7 @@ def _start(
     started = f"{', '.join(taken)} from {config.init_from}"
     started += f"; {', '.join(left)} drawn anew" if left else ""
   state = _state(each, tx)
-  where = layouts.shardings(mesh, layouts.specs(layout, state))
+  where = placement.shardings(mesh, placement.specs(layout, state))
   return jax.device_put(state, where), started
 
 
@@ -747,7 +747,7 @@ def _abstract_state(
     return _state([steps.init_params(net, 0)] * layout.members, tx)
 
   state = jax.eval_shape(draw)
-  where = layouts.shardings(mesh, layouts.specs(layout, state))
+  where = placement.shardings(mesh, placement.specs(layout, state))
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding

@@ -25,7 +25,8 @@ from alexnet_jax.networks import (
   LocalResponseNorm,
   MaxPool,
 )
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli
 from configs import ablations
 
@@ -191,7 +192,7 @@ def docstring(name):
 
 
 def differing(a, b):
-  a, b = (cli.flatten(config.to_dict()) for config in (a, b))
+  a, b = (config_files.flatten(config.to_dict()) for config in (a, b))
   return {f for f in a | b if f not in a or f not in b or a[f] != b[f]}
 
 
@@ -224,7 +225,7 @@ def test_commands_of_a_docstring_exist_and_keep_apart(name):
     default = re.sub(r"configs/(\w+)\.py", r"runs/\1", path)
     workdirs.append(given.pop("workdir", default))
     if not path.endswith(":list"):
-      fields = cli.flatten(cli.load_config(path).to_dict())
+      fields = config_files.flatten(config_files.load_config(path).to_dict())
       assert set(given) <= {f"config.{field}" for field in fields}
   assert len(set(workdirs)) == len(workdirs)
 
@@ -323,11 +324,11 @@ class Trainer:
       colour_sds=np.full(3, 50, np.float32),
     )
     self.labels = rng.integers(0, 10, BATCH_SIZE).astype(np.int32)
-    self.mesh = layouts.make_mesh(1)
+    self.mesh = placement.make_mesh(1)
     module = model.from_config(config)
     layout = layouts.from_config(config, module.network, 1)
     images = rng.integers(0, 256, (BATCH_SIZE, side, side, 3), dtype=np.uint8)
-    self.batch = layouts.put_batch(
+    self.batch = placement.put_batch(
       self.mesh,
       layout.batch_spec,
       (BATCH_SIZE,),
@@ -355,7 +356,7 @@ class Trainer:
     """Returns the state that stands before step `count`, at rest."""
     state = steps.init_state(self.params, self.tx)
     state = dataclasses.replace(state, step=jnp.int32(count))
-    return layouts.replicate(self.mesh, state)
+    return placement.replicate(self.mesh, state)
 
   def take(self, count):
     """Returns loss, parameters and velocity after step `count`."""
@@ -530,7 +531,7 @@ FIELDS = {
 @pytest.mark.parametrize("name", FIELDS)
 def test_ablation_changes_its_fields_and_no_other(name):
   config, base = load(name), load(name.partition("@")[2] or "alexnet")
-  fields = cli.flatten(config.to_dict())
+  fields = config_files.flatten(config.to_dict())
   assert {f: fields[f] for f in differing(config, base)} == FIELDS[name]
 
 
@@ -597,7 +598,7 @@ def exit_code(monkeypatch, config):
   monkeypatch.setattr(signal, "signal", lambda *_: None)
   monkeypatch.setattr(sys, "argv", ["summary", f"--config={config}"])
   with pytest.raises(SystemExit) as end:
-    cli.run(lambda _: None, cli.define_config)
+    cli.run(lambda _: None, config_files.define_config)
   return end.value.code
 
 

@@ -22,10 +22,10 @@ from ml_collections import config_flags
 from PIL import Image
 
 from alexnet_jax import augment, evaluate, model, steps
-from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data import records, statistics
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.parallel import layouts
-from alexnet_jax.runs import checkpoint, logs
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import checkpoint, config_files, run_files
 from alexnet_jax.runtime import cli
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools.evaluate import evaluate_runs
@@ -120,13 +120,13 @@ def expected(nets, data):
 def evaluated(request, nets, data):
   """Evaluates an ensemble, on one device and on eight."""
   examples = records.open_split(records.open_directory(data), "test", "split")
-  mesh = layouts.make_mesh(request.param)
+  mesh = placement.make_mesh(request.param)
   members = []
   for net in nets:
     held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
     a = augment.from_config(net.config, held)
     view_step = steps.make_view_step(net.module, a, mesh)
-    members.append((view_step, layouts.replicate(mesh, net.params)))
+    members.append((view_step, placement.replicate(mesh, net.params)))
 
   def figures(parts):
     chosen = [
@@ -170,9 +170,9 @@ def workdirs(nets, data, tmp_path_factory):
   made = []
   for name, net, views in zip("AB", nets, (1, 10), strict=True):
     net.config.update(data_dir=str(data), test_views=views)
-    with logs.claim_workdir(folder / name, net.config):
+    with run_files.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
-      batches.check_run_metadata(folder / name, dataset, held)
+      run_files.check_run_metadata(folder / name, dataset, held)
       state = steps.init_state(net.params, optax.trace(0.9))
       with checkpoint.Saver(
         folder / name, keep=1, every_minutes=None, say=print
@@ -287,7 +287,7 @@ def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
   config_flags.DEFINE_config_file("config", flag_values=values)
   values(sys.argv)
   monkeypatch.setattr(cli.flags, "FLAGS", values)
-  config, name = cli.config()
+  config, name = config_files.config()
   assert config.network.activation == "tanh"
   assert name == "ablations-tanh+no_mirror@cifar10"
 

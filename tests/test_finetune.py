@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused
 from drawn_runs import NAMES, small_config, write_run
-from test_records import encoded, noise, write
+from tfds_files import encoded, noise, write
 from tiny_runs import newest_params, records, run
 
 from alexnet_jax.data.prepare import shapes

@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax import augment, model, networks, optimizer, train
-from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data import batches, checks, records, statistics
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.prepare import shards, sources
 from alexnet_jax.parallel import layouts
-from alexnet_jax.runs import digests, logs
+from alexnet_jax.runs import config_files, digests, logs, run_files
 from alexnet_jax.runtime import cli, errors
 from configs import quickstart
 
@@ -229,7 +229,7 @@ def almost_json(draw, value):
 # Flags.
 
 CONFIG = quickstart.get_config()
-FIELDS = sorted(cli.flatten(CONFIG.to_dict()))
+FIELDS = sorted(config_files.flatten(CONFIG.to_dict()))
 VALUES = st.one_of(
   NUMBERS.map(str),
   WORDS.map(lambda word: word.replace("\0", "")),
@@ -262,7 +262,7 @@ def overrides(draw):
       drawn.append((field, draw(VALUES)))
       continue
     field = draw(st.sampled_from(FIELDS))
-    match cli.flatten(CONFIG.to_dict())[field]:
+    match config_files.flatten(CONFIG.to_dict())[field]:
       case bool():
         likely = st.sampled_from(["true", "false", "1"])
       case int() | float() | None:
@@ -298,7 +298,9 @@ def command_line(*words):
 
 def use(config):
   """Does with a config what training does before it reads the data."""
-  json.dumps(cli.flatten(config.to_dict()), default=repr)  # As `agree` does.
+  json.dumps(
+    config_files.flatten(config.to_dict()), default=repr
+  )  # As `agree` does.
   train._check_config(config)
   net = model.from_config(config)
   optimizer.check(config, networks.names(net.network))
@@ -322,7 +324,7 @@ def run_command(*words):
   said = io.StringIO()
 
   def main(_):
-    use(cli.config()[0])
+    use(config_files.config()[0])
 
   with (
     command_line(*words),
@@ -330,7 +332,7 @@ def run_command(*words):
     contextlib.redirect_stdout(io.StringIO()),
   ):
     try:
-      cli.run(main, cli.define_config)
+      cli.run(main, config_files.define_config)
     except SystemExit as e:
       return e.code or 0, said.getvalue()
   return 0, said.getvalue()
@@ -612,8 +614,8 @@ def config_json(data):
   with playground() as work:
     (work / "config.json").write_bytes(data)
     with one_line():
-      cli.flatten(logs.read_config(work).to_dict())
-    with one_line(), logs.claim_workdir(work, CONFIG):
+      config_files.flatten(run_files.read_config(work).to_dict())
+    with one_line(), run_files.claim_workdir(work, CONFIG):
       pass
 
 
@@ -677,7 +679,7 @@ def check_kept(name, data):
         shutil.copy(path, work)
     (work / "class_names.json").write_text('["ant", "bee"]')
     (work / name).write_bytes(data)
-    batches.read_run_metadata(work)
+    run_files.read_run_metadata(work)
 
 
 # TFDS directories.
@@ -737,7 +739,7 @@ def use_dataset(directory, split="train"):
   batches.ShuffledBatches(len(examples), 2, 0, None)[0]
   ends = np.array([0, len(examples) - 1])
   batches.load(examples, ends, 16)
-  batches.check(examples, RUN)
+  checks.check(examples, RUN)
 
 
 def use_changed(kind, name, data):

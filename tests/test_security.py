@@ -22,7 +22,7 @@ from PIL import Image
 from alexnet_jax.data import batches, decode, records, statistics
 from alexnet_jax.data.prepare import archives, shards, sources
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.runs import logs
+from alexnet_jax.runs import logs, run_files
 from alexnet_jax.runtime import errors
 
 SECRET = b"the canary's"
@@ -706,7 +706,7 @@ def test_what_a_run_left_is_json_alone(tmp_path, name):
   ran = tmp_path / "ran"
   code = f"exec({CODE.format(str(ran))!r})"
   (tmp_path / name).write_text(f"{code}\n{code}\n")
-  read = logs.read_config if name == "config.json" else logs.read_metrics
+  read = run_files.read_config if name == "config.json" else logs.read_metrics
   with pytest.raises(errors.InputError) as error:
     read(tmp_path)
   one_line(error)
@@ -717,5 +717,5 @@ def test_class_names_of_a_run_are_text(dataset, tmp_path):
   for held in ('{"a": 1}', '"abc"', "[1, 2]", '["a", ["b"]]'):
     (dataset / "class_names.json").write_text(held)
     with pytest.raises(errors.InputError) as error:
-      batches.read_run_metadata(dataset)
+      run_files.read_run_metadata(dataset)
     assert "class_names.json" in one_line(error)

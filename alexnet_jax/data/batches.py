@@ -2,29 +2,20 @@
 
 import concurrent.futures
 import functools
-import hashlib
-import json
-import os
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
 import simplejpeg
 
-from alexnet_jax.data import decode, records, statistics
-from alexnet_jax.runtime import cli, errors, signals
+from alexnet_jax.data import decode, records
+from alexnet_jax.runtime import errors, signals
 
 # Batches that Grain keeps ready; each of 128 256 px images is 25 MB.
 _PREFETCHED_BATCHES = 4
 _ENDLESS = 2**62  # Examples, in all passes.
-# Images that the check at the start looks at, and the least for a verdict.
-_SAMPLE, _SMALLEST_SAMPLE = 256, 16
-
-# Bytes of a data set, and at a time, that a fingerprint reads.
-_FINGERPRINTED, _BLOCK = 2**28, 2**16
 _END = object()
 _LOOK_S = 1.0  # Seconds between looks at the clock.
 
@@ -261,160 +252,3 @@ class WithTimeout(Iterator[Any]):
       self._thread.shutdown()
       raise StopIteration
     return found
-
-
-def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
-  """Returns a digest of each file of some splits, by its name.
-
-  It is of the size and of every nth block, n being 1 up to `_FINGERPRINTED`
-  bytes in all: replaced files are seen, a single bit in a large one need not
-  be. (ArrayRecord and the images have checks of their own.)
-
-  Args:
-    splits: each from `records.open_split`.
-  """
-  files = sorted({file for examples in splits for file in examples.files})
-  sizes = [file.stat().st_size for file in files]
-  stride = -(-sum(sizes) // _FINGERPRINTED)
-
-  def digest(file: Path, size: int) -> str:
-    total = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-      for start in range(0, size, stride * _BLOCK):
-        stream.seek(start)
-        total.update(stream.read(_BLOCK))
-    return total.hexdigest()[:16]
-
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    found = list(pool.map(digest, files, sizes))
-  return {file.name: value for file, value in zip(files, found, strict=True)}
-
-
-def check(examples: records.Examples, config: Any) -> statistics.Statistics:
-  """Compares a training split with a config, before the first step.
-
-  Args:
-    examples: the training split.
-    config: a whole config.
-
-  Returns:
-    Mean image and colour axes: those beside the shards, or, where there are
-    none, those of the split.
-
-  Raises:
-    InputError: images or a mean image of another size, another number of
-      classes, a mean that is not that of the images, or a damaged example.
-  """
-  dataset, size = examples.dataset, config.image_size_px
-  height, width, _ = dataset.shape
-  _compare(dataset, "num_classes", config.num_classes, len(dataset.class_names))
-  if height and height == width:
-    _compare(dataset, "image_size_px", size, height)
-  held = _statistics(examples, config)
-  _compare(dataset, "image_size_px", size, len(held.mean_image))
-  count = min(len(examples), _SAMPLE)
-  sample = np.linspace(0, len(examples) - 1, count).astype(int)
-  samples = (load(examples, indices, size) for indices in [sample])
-  batch = next(WithTimeout(samples, config.input_timeout_s))
-  colours = batch["image"].mean((1, 2))
-  seen, told = colours.mean(0), held.mean_image.mean((0, 1))
-  # Six standard errors, as if a black and a white image had been seen too, and
-  # two levels for what JPEG does to a colour.
-  spread = np.concatenate([colours, [[0] * 3, [255] * 3]]).std(0)
-  bound = 6 * spread / np.sqrt(count) + 2
-  if count >= _SMALLEST_SAMPLE and not (np.abs(seen - told) <= bound).all():
-    raise errors.InputError(
-      f"mean_image.npy in {str(dataset.directory)!r} is not of these images:"
-      f" its mean colour is {told.round(1).tolist()}, that of {count} training"
-      f" images {seen.round(1).tolist()}; prepare the data set again."
-    )
-  return held
-
-
-def _compare(
-  dataset: records.Dataset, field: str, asked: int, found: int
-) -> None:
-  if asked != found:
-    raise errors.InputError(
-      f"{field}={asked} but {str(dataset.directory)!r} has {found}; pass"
-      f" --config.{field}={found}."
-    )
-
-
-def _statistics(
-  examples: records.Examples, config: Any
-) -> statistics.Statistics:
-  directory = examples.dataset.directory
-  if any((directory / name).exists() for name in statistics.FILES):
-    return statistics.read(directory)
-  size = config.image_size_px
-  sums = statistics.Sums.zero(size)
-  batches = eval_batches(
-    examples, size_px=size, batch_size=64, threads=config.reader_threads
-  )
-  with cli.progress("images measured", len(examples)) as advance:
-    for batch in WithTimeout(batches, config.input_timeout_s):
-      held = batch["image"][batch["mask"] > 0]
-      for image in held:
-        sums.add_image(image)
-      advance(len(held))
-  return sums.statistics()
-
-
-def write_run_metadata(
-  workdir: Path, class_names: tuple[str, ...], held: statistics.Statistics
-) -> None:
-  """Writes what `kept` reads."""
-  statistics.write(workdir, held)
-  names = json.dumps(class_names, indent=2, ensure_ascii=False)
-  # Where it is, all of them are whole.
-  new = workdir / "class_names.new"
-  new.write_text(names + "\n", encoding="utf-8")
-  new.replace(workdir / "class_names.json")
-
-
-def check_run_metadata(
-  workdir: Path, dataset: records.Dataset, held: statistics.Statistics
-) -> None:
-  """Puts class names and statistics into a run's workdir, or compares them.
-
-  Raises:
-    InputError: the run was trained on other data.
-  """
-  if not (workdir / "class_names.json").exists():
-    write_run_metadata(workdir, dataset.class_names, held)
-    return
-  class_names, known = read_run_metadata(workdir)
-  for what, same in (
-    ("classes", class_names == dataset.class_names),
-    ("a mean image", np.array_equal(known.mean_image, held.mean_image)),
-  ):
-    if not same:
-      raise errors.InputError(
-        f"data_dir={str(dataset.directory)!r} has {what} other than the run in"
-        f" {str(workdir)!r} was trained with; restore the data, or choose"
-        " another --workdir."
-      )
-
-
-def read_run_metadata(
-  workdir: Path,
-) -> tuple[tuple[str, ...], statistics.Statistics]:
-  """Returns the class names and statistics that a run was trained with.
-
-  Raises:
-    InputError: they are missing or damaged.
-  """
-  file = workdir / "class_names.json"
-  try:
-    class_names = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(class_names, list) or not all(
-      isinstance(name, str) for name in class_names
-    ):
-      raise ValueError("it is no list of names")
-  except (OSError, ValueError, RecursionError) as e:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); it is no run"
-      " of this version: train it anew."
-    ) from e
-  return tuple(class_names), statistics.read(workdir)

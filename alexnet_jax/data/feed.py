@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import batches, records
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runtime import cli
 
 
@@ -117,7 +117,7 @@ def open_feed(
   """
   size = config.image_size_px
   spec, shape = layout.batch_spec, layout.batch_shape
-  *members, places = layouts.local_places(mesh, spec, shape)
+  *members, places = placement.local_places(mesh, spec, shape)
   orders = [
     {
       "batch_size": layout.batch_size,
@@ -135,24 +135,24 @@ def open_feed(
         )
         for order in orders
       ],
-      lambda batch: layouts.put_batch(mesh, spec, shape, batch),
+      lambda batch: placement.put_batch(mesh, spec, shape, batch),
       layout.members > 1,
       config.input_timeout_s,
     )
   draw = jax.shard_map(
     lambda pool, index: jax.tree.map(lambda values: values[index], pool),
     mesh=mesh,
-    in_specs=(layouts.REPLICATED, spec),
+    in_specs=(placement.REPLICATED, spec),
     out_specs=spec,
   )
 
   def put(indices: np.ndarray) -> jax.Array:
     steps_spec, steps_shape = P(None, *spec), (len(indices), *shape)
     sent = {"index": indices}
-    return layouts.put_batch(mesh, steps_spec, steps_shape, sent)["index"]
+    return placement.put_batch(mesh, steps_spec, steps_shape, sent)["index"]
 
   streams = [batches.train_indices(len(examples), **order) for order in orders]
-  pool = layouts.replicate(mesh, _load_all(examples, config))
+  pool = placement.replicate(mesh, _load_all(examples, config))
   stacks = layout.members > 1
   return Feed(streams, put, stacks, config.input_timeout_s, pool, draw)
 

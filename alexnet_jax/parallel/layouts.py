@@ -8,39 +8,19 @@ net into the table that each device runs. All layouts compute the same numbers.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import networks
 from alexnet_jax.runtime import errors
 
-BATCH = P("data")
-REPLICATED = P()
-
 STACKS = ("features", "classifier")
 OWT = ("owt_a", "owt_b", "owt_c")
 LAYOUTS = ("data", "towers", *OWT, "fsdp")
-
-
-def make_mesh(num_devices: int | None = None, model: int = 1) -> Mesh:
-  """Returns a mesh with the axes 'data' and 'model'.
-
-  Args:
-    num_devices: how many of the visible devices to take; all by default.
-    model: devices along 'model', neighbours among themselves.
-  """
-  devices = jax.devices()[:num_devices]
-  return jax.make_mesh(
-    (len(devices) // model, model),
-    ("data", "model"),
-    axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices,
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +134,7 @@ class Layout:
     """
     if self.members > 1:
       is_step = len(path) == 1
-      return REPLICATED if is_step else P("model")
+      return P() if is_step else P("model")
     axes = self.axes_of(path)
     if not axes or self.is_fsdp(path):
       return P(*axes)
@@ -387,58 +367,3 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
 
 
 # On the devices.
-
-
-def specs(layout: Layout, tree: Any) -> Any:
-  """Returns the PartitionSpec of each array of a `TrainState` or its params."""
-  return jax.tree.map_with_path(
-    lambda path, leaf: layout.spec_of(path, leaf.ndim), tree
-  )
-
-
-def shardings(mesh: Mesh, specs: Any) -> Any:
-  """Returns the sharding on a mesh that belongs to each PartitionSpec."""
-  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
-def local_places(
-  mesh: Mesh, spec: P, shape: tuple[int, ...]
-) -> tuple[np.ndarray, ...]:
-  """Returns the indices that this process's devices need, along each axis.
-
-  Args:
-    mesh: from `make_mesh`.
-    spec: of an array on it.
-    shape: of the array, [B] or [members, B].
-  """
-  sharding = NamedSharding(mesh, spec)
-  indices: Any = sharding.addressable_devices_indices_map(shape).values()
-  return tuple(
-    np.unique(np.concatenate([np.arange(n)[i[axis]] for i in indices]))
-    for axis, n in enumerate(shape)
-  )
-
-
-def put_batch(
-  mesh: Mesh, spec: P, shape: tuple[int, ...], batch: Mapping[str, np.ndarray]
-) -> dict[str, jax.Array]:
-  """Places a batch on the mesh.
-
-  Args:
-    mesh: from `make_mesh`.
-    spec: of the leading axes.
-    shape: of the leading axes of the whole batch, [B] or [members, B].
-    batch: what `local_places` names of it.
-  """
-  sharding = NamedSharding(mesh, spec)
-  return {
-    name: jax.make_array_from_process_local_data(
-      sharding, values, (*shape, *values.shape[len(shape) :])
-    )
-    for name, values in batch.items()
-  }
-
-
-def replicate(mesh: Mesh, tree: Any) -> Any:
-  """Places a whole copy of every array of a tree on each device."""
-  return jax.device_put(tree, NamedSharding(mesh, REPLICATED))

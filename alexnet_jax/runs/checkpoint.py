@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import placement
 from alexnet_jax.runs import digests
 from alexnet_jax.runtime import errors, hosts, peers
 from alexnet_jax.steps import TrainState
@@ -403,7 +403,7 @@ def restore_params(
   step = find_step(workdir, which)
   folder = folder_of(workdir, step)
   _compare(folder, {"params": params})
-  return step, layouts.replicate(mesh, read_params(workdir, step))
+  return step, placement.replicate(mesh, read_params(workdir, step))
 
 
 def find_step(workdir: Path, which: str) -> int:

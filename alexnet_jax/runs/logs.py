@@ -2,20 +2,19 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from rich import progress as rich_progress
 from rich.console import Console
 
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runs import run_files
+from alexnet_jax.runtime import errors
 
 # Where torch is installed TensorBoardX imports it, which takes seconds, for
 # nothing that is used here; to an import, None says that it is not there.
@@ -32,121 +31,6 @@ finally:
 # Protobuf makes their classes when they are imported.
 _EVENTS: Any = event_pb2
 _SUMMARIES: Any = summary_pb2
-
-
-# They say where, how often and when to give up, not what is computed, so a run
-# may change them.
-MAY_CHANGE_ON_RESUME = (
-  "checkpoint_every_minutes",
-  "checkpoint_every_steps",
-  "checkpoints_to_keep",
-  "data_dir",
-  "check_learning_after_steps",
-  "device_cache_fraction",
-  "input_timeout_s",
-  "layout",
-  "log_every_steps",
-  "microbatches",
-  "reader_threads",
-  "skip_nonfinite_steps",
-  "steps_per_call",
-)
-
-
-@contextlib.contextmanager
-def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
-  """Holds a workdir, new or of the same run, and writes `config.json` there.
-
-  A run is the same if its config differs in `MAY_CHANGE_ON_RESUME` alone.
-
-  Args:
-    workdir: made if it does not exist.
-    config: of this run.
-
-  Yields:
-    While no other process can claim it; the lock dies with the process.
-
-  Raises:
-    InputError: the workdir cannot be written, is held by another process, or
-      belongs to another config.
-  """
-  file = workdir / "config.json"
-  with contextlib.ExitStack() as stack:
-    with writing(workdir):
-      workdir.mkdir(parents=True, exist_ok=True)
-      lock = stack.enter_context((workdir / ".lock").open("w"))
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as e:
-        raise errors.InputError(
-          f"workdir={str(workdir)!r} is in use by another program; wait until"
-          " it ends, or choose another --workdir."
-        ) from e
-      asked = cli.flatten(json.loads(json.dumps(config.to_dict())))
-      try:
-        whole = _completed(_read_object(file)) if file.exists() else {}
-      except ValueError as e:
-        raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
-      held = cli.flatten(whole) or asked
-      differing = [
-        f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
-        for name in sorted(held | asked)
-        if held.get(name) != asked.get(name)
-        and name not in MAY_CHANGE_ON_RESUME
-      ]
-      if differing:
-        shown = " ".join(errors.first_few(differing).split())
-        raise errors.InputError(
-          f"workdir={str(workdir)!r} holds a run of another config:"
-          f" {shown}. Choose another --workdir."
-        )
-      write_config(workdir, config)
-    yield
-
-
-@contextlib.contextmanager
-def writing(workdir: Path) -> Iterator[None]:
-  """Raises InputError where a workdir turns out not to be writable."""
-  try:
-    yield
-  except OSError as e:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} cannot be written ({e.strerror}); make it"
-      " writable, with room, or choose another with --workdir."
-    ) from e
-
-
-def write_config(workdir: Path, config: ConfigDict) -> None:
-  """Writes `config.json`."""
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  _replace(workdir / "config.json", text + "\n")
-
-
-def read_config(workdir: Path) -> Any:
-  """Returns the config of a run.
-
-  Raises:
-    InputError: the workdir holds no run.
-  """
-  file = workdir / "config.json"
-  try:
-    return ConfigDict(_completed(_read_object(file))).lock()
-  # An AttributeError is for a field that is called as a method is.
-  except (OSError, ValueError, AttributeError) as e:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
-      " with alexnet train --workdir=DIR."
-    ) from e
-
-
-def _completed(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns a run's config with the fields that there were not yet.
-
-  They are as in configs/alexnet.py, which is what was done without them.
-  """
-  base = cli.load_config(str(cli.CONFIGS / "alexnet.py")).to_json()
-  added = {k: v for k, v in json.loads(base).items() if k != "network"}
-  return added | config
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -248,7 +132,7 @@ class Logger(NullLogger):
     super().__init__(workdir, start_step, evaluated)
     self._workdir = workdir
     file = workdir / "metrics.jsonl"
-    _replace(file, "".join(json.dumps(r) + "\n" for r in self._kept))
+    run_files._replace(file, "".join(json.dumps(r) + "\n" for r in self._kept))
     self._file = file.open("ab", buffering=0)
     self._unwritten = b""
     self._events = _Events(workdir / "tensorboard", start_step + 1)
@@ -331,7 +215,9 @@ class Logger(NullLogger):
       "counts": [[*pair, count] for pair, count in sorted(counts.items())],
     }
     try:
-      _replace(self._workdir / "confusions.json", json.dumps(held) + "\n")
+      run_files._replace(
+        self._workdir / "confusions.json", json.dumps(held) + "\n"
+      )
     except OSError as e:  # No reason to lose the test's figures.
       self.print(f"WARNING: no confusions.json could be written ({e.strerror})")
 
@@ -403,19 +289,3 @@ class _Events:
       self._writer.flush()
     except OSError:
       self.close()
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-  try:
-    found = json.loads(file.read_text())
-  except RecursionError as e:
-    raise ValueError("it is nested too deeply") from e
-  if not isinstance(found, dict):
-    raise ValueError("it holds no JSON object")
-  return found
-
-
-def _replace(file: Path, text: str) -> None:
-  new = file.with_suffix(".new")
-  new.write_text(text)
-  os.replace(new, file)

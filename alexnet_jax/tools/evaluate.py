@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import augment, evaluate, steps
-from alexnet_jax.data import batches
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import opened, run_files
 from alexnet_jax.runtime import cli, errors
 
 
@@ -23,7 +23,7 @@ def evaluate_runs(
   step: str = "newest",
   data_dir: str = "",
   split: str = "",
-) -> tuple[list[evaluate.Run], int, dict[str, float]]:
+) -> tuple[list[opened.Run], int, dict[str, float]]:
   """Evaluates runs together on a split.
 
   Args:
@@ -55,14 +55,14 @@ def evaluate_runs(
       f"--weights={','.join(f'{w:g}' for w in weights)} must be one positive"
       f" number for each of the {len(workdirs)} runs."
     )
-  mesh = layouts.make_mesh()
-  runs = [evaluate.open_run(workdir, mesh, step) for workdir in workdirs]
+  mesh = placement.make_mesh()
+  runs = [opened.open_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
-  examples = evaluate.examples_of(config, data_dir, split)
+  examples = opened.examples_of(config, data_dir, split)
   dataset = examples.dataset
   members = []
   for workdir, run, weight in zip(workdirs, runs, weights, strict=True):
-    class_names, statistics = batches.read_run_metadata(workdir)
+    class_names, statistics = run_files.read_run_metadata(workdir)
     size = run.config.image_size_px
     if (size, class_names) != (config.image_size_px, dataset.class_names):
       raise errors.InputError(

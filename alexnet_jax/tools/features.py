@@ -22,8 +22,8 @@ from array_record.python import (
 )
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax import evaluate
 from alexnet_jax.data import batches, records
+from alexnet_jax.runs import opened
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 
@@ -47,7 +47,7 @@ def batches_of(
 
   Args:
     model: whose images they are to be.
-    examples: from `evaluate.examples_of`.
+    examples: from `opened.examples_of`.
 
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.
@@ -90,7 +90,7 @@ def write(
   Args:
     file: `.npz`, else of array records.
     model: of one net.
-    examples: from `evaluate.examples_of`.
+    examples: from `opened.examples_of`.
     layer: see `Model.features`.
 
   Raises:
@@ -169,7 +169,7 @@ def main(_: Any) -> None:
   cli.keep_memory()
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
-  examples = evaluate.examples_of(model.config, options.data_dir, options.split)
+  examples = opened.examples_of(model.config, options.data_dir, options.split)
   with cli.replacing(output) as new:
     write(new, model, examples, options.layer)
   shape = " x ".join(map(str, model.shapes[options.layer]))

@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import augment, evaluate, networks
-from alexnet_jax.data import batches, statistics
 from alexnet_jax.data import decode as image_files
+from alexnet_jax.data import statistics
 from alexnet_jax.model import AlexNet
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import opened, run_files
 from alexnet_jax.runtime import errors, platforms
 
 # One program is compiled for each; any number of images is cut into these.
@@ -42,7 +43,7 @@ class Model:
 
   def __init__(
     self,
-    run: evaluate.Run,
+    run: opened.Run,
     class_names: Sequence[str],
     held: statistics.Statistics,
   ):
@@ -185,6 +186,6 @@ def load(workdir: str | Path, step: str = "newest") -> Model:
   Raises:
     InputError: no run, no such checkpoint, or a damaged one.
   """
-  mesh = layouts.make_mesh(1)
-  run = evaluate.open_run(Path(workdir), mesh, step)
-  return Model(run, *batches.read_run_metadata(Path(workdir)))
+  mesh = placement.make_mesh(1)
+  run = opened.open_run(Path(workdir), mesh, step)
+  return Model(run, *run_files.read_run_metadata(Path(workdir)))

@@ -18,7 +18,8 @@ from absl import flags
 from matplotlib import figure
 
 from alexnet_jax import augment
-from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data import batches, checks, records, statistics
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
 
 _ROWS, _VIEWS = 6, 4
@@ -138,8 +139,8 @@ def main(_) -> None:
   if height and height == width:
     args.config.image_size_px = height
   args.config.num_classes = len(dataset.class_names)
-  config, _ = cli.config()
-  page = draw(examples, batches.check(examples, config), config, args.seed)
+  config, _ = config_files.config()
+  page = draw(examples, checks.check(examples, config), config, args.seed)
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -161,7 +162,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("output", None, "PNG file to write.", required=True)
   flags.DEFINE_string("split", "train", "Split, or a slice of one.")
   flags.DEFINE_integer("seed", 0, "Another seed shows other images.")
-  cli.define_config(cli.CONFIGS / "alexnet.py")
+  config_files.define_config(config_files.CONFIGS / "alexnet.py")
 
 
 def command() -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_jax import networks
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
 
 Line = tuple[str, str, str, str, str]
@@ -67,7 +68,7 @@ def difference(a: Any, b: Any) -> tuple[Table, Table]:
     b: another, its lines marked with +.
   """
   fields = Table("field", "-", "+", box=box.SIMPLE_HEAD)
-  mine, theirs = (cli.flatten(config.to_dict()) for config in (a, b))
+  mine, theirs = (config_files.flatten(config.to_dict()) for config in (a, b))
   for name in sorted(mine | theirs):
     held, other = (side.get(name, "no such field") for side in (mine, theirs))
     if held != other:
@@ -128,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs the command."""
   console = Console(width=None if sys.stdout.isatty() else 110)
   if not flags.FLAGS.diff and len(argv) == 1:
-    config, _ = cli.config()
+    config, _ = config_files.config()
     console.print(table(networks.from_config(config)), highlight=False)
     return
   if len(argv) != 3 or not flags.FLAGS.diff:
@@ -141,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.InputError(
       f"--diff compares files alone, without {overrides[0]}."
     )
-  a, b = (cli.load_config(path) for path in argv[1:])
+  a, b = (config_files.load_config(path) for path in argv[1:])
   fields, grid = difference(a, b)
   if not fields.row_count:
     console.print("no field differs", highlight=False)
@@ -153,7 +154,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _define_flags() -> None:
   flags.DEFINE_bool("diff", False, "Compare two config files.")
-  cli.define_config()
+  config_files.define_config()
 
 
 def command() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import augment, model, optimizer, steps
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runs import checkpoint, digests
 from configs import alexnet
 
@@ -37,7 +37,7 @@ def saving(folder: Path) -> list[dict[str, float]]:
   config.batch_size = BATCH
   net = model.from_config(config)
   layout = layouts.from_config(config, net.network, 1)
-  mesh = layouts.make_mesh(1)
+  mesh = placement.make_mesh(1)
   tx, _ = optimizer.from_config(config, 1000, 1000, layout.axes_of)
   augmentation = augment.Augmentation(
     crop_size_px=224,
@@ -52,14 +52,14 @@ def saving(folder: Path) -> list[dict[str, float]]:
     colour_sds=np.full(3, 50, np.float32),
   )
   state = steps.init_state(steps.init_params(net, 0), tx)
-  state = jax.device_put(state, layouts.shardings(mesh, layouts.REPLICATED))
+  state = jax.device_put(state, placement.shardings(mesh, placement.REPLICATED))
   step = steps.make_train_step(net, tx, augmentation, layout, mesh, 0)
   rng = np.random.default_rng(0)
   batch = {
     "image": rng.integers(0, 256, (BATCH, 256, 256, 3), dtype=np.uint8),
     "label": rng.integers(0, 1000, BATCH).astype(np.int32),
   }
-  batch = layouts.put_batch(mesh, layout.batch_spec, (BATCH,), batch)
+  batch = placement.put_batch(mesh, layout.batch_spec, (BATCH,), batch)
   rows = []
   saver = checkpoint.Saver(folder, keep=1, every_minutes=None, say=print)
   with saver:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.runs import logs
+from alexnet_jax.runs import config_files, run_files
 from alexnet_jax.runtime import cli, errors
 
 HERE = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
     InputError: the arm has a field that the config has not, or a value of
       another type.
   """
-  config = cli.load_config(str(HERE.parent / arm.config))
+  config = config_files.load_config(str(HERE.parent / arm.config))
   fields = {**arm.fields, "seed": seed, "ensemble": members}
   try:
     with cli.config_told():
@@ -135,10 +135,10 @@ def digest_of_fields(fields: Mapping[str, Any]) -> str:
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a config that tell what is trained, as in JSON."""
-  free = {*logs.MAY_CHANGE_ON_RESUME, "seed", "ensemble"}
+  free = {*run_files.MAY_CHANGE_ON_RESUME, "seed", "ensemble"}
   free.remove("data_dir")  # Here it stays where it is, and tells what is seen.
   free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
-  fields = cli.flatten(json.loads(json.dumps(config)))
+  fields = config_files.flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields.items() if name not in free}
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runs import config_files
+from alexnet_jax.runtime import errors
 from alexnet_jax.tools.report import reader
 from experiments.harness import plan
 
@@ -172,7 +173,7 @@ def _has_grown(name: str, row: Mapping[str, str], config: Any) -> bool:
   file = folder_of(name, row["arm"], int(row["seed"])) / "config.json"
   if not file.exists():
     return False
-  base = cli.load_config(str(cli.CONFIGS / "alexnet.py"))
+  base = config_files.load_config(str(config_files.CONFIGS / "alexnet.py"))
   first = plan.fields_of(base.to_dict())
   held = plan.fields_of(json.loads(file.read_text()))
   now = plan.fields_of(config.to_dict())

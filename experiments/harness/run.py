@@ -29,9 +29,8 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import augment, evaluate, steps, train
-from alexnet_jax.data import batches
-from alexnet_jax.parallel import layouts
-from alexnet_jax.runs import logs
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import logs, opened, run_files
 from alexnet_jax.runtime import cli, errors, platforms, signals
 from experiments.harness import plan, results
 
@@ -313,12 +312,12 @@ def _answers(
   if file.exists():
     with np.load(file) as held:
       return dict(held)
-  mesh = layouts.make_mesh()
-  run = evaluate.open_run(workdir, mesh)
+  mesh = placement.make_mesh()
+  run = opened.open_run(workdir, mesh)
   config = run.config
-  examples = evaluate.examples_of(config, "", "")
+  examples = opened.examples_of(config, "", "")
   augmentation = augment.from_config(
-    config, batches.read_run_metadata(workdir)[1]
+    config, run_files.read_run_metadata(workdir)[1]
   )
   view_step = steps.make_view_step(run.net, augmentation, mesh)
   answers: dict[str, Any] = {}

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import augment, model, optimizer, steps
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 
 NETS = ("cifar_19pct", "alexnet_cifar10")
 MEMBERS, STEPS, TRIALS = 5, 10, 7
@@ -30,7 +30,7 @@ def trainer(config: Any) -> Callable[[], None]:
   """Returns a call that takes `STEPS` steps on random pictures."""
   net = model.from_config(config)
   layout = layouts.from_config(config, net.network, 1)
-  mesh = layouts.make_mesh(1, layout.model)
+  mesh = placement.make_mesh(1, layout.model)
   tx, _ = optimizer.from_config(config, 50_000, 1000, layout.axes_of)
   size, batch = config.image_size_px, config.batch_size
   rng = np.random.default_rng(0)
@@ -50,14 +50,14 @@ def trainer(config: Any) -> Callable[[], None]:
   each = [steps.init_params(net, seed) for seed in range(members)]
   params = steps.stack_members(each) if members > 1 else each[0]
   state = steps.init_state(params, tx, members)
-  where = layouts.shardings(mesh, layouts.specs(layout, state))
+  where = placement.shardings(mesh, placement.specs(layout, state))
   state = jax.device_put(state, where)
   shape = (members, batch) if members > 1 else (batch,)
   pictures = {
     "image": rng.integers(0, 256, (*shape, size, size, 3), dtype=np.uint8),
     "label": rng.integers(0, 10, shape).astype(np.int32),
   }
-  held = layouts.put_batch(
+  held = placement.put_batch(
     mesh, layout.batch_spec, layout.batch_shape, pictures
   )
   step = steps.make_train_step(net, tx, augmentation, layout, mesh, seed=0)

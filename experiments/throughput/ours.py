@@ -11,7 +11,7 @@ import jaxlib.version
 import numpy as np
 
 from alexnet_jax import augment, model, networks, optimizer, steps
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runtime import platforms
 
 AT_ONCE = 32
@@ -69,12 +69,12 @@ class Contestant:
     self.config = config
     self.net = model.from_config(config)
     layout = layouts.from_config(config, self.net.network, 1)
-    self.mesh = layouts.make_mesh(1, layout.model)
+    self.mesh = placement.make_mesh(1, layout.model)
     tx, _ = optimizer.from_config(config, 1_281_167, 10**6, layout.axes_of)
     self.augmentation = augment.from_config(config, inputs.statistics(config))
     params = steps.init_params(self.net, config.seed)
     state = steps.init_state(params, tx)
-    where = layouts.shardings(self.mesh, layouts.specs(layout, state))
+    where = placement.shardings(self.mesh, placement.specs(layout, state))
     self.state = jax.device_put(state, where)
     self.layout = layout
     parts = self.net, tx, self.augmentation, layout, self.mesh, config.seed
@@ -91,7 +91,7 @@ class Contestant:
 
   def _put(self, images: np.ndarray, labels: np.ndarray) -> Any:
     batch = {"image": images, "label": labels}
-    return layouts.put_batch(
+    return placement.put_batch(
       self.mesh, self.layout.batch_spec, labels.shape, batch
     )
 

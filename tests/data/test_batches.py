@@ -12,8 +12,9 @@ from limits import no_file_grows_beyond
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax.data import batches, records, statistics
+from alexnet_jax.data import batches, checks, records, statistics
 from alexnet_jax.data.prepare import shards
+from alexnet_jax.runs import run_files
 from alexnet_jax.runtime import errors
 
 SIZE_PX = 16
@@ -378,7 +379,7 @@ def config(**changes):
 def refused(directory, split="train", **changes):
   """The one line by which a check refuses."""
   with pytest.raises(errors.InputError) as error:
-    batches.check(open_split(directory, split), config(**changes))
+    checks.check(open_split(directory, split), config(**changes))
   assert "\n" not in str(error.value)
   assert str(directory) in str(error.value)
   return str(error.value)
@@ -390,7 +391,7 @@ def pictures(seed, count, low=0, high=256, size_px=SIZE_PX):
 
 
 def test_a_check_returns_the_statistics_beside_the_shards(train, directory):
-  held = batches.check(train, config())
+  held = checks.check(train, config())
   np.testing.assert_array_equal(
     held.mean_image, np.load(directory / "mean_image.npy")
   )
@@ -506,7 +507,7 @@ def test_no_sound_data_are_refused(tmp_path, seed):
       "train", "train[:50%]", "train[50%:]", "train[:16]", "train[-20:]",
       "train+validation", "validation",
     ):  # fmt: skip
-      batches.check(open_split(data, split), config(image_size_px=8))
+      checks.check(open_split(data, split), config(image_size_px=8))
 
 
 def test_jpegs_of_low_quality_are_not_refused(tmp_path):
@@ -519,7 +520,7 @@ def test_jpegs_of_low_quality_are_not_refused(tmp_path):
   data = write(
     tmp_path / "data", {"train": [(i, 0) for i in range(20)]}, encode_flat
   )
-  batches.check(open_split(data), config())
+  checks.check(open_split(data), config())
 
 
 # Statistics measured at the start.
@@ -533,7 +534,7 @@ def test_statistics_that_are_missing_are_measured(tmp_path, threads):
   data = write_pictures(tmp_path / "data", train=images)
   for name in statistics.FILES:
     (data / name).unlink()
-  held = batches.check(open_split(data), config(reader_threads=threads))
+  held = checks.check(open_split(data), config(reader_threads=threads))
   np.testing.assert_array_equal(
     held.mean_image, images.mean(0, dtype=np.float64).astype(np.float32)
   )
@@ -557,7 +558,7 @@ def test_measured_statistics_are_of_the_slice_that_is_trained_on(tmp_path):
     (data / name).unlink()
   examples = open_split(data, "train[:30]")
   slice_images = batches.load(examples, np.arange(30), SIZE_PX)["image"]
-  held = batches.check(examples, config())
+  held = checks.check(examples, config())
   np.testing.assert_allclose(
     held.mean_image, slice_images.mean(0, dtype=np.float64), rtol=1e-6
   )
@@ -569,14 +570,14 @@ def test_measured_statistics_are_of_the_slice_that_is_trained_on(tmp_path):
 def test_a_run_keeps_its_classes_and_statistics(tmp_path, directory):
   dataset = records.open_directory(directory)
   held = statistics.read(directory)
-  batches.check_run_metadata(tmp_path, dataset, held)
-  class_names, known = batches.read_run_metadata(tmp_path)
+  run_files.check_run_metadata(tmp_path, dataset, held)
+  class_names, known = run_files.read_run_metadata(tmp_path)
   assert class_names == tuple(CLASSES)
   for name in ("mean_image", "colour_axes", "colour_sds"):
     found, wanted = getattr(known, name), getattr(held, name)
     np.testing.assert_array_equal(found, wanted)
     assert found.dtype == wanted.dtype
-  batches.check_run_metadata(
+  run_files.check_run_metadata(
     tmp_path, dataset, held
   )  # As a run that goes on does.
 
@@ -589,7 +590,7 @@ def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
   dataset = dataclasses.replace(dataset, class_names=names)
   held = statistics.read(directory)
   (tmp_path / "whole").mkdir()
-  batches.check_run_metadata(tmp_path / "whole", dataset, held)
+  run_files.check_run_metadata(tmp_path / "whole", dataset, held)
   expected = {
     path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
   }
@@ -598,8 +599,8 @@ def test_what_a_run_keeps_is_whole_or_written_anew(tmp_path, directory):
     workdir = tmp_path / str(room)
     workdir.mkdir()
     with no_file_grows_beyond(room), pytest.raises(OSError, match="too large"):
-      batches.check_run_metadata(workdir, dataset, held)
-    batches.check_run_metadata(workdir, dataset, held)
+      run_files.check_run_metadata(workdir, dataset, held)
+    run_files.check_run_metadata(workdir, dataset, held)
     found = {path.name: path.read_bytes() for path in workdir.iterdir()}
     assert found == expected
 
@@ -619,10 +620,10 @@ def test_names_of_any_script_are_kept(tmp_path):
       workers=0,
     )
   dataset = records.open_directory(tmp_path / "data")
-  batches.check_run_metadata(
+  run_files.check_run_metadata(
     tmp_path, dataset, statistics.read(tmp_path / "data")
   )
-  assert batches.read_run_metadata(tmp_path)[0] == tuple(names)
+  assert run_files.read_run_metadata(tmp_path)[0] == tuple(names)
 
 
 @pytest.mark.parametrize("what", ["classes", "order of classes", "mean image"])
@@ -631,7 +632,7 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
   (tmp_path / "run").mkdir()
   first = write_pictures(tmp_path / "first", train=pictures(0, 20))
   held = statistics.read(first)
-  batches.check_run_metadata(
+  run_files.check_run_metadata(
     tmp_path / "run", records.open_directory(first), held
   )
   before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
@@ -644,7 +645,7 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path, what):
   }[what]
   (other / "label.labels.txt").write_text("\n".join(names) + "\n")
   with pytest.raises(errors.InputError) as error:
-    batches.check_run_metadata(
+    run_files.check_run_metadata(
       tmp_path / "run",
       records.open_directory(other),
       statistics.read(other),
@@ -665,12 +666,12 @@ def test_a_run_that_lost_what_it_kept_is_refused(
   tmp_path, directory, name, data
 ):
   dataset = records.open_directory(directory)
-  batches.check_run_metadata(tmp_path, dataset, statistics.read(directory))
+  run_files.check_run_metadata(tmp_path, dataset, statistics.read(directory))
   (tmp_path / name).unlink()
   if data is not None:
     (tmp_path / name).write_bytes(data)
   with pytest.raises(errors.InputError) as error:
-    batches.read_run_metadata(tmp_path)
+    run_files.read_run_metadata(tmp_path)
   assert str(tmp_path) in str(error.value)
   assert "\n" not in str(error.value)
 

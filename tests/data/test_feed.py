@@ -15,7 +15,7 @@ from directories import write_shards
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import batches, feed, records
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runtime import errors
 
 SIZE_PX = 8
@@ -60,7 +60,7 @@ def config(share, **changes):
 def open_feed(examples, kind, devices=1, **changes):
   options = config(SHARES[kind], **changes)
   layout = layouts.Layout("data", devices, 1, options.batch_size)
-  return feed.open_feed(examples, options, layout, layouts.make_mesh(devices))
+  return feed.open_feed(examples, options, layout, placement.make_mesh(devices))
 
 
 def take(batches, count):
@@ -105,8 +105,8 @@ def test_feeds_give_the_batches_of_the_host(train, kind, devices):
 @pytest.mark.parametrize("kind", SHARES)
 def test_batches_are_split_over_the_devices(train, kind, devices):
   batch = next(open_feed(train, kind, devices))
-  mesh = layouts.make_mesh(devices)
-  sharding = jax.sharding.NamedSharding(mesh, layouts.BATCH)
+  mesh = placement.make_mesh(devices)
+  sharding = jax.sharding.NamedSharding(mesh, placement.BATCH)
   for name, values in batch.items():
     assert values.sharding.is_equivalent_to(sharding, values.ndim), name
     rows = BATCH // devices
@@ -167,7 +167,7 @@ def test_a_split_lives_on_the_device_where_it_fits(
   shutil.copytree(directory, tmp_path / "data")
   dataset = records.open_directory(tmp_path / "data")
   examples = records.open_split(dataset, "train", "train_split")
-  layout, mesh = layouts.Layout("data", 2, 1, BATCH), layouts.make_mesh(2)
+  layout, mesh = layouts.Layout("data", 2, 1, BATCH), placement.make_mesh(2)
   batches = feed.open_feed(examples, config(share), layout, mesh)
   for file in (tmp_path / "data").glob("*.array_record-*"):
     os.truncate(file, 0)
@@ -202,9 +202,9 @@ def test_damaged_data_are_one_line(tmp_path, kind):
 @pytest.mark.parametrize("devices", range(1, 9))
 @pytest.mark.parametrize("per_device", [1, 3, 16])
 def test_one_process_needs_every_row(devices, per_device):
-  mesh = layouts.make_mesh(devices)
+  mesh = placement.make_mesh(devices)
   shape = (devices * per_device,)
-  (rows,) = layouts.local_places(mesh, layouts.BATCH, shape)
+  (rows,) = placement.local_places(mesh, placement.BATCH, shape)
   assert rows.tolist() == list(range(devices * per_device))
 
 
@@ -215,7 +215,7 @@ def test_a_model_axis_adds_no_rows():
     ("data", "model"),
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
-  (rows,) = layouts.local_places(mesh, layouts.BATCH, (6,))
+  (rows,) = placement.local_places(mesh, placement.BATCH, (6,))
   assert rows.tolist() == list(range(6))
 
 
@@ -234,7 +234,7 @@ from alexnet_jax import layouts
 from alexnet_jax.data import feed, records
 dataset = records.open_directory(Path(data))
 examples = records.open_split(dataset, "train", "train_split")
-mesh = layouts.make_mesh()
+mesh = placement.make_mesh()
 found = {}
 for share in (0, 1):
   settings = ConfigDict(json.loads(config) | {"device_cache_fraction": share})
@@ -248,7 +248,7 @@ for share in (0, 1):
         start = shard.index[0].start or 0
         found[f"{share} {step} {name} {start}"] = np.asarray(shard.data)
 shape = (settings.batch_size,)
-(found["rows"],) = layouts.local_places(mesh, layouts.BATCH, shape)
+(found["rows"],) = placement.local_places(mesh, placement.BATCH, shape)
 np.savez(output, **found)
 """
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from training import Trainer, batches, small_config
 
 from alexnet_jax import model, networks, steps
-from alexnet_jax.parallel import collectives, layouts
+from alexnet_jax.parallel import collectives, layouts, placement
 from alexnet_jax.runtime import platforms
 from alexnet_jax.runtime.errors import InputError
 from configs import (
@@ -309,7 +309,7 @@ def test_rows_of_a_part_are_spread_over_all_devices():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_broadcast_reaches_all_and_its_way_back_adds_up(count):
-  mesh = layouts.make_mesh(count, count)
+  mesh = placement.make_mesh(count, count)
   values = np.arange(3.0 * count).reshape(count, 3)
   for one in range(count):
 

@@ -26,8 +26,8 @@ from tiny_runs import (
 
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.optimizer import Plateau
-from alexnet_jax.parallel import layouts
-from alexnet_jax.runs import checkpoint, digests, logs
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import checkpoint, digests, logs, run_files
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.steps import TrainState
 from configs import quickstart
@@ -58,7 +58,7 @@ def tree(flat):
 
 def state_of(step, shapes=SHAPES, devices=1):
   """A state of random arrays, those with 8 rows in parts on the devices."""
-  mesh = layouts.make_mesh(devices)
+  mesh = placement.make_mesh(devices)
   (axis, *_) = mesh.axis_names
 
   def put(value):
@@ -320,7 +320,7 @@ def test_verify_names_what_is_damaged(tmp_path):
 
 def test_step_that_is_asked_for_is_there_and_good_or_refused(tmp_path):
   shapes = tree(arrays(0))
-  mesh = layouts.make_mesh(1)
+  mesh = placement.make_mesh(1)
 
   def found(which):
     return checkpoint.restore_params(tmp_path, shapes, mesh, which)
@@ -368,7 +368,7 @@ def test_checkpoint_of_another_net_is_refused_by_both_shapes(tmp_path):
   for refused in (
     lambda: checkpoint.restore(tmp_path, 1, state_of(1, other)),
     lambda: checkpoint.restore_params(
-      tmp_path, tree(arrays(1, other)), layouts.make_mesh(1)
+      tmp_path, tree(arrays(1, other)), placement.make_mesh(1)
     ),
   ):
     with pytest.raises(InputError) as refusal:
@@ -402,7 +402,7 @@ def test_run_goes_on_with_the_shards_that_it_had(
 
 
 def claim(workdir):
-  with logs.claim_workdir(workdir, quickstart.get_config()):
+  with run_files.claim_workdir(workdir, quickstart.get_config()):
     pass
 
 

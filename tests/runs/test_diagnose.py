@@ -7,7 +7,7 @@ import time
 
 import pytest
 from commands import assert_refused
-from test_records import encoded, noise, write
+from tfds_files import encoded, noise, write
 from tiny_runs import (
   COUNTS,
   finish,

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import augment, model, optimizer, steps
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
 from configs import quickstart
 
 
@@ -73,14 +73,14 @@ class Trainer:
     self.config = config
     self.net = net or model.from_config(config)
     self.layout = layouts.from_config(config, self.net.network, devices)
-    self.mesh = layouts.make_mesh(devices, self.layout.model)
+    self.mesh = placement.make_mesh(devices, self.layout.model)
     self.tx, _ = optimizer.from_config(config, 1000, 100, self.layout.axes_of)
     self.augmentation = augmentation(config)
     members = self.layout.members
     each = [draw(self.net, config.seed + member) for member in range(members)]
     params = steps.stack_members(each) if members > 1 else each[0]
     state = steps.init_state(params, self.tx, members)
-    where = layouts.shardings(self.mesh, layouts.specs(self.layout, state))
+    where = placement.shardings(self.mesh, placement.specs(self.layout, state))
     self.state = jax.device_put(state, where)
     self.step = steps.make_train_step(
       self.net,
@@ -97,7 +97,7 @@ class Trainer:
     batch = {name: rows[self.layout.rows()] for name, rows in batch.items()}
     if self.layout.members > 1:
       batch = {name: np.stack([v] * shape[0]) for name, v in batch.items()}
-    return layouts.put_batch(self.mesh, self.layout.batch_spec, shape, batch)
+    return placement.put_batch(self.mesh, self.layout.batch_spec, shape, batch)
 
   def train(self, batches):
     """Takes a step for each batch; returns the mean losses."""

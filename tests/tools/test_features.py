@@ -12,8 +12,8 @@ from scipy import optimize, special
 from tensorflow_datasets.proto import tf_example_pb2
 
 import alexnet_jax
-from alexnet_jax import evaluate
 from alexnet_jax.data import batches, records
+from alexnet_jax.runs import opened
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import features, probe
 
@@ -73,7 +73,7 @@ def test_a_batch_of_features_is_in_memory_and_a_full_disk_is_told(
 ):
   monkeypatch.setattr(features, "_BATCH", 8)
   model = alexnet_jax.load(place / "run")
-  examples = evaluate.examples_of(model.config, "", "train")
+  examples = opened.examples_of(model.config, "", "train")
   file = tmp_path / f"features.{suffix}"
   features.write(file, model, examples, "conv1")  # What compiling takes.
   file.unlink()

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from commands import assert_refused, run_command
 from drawn_runs import small_config, write_run, write_run_on_shapes
 from PIL import Image
-from test_records import encoded, write
+from tfds_files import encoded, write
 
 from alexnet_jax.data import records
 from alexnet_jax.tools import inference

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax import networks
-from alexnet_jax.runtime import cli
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools import summary
 from configs import alexnet
@@ -82,7 +82,9 @@ def cells(table):
 
 
 def difference(*paths):
-  return [cells(t) for t in summary.difference(*map(cli.load_config, paths))]
+  return [
+    cells(t) for t in summary.difference(*map(config_files.load_config, paths))
+  ]
 
 
 def test_difference_has_each_field_and_layer_that_changed_and_no_other():

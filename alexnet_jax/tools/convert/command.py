@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import networks
-from alexnet_jax.data import batches, records, statistics
-from alexnet_jax.runs import checkpoint, logs
+from alexnet_jax.data import records, statistics
+from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 from alexnet_jax.tools.convert import arrays, caffe, exports, files, nets
@@ -65,8 +65,8 @@ def _write_about(
   folder: Path, config: Any, names: tuple[str, ...], held: statistics.Statistics
 ) -> None:
   """Writes what a run has beside its weights."""
-  logs.write_config(folder, config)
-  batches.write_run_metadata(folder, names, held)
+  run_files.write_config(folder, config)
+  run_files.write_run_metadata(folder, names, held)
 
 
 def _mean_image(text: str, size_px: int) -> np.ndarray:
@@ -149,8 +149,8 @@ def _own(
     InputError: they are not beside it, or of another net.
   """
   try:
-    config = logs.read_config(path.parent).unlock()
-    names, held = batches.read_run_metadata(path.parent)
+    config = run_files.read_config(path.parent).unlock()
+    names, held = run_files.read_run_metadata(path.parent)
   except errors.InputError as e:
     raise errors.InputError(
       f"{str(path)!r} was written here, with files that must be beside it:"
@@ -268,7 +268,7 @@ def send_out(
   if kind not in exports.KINDS:
     raise errors.unknown("--to", kind, exports.KINDS)
   model = inference.load(workdir, step)
-  names, held = batches.read_run_metadata(workdir)
+  names, held = run_files.read_run_metadata(workdir)
   with _making(output) as folder:
     _write_about(folder, model.config, names, held)
     file = exports.write(model, kind, folder).name

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import networks
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runs import config_files
+from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import arrays, files, layer_strings
 
 
@@ -76,8 +77,8 @@ def config_of(
     num_classes: where no file tells.
   """
   found = found or files.Found({})
-  file = cli.CONFIGS / f"{known.config}.py"
-  config: Any = cli.load_config(str(file)).unlock()
+  file = config_files.CONFIGS / f"{known.config}.py"
+  config: Any = config_files.load_config(str(file)).unlock()
   sizes = {name: values.size for name, values in found.arrays.items()}
   config.num_classes = sizes.get("fc8.bias", num_classes)
   config.crop_size_px = found.input_size_px or known.crop_size_px

@@ -19,9 +19,9 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax import evaluate
 from alexnet_jax.data import batches, records
 from alexnet_jax.data import decode as image_files
+from alexnet_jax.runs import opened
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import features, inference
 from alexnet_jax.tools.figures import drawings, plots
@@ -76,7 +76,7 @@ class _Look:
   def examples(self) -> records.Examples:
     asked = self.options
     config = self.model.config
-    held = evaluate.examples_of(config, asked.data_dir, asked.split)
+    held = opened.examples_of(config, asked.data_dir, asked.split)
     if held.dataset.class_names != self.model.class_names:
       raise errors.InputError(
         f"{str(held.dataset.directory)!r} has other classes than the run;"

@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_jax import augment, model, networks, optimizer, steps
-from alexnet_jax.parallel import layouts
+from alexnet_jax.parallel import layouts, placement
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools.plan import costs, hlo
 
@@ -62,7 +63,7 @@ def compile_step(
     net: the config's.
     layout: the config's; so many devices are there.
   """
-  mesh = layouts.make_mesh(layout.devices, layout.model)
+  mesh = placement.make_mesh(layout.devices, layout.model)
   size = config.image_size_px
   statistics = types.SimpleNamespace(
     mean_image=np.zeros((size, size, 3), np.float32),
@@ -77,7 +78,7 @@ def compile_step(
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       tree,
-      layouts.shardings(mesh, specs),
+      placement.shardings(mesh, specs),
     )
 
   members = layout.members
@@ -92,7 +93,7 @@ def compile_step(
   }
   step = steps.make_train_step(net, tx, augmentation, layout, mesh, config.seed)
   return step.lower(
-    placed(state, layouts.specs(layout, state)),
+    placed(state, placement.specs(layout, state)),
     placed(batch, dict.fromkeys(batch, layout.batch_spec)),
   ).compile()
 
@@ -358,7 +359,7 @@ def _start_devices(count: int) -> None:
 
 def main(_) -> None:
   """Runs the command."""
-  config, name = cli.config()
+  config, name = config_files.config()
   devices = flags.FLAGS.devices
   if flags.FLAGS.layout:
     config.layout = flags.FLAGS.layout
@@ -387,7 +388,7 @@ def _define_flags() -> None:
     None,
     f"Compile the step too; by default up to {MAX_COMPILED} devices.",
   )
-  cli.define_config()
+  config_files.define_config()
 
 
 def command() -> None:

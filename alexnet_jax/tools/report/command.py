@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import opened
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools.figures import tiles
 from alexnet_jax.tools.report import reader
@@ -465,10 +467,8 @@ def _read_kernels(folder: Path) -> tuple[int, list[np.ndarray]]:
 
   # The accelerator may be busy with the very run.
   jax.config.update("jax_platforms", "cpu")
-  from alexnet_jax import evaluate
-  from alexnet_jax.parallel import layouts
 
-  run = evaluate.open_run(folder, layouts.make_mesh())
+  run = opened.open_run(folder, placement.make_mesh())
   return run.step, [
     np.asarray(params["features"]["conv1"]["kernel"], np.float32)
     for params in run.members

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runs import config_files
+from alexnet_jax.runtime import errors
 
 DRAWN = ("loss", "top1_error", "top5_error", "learning_rate")
 SPLITS = ("train", "validation", "test")
@@ -259,7 +260,7 @@ def read_run(
     )
     confusions = None
   series = read_series(folder, notes)
-  flat = cli.flatten(config or {})
+  flat = config_files.flatten(config or {})
   if row is None:
     _tell_of_unfinished(folder, flat, series, notes)
   return Run(

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused, run_command
 from PIL import Image
-from test_records import encoded, write
+from tfds_files import encoded, write
 from tiny_runs import run as command
 
 import alexnet_jax
