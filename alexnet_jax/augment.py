@@ -1,7 +1,6 @@
 """Crop, mirror, colour noise and mean, on the device (paper 4.1)."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import optimizer
-from alexnet_jax.runtime import errors
+from alexnet_jax import schedules
+from alexnet_jax.ops import fold_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,31 +51,18 @@ class Augmentation:
 def from_config(
   config: Any, statistics: Any, num_examples: int | None = None
 ) -> Augmentation:
-  """Returns what a config asks for.
+  """Returns the augmentation that a config describes.
 
   Args:
     config: a whole config.
     statistics: has `mean_image`, `colour_axes` and `colour_sds`, as above.
     num_examples: size of the training split; needed to train, not to test.
-
-  Raises:
-    InputError: the crop is larger than the image, or no size; a bad scale.
   """
-  crop, size = config.crop_size_px, config.image_size_px
-  if not isinstance(crop, int) or not 1 <= crop <= size:
-    raise errors.InputError(
-      f"crop_size_px={crop!r} must be from 1 to image_size_px={size}."
-    )
-  scale = config.input_scale
-  if len(scale) != 3 or not all(0 < x < math.inf for x in scale):
-    raise errors.InputError(
-      f"input_scale={tuple(scale)} must be three positive numbers."
-    )
   epochs, steps = config.colour_noise_epochs, 2**31 - 1
   if num_examples is not None and epochs is not None:
-    steps = optimizer.step_of_epoch(epochs, num_examples, config.batch_size)
+    steps = schedules.step_of_epoch(epochs, num_examples, config.batch_size)
   return Augmentation(
-    crop_size_px=crop,
+    crop_size_px=config.crop_size_px,
     random_crop=config.random_crop,
     mirror=config.mirror,
     images_per_view=config.images_per_view,
@@ -86,7 +72,40 @@ def from_config(
     mean_image=statistics.mean_image,
     colour_axes=statistics.colour_axes,
     colour_sds=statistics.colour_sds,
-    input_scale=tuple(scale),
+    input_scale=tuple(config.input_scale),
+  )
+
+
+def example_keys(seed: Any, step: Any, example_index_B: jax.Array) -> jax.Array:
+  """Returns a random key per example, by its place in the whole batch.
+
+  So what is random about an example depends neither on resuming nor on layout.
+  """
+  step_key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(jax.random.fold_in, (None, 0))(step_key, example_index_B)
+
+
+def dropout_keys(seed: Any, step: Any, example_index_B: jax.Array) -> jax.Array:
+  """Returns the keys that `AlexNet` draws dropout from."""
+  return fold_in(example_keys(seed, step, example_index_B), 1)
+
+
+def training_views(
+  images_BxHxWxC: jax.Array,
+  example_index_B: jax.Array,
+  step: Any,
+  seed: Any,
+  augmentation: Augmentation,
+) -> jax.Array:
+  """Returns what the net sees of images in a step; see `augment`."""
+  # Images that share a view take it from the first of them.
+  firsts = example_index_B - example_index_B % augmentation.images_per_view
+  return augment(
+    images_BxHxWxC,
+    fold_in(example_keys(seed, step, firsts), 0),
+    fold_in(example_keys(seed, step, example_index_B), 2),
+    step,
+    augmentation,
   )
 
 

@@ -1,167 +1,346 @@
-"""The linen module that runs any table of `networks.py`.
+"""AlexNet as a table of layers, read from the image to the logits.
+
+A layer is one class: its fields are its row of the table, `__call__` is its
+mathematics (ops.py), and `describe` gives its output shape and its size. A new
+kind of layer is a class here and a word in `networks.LAYERS`.
 
 Shape letters, here and everywhere: B batch, H rows, W columns, C channels,
 N units, K classes.
 """
 
-from typing import Any
+import dataclasses
+import math
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax import networks, ops
-from alexnet_jax.runtime import errors
+from alexnet_jax import ops
+
+Shape = tuple[int, ...]
 
 
-def _kernel_and_bias(
-  module: Any, shape: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array]:
-  """Draws or finds a layer's parameters, in the dtype of the computation."""
-  layer = module.layer
-  kernel = module.param("kernel", nn.initializers.normal(layer.sigma), shape)
-  bias = module.param("bias", nn.initializers.constant(layer.bias), shape[-1:])
-  return kernel.astype(module.dtype), bias.astype(module.dtype)
+class ShapeError(ValueError):
+  """The rule that a layer and its input break."""
 
 
-class ConvLayer(nn.Module):
-  """A `networks.Conv` with its parameters, held in float32."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A layer, and what it makes of one image.
 
-  layer: networks.Conv
-  dtype: jnp.dtype
+  Attributes:
+    layer: with its fields.
+    output_shape: [H, W, C] or [N].
+    parameters: number of weights and biases.
+    macs: multiply-accumulates.
+  """
+
+  layer: "Layer"
+  output_shape: Shape
+  parameters: int = 0
+  macs: int = 0
+
+
+class Layer(nn.Module):
+  """A row of the table; by default the output has the shape of the input."""
+
+  # The output is called norm1 or pool1, or like the layer with weights before
+  # it (""); None for an output that has no name.
+  output_name: ClassVar[str | None] = None
+  input_ranks: ClassVar[tuple[int, ...]] = (1, 3)  # of [N] and [H, W, C]
+
+  def describe(self, shape: Shape) -> Row:
+    """Returns the row for the shape of one image's input.
+
+    Raises:
+      ShapeError: the layer cannot take that shape.
+    """
+    if len(shape) not in self.input_ranks:
+      wanted = "maps" if self.input_ranks == (3,) else "units, after Flatten"
+      raise ShapeError(f"it needs {wanted}")
+    towers = getattr(self, "towers", 1)
+    if shape[-1] % towers:
+      what = f"{shape[-1]} {'channels' if len(shape) == 3 else 'inputs'}"
+      raise ShapeError(f"{what} are not divisible by {towers} towers")
+    return Row(self, shape)
+
+  def local(self, parts: int, axis: str) -> "Layer":
+    """Returns what one of `parts` devices along a mesh axis runs of it."""
+    fields: dict[str, Any] = {}
+    for name in ("filters", "units", "towers"):
+      if hasattr(self, name):
+        fields[name] = max(getattr(self, name) // parts, 1)
+    if hasattr(self, "axis"):
+      fields["axis"] = axis
+    return self.clone(**fields)
+
+
+class Weighted(Layer):
+  """A layer with a kernel and a bias, which are stored in float32."""
+
+  output_name = ""
+  towers: int = 1  # a unit sees its own tower alone; 1 where it sees all
+  sigma: float = 0.01  # standard deviation of the initial weights
+  bias: float = 0.0  # initial bias
+
+  def draw_params(self, x: jax.Array, *shape: int) -> tuple[jax.Array, ...]:
+    """Returns kernel and bias in the dtype of `x`."""
+    kernel = self.param("kernel", nn.initializers.normal(self.sigma), shape)
+    bias = self.param("bias", nn.initializers.constant(self.bias), shape[-1:])
+    return kernel.astype(x.dtype), bias.astype(x.dtype)
+
+  def describe_outputs(self, shape: Shape, count: int, window: int) -> Row:
+    """Returns the row of `count` filters or units that see `window` pixels."""
+    if count % self.towers:
+      what = "filters" if len(shape) == 3 else "units"
+      raise ShapeError(
+        f"{count} {what} are not divisible by {self.towers} towers"
+      )
+    weights = window * shape[-1] // self.towers * count
+    output = (*shape[:-1], count)
+    return Row(self, output, weights + count, weights)
+
+
+class Conv(Weighted):
+  """Convolution within each tower, or over all of them (paper 3.2)."""
+
+  input_ranks = (3,)
+  filters: int = 0  # in all towers together
+  kernel: int = 1  # side of a filter in pixels
+  stride: int = 1
+  padding: int = 0
+  ceil_mode: bool = True  # whether the last window may pass the edge
 
   @nn.compact
-  def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-    """Returns [B, H', W', filters]."""
-    layer = self.layer
-    inputs = x_BxHxWxC.shape[-1] // layer.towers
-    shape = (layer.kernel, layer.kernel, inputs, layer.filters)
+  def __call__(self, x, keys_B=None):
+    channels = x.shape[-1] // self.towers
     return ops.conv(
-      x_BxHxWxC,
-      *_kernel_and_bias(self, shape),
-      stride=layer.stride,
-      padding=layer.padding,
-      ceil=layer.ceil,
-      towers=layer.towers,
+      x,
+      *self.draw_params(x, self.kernel, self.kernel, channels, self.filters),
+      stride=self.stride,
+      padding=self.padding,
+      ceil_mode=self.ceil_mode,
+      towers=self.towers,
+    )
+
+  def describe(self, shape):
+    super().describe(shape)
+    height, width = window_outputs(
+      shape, self.kernel, self.stride, self.padding, self.ceil_mode
+    )
+    maps = (height, width, shape[-1])
+    row = self.describe_outputs(maps, self.filters, self.kernel**2)
+    return dataclasses.replace(row, macs=row.macs * height * width)
+
+
+class Dense(Weighted):
+  """Fully connected layer, within each tower or over all of them."""
+
+  input_ranks = (1,)
+  units: int = 0  # in all towers together
+
+  @nn.compact
+  def __call__(self, x, keys_B=None):
+    params = self.draw_params(x, x.shape[-1] // self.towers, self.units)
+    return ops.dense(x, *params, towers=self.towers)
+
+  def describe(self, shape):
+    super().describe(shape)
+    return self.describe_outputs(shape, self.units, window=1)
+
+
+class Activation(Layer):
+  """Nonlinearity: a name in `ops.ACTIVATIONS` (paper 3.1)."""
+
+  output_name = ""
+  function: str = "relu"
+
+  def __call__(self, x, keys_B=None):
+    return ops.ACTIVATIONS[self.function](x)
+
+
+class LocalResponseNorm(Layer):
+  """Response normalization over the channels of each tower (paper 3.3)."""
+
+  output_name = "norm"
+  input_ranks = (3,)
+  towers: int = 1
+  k: float = 2.0
+  alpha: float = 1e-4  # weighs the sum of squares, not their mean
+  beta: float = 0.75
+  window: int = 5  # in channels
+
+  def __call__(self, x, keys_B=None):
+    return ops.local_response_norm(
+      x, self.towers, self.k, self.alpha, self.beta, self.window
     )
 
 
-class DenseLayer(nn.Module):
-  """A `networks.Dense` with its parameters, held in float32."""
+class MapNorm(Layer):
+  """Response normalization over the pixels of each map (layers-145.cfg)."""
 
-  layer: networks.Dense
-  dtype: jnp.dtype
+  output_name = "norm"
+  input_ranks = (3,)
+  k: float = 1.0
+  alpha: float = 1e-3 / 25
+  beta: float = 0.75
+  window: int = 5  # side in pixels
 
-  @nn.compact
-  def __call__(self, x_BxN: jax.Array) -> jax.Array:
-    """Returns [B, units]."""
-    towers = self.layer.towers
-    shape = (x_BxN.shape[-1] // towers, self.layer.units)
-    return ops.dense(x_BxN, *_kernel_and_bias(self, shape), towers=towers)
+  def __call__(self, x, keys_B=None):
+    return ops.map_norm(x, self.k, self.alpha, self.beta, self.window)
 
 
-class Stack(nn.Module):
-  """Layers one after another.
+class MaxPool(Layer):
+  """Max pooling; overlapping if the window is wider than the stride (3.4)."""
+
+  output_name = "pool"
+  input_ranks = (3,)
+  window: int = 3
+  stride: int = 2
+  ceil_mode: bool = True  # whether the last window may pass the edge
+
+  def __call__(self, x, keys_B=None):
+    return ops.max_pool(x, self.window, self.stride, self.ceil_mode)
+
+  def describe(self, shape):
+    super().describe(shape)
+    sides = window_outputs(
+      shape, self.window, self.stride, ceil_mode=self.ceil_mode
+    )
+    if self.stride > self.window:
+      raise ShapeError(
+        f"its stride of {self.stride} pixels is wider than its window of"
+        f" {self.window}, so it would leave pixels out"
+      )
+    return Row(self, (*sides, shape[-1]))
+
+
+class AveragePool(MaxPool):
+  """Average pooling over the pixels that each window really holds."""
+
+  def __call__(self, x, keys_B=None):
+    return ops.average_pool(x, self.window, self.stride)
+
+
+class Dropout(Layer):
+  """Drops units in training (paper 4.2)."""
+
+  rate: float = 0.5  # probability that a unit is dropped
+  dropout_index: int = 0  # place in the table; picks the random numbers
+  # Divide by 1 - rate in training; the paper multiplies by it at test.
+  rescaled: bool = False
+  axis: str | None = None  # mesh axis that the units are split over
+
+  def __call__(self, x, keys_B=None):
+    keep = 1 - self.rate
+    if keys_B is None:
+      return x if self.rescaled else x * keep
+    keys_B = ops.fold_in(keys_B, self.dropout_index)
+    x = ops.dropout(x, keys_B, self.rate, self.axis)
+    return x / keep if self.rescaled else x
+
+
+class Join(Layer):
+  """The towers meet: the next layer sees the channels of all (paper 3.2)."""
+
+  axis: str | None = None  # mesh axis of the towers; None on one device
+
+  def __call__(self, x, keys_B=None):
+    if self.axis is None:
+      return x
+    return lax.all_gather(x, self.axis, axis=x.ndim - 1, tiled=True)
+
+
+class Flatten(Layer):
+  """Maps become units, those of a tower together; channels run fastest."""
+
+  input_ranks = (3,)
+  towers: int = 1
+
+  def __call__(self, x, keys_B=None):
+    return ops.flatten(x, self.towers)
+
+  def describe(self, shape):
+    return Row(self, (math.prod(super().describe(shape).output_shape),))
+
+
+def window_outputs(
+  shape: Shape,
+  window: int,
+  stride: int,
+  padding: int = 0,
+  ceil_mode: bool = True,
+) -> Shape:
+  """Returns the height and width that a sliding window leaves of [H, W, C]."""
+  if min(shape[:2]) + 2 * padding < window:
+    raise ShapeError(
+      f"its window of {window} pixels is wider than the input; enlarge"
+      " crop_size_px or shrink the window"
+    )
+  return tuple(
+    ops.output_size(side, window, stride, padding, ceil_mode)
+    for side in shape[:2]
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A table: layers from the image to the logits, in two halves.
 
   Attributes:
-    layers: the records.
-    dtype: of the computation.
+    input_size_px: side of the square RGB image.
+    towers: blocks that the channels of every layer are divided into.
+    features: layers up to and with `Flatten`.
+    classifier: fully connected layers and what stands between them.
   """
 
-  layers: tuple[networks.Layer, ...]
-  dtype: jnp.dtype
+  input_size_px: int
+  towers: int
+  features: tuple[Layer, ...]
+  classifier: tuple[Layer, ...]
+
+
+class Half(nn.Module):
+  """The layers of one half of a table, one after another."""
+
+  network: Network
+  half: str  # features or classifier
 
   @nn.compact
-  def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-    """Runs the layers; `keys_B` as in `AlexNet.__call__`."""
-    for layer in self.layers:
-      match layer:
-        case networks.Conv():
-          x = ConvLayer(layer, self.dtype, name=layer.name)(x)
-        case networks.Dense():
-          x = DenseLayer(layer, self.dtype, name=layer.name)(x)
-        case networks.Activation():
-          x = ops.ACTIVATIONS[layer.function](x)
-        case networks.LocalResponseNorm():
-          x = ops.local_response_norm(
-            x, layer.towers, layer.k, layer.alpha, layer.beta, layer.window
-          )
-        case networks.MapNorm():
-          x = ops.map_norm(x, layer.k, layer.alpha, layer.beta, layer.window)
-        case networks.MaxPool():
-          x = ops.max_pool(x, layer.window, layer.stride, layer.ceil)
-        case networks.AveragePool():
-          x = ops.average_pool(x, layer.window, layer.stride)
-        case networks.Dropout():
-          keep = 1 - layer.rate
-          if keys_B is not None:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, layer.place)
-            x = ops.dropout(x, keys, layer.rate, layer.axis)
-            x = x / keep if layer.rescaled else x
-          elif not layer.rescaled:
-            x = x * keep
-        case networks.Join():
-          if layer.axis:  # The towers of 2012 talk here.
-            x = lax.all_gather(x, layer.axis, axis=x.ndim - 1, tiled=True)
-        case networks.Flatten():
-          x = ops.flatten(x, layer.towers)
+  def __call__(self, x, keys_B):
+    for layer in getattr(self.network, self.half):
+      x = layer.clone(parent=self)(x, keys_B)
     return x
 
 
 class AlexNet(nn.Module):
-  """A net of `networks.py`; `features` and `classifier` share no parameters.
+  """Runs a table; `features` and `classifier` share no parameters."""
 
-  Attributes:
-    network: the table.
-    dtype: of the computation; parameters and logits are float32.
-  """
-
-  network: networks.Network
-  dtype: jnp.dtype = jnp.dtype("float32")
+  network: Network
+  dtype: Any = jnp.float32  # of the computation; parameters are float32
 
   def setup(self):
     """Makes the two halves."""
-    self.features = Stack(self.network.features, self.dtype)
-    self.classifier = Stack(self.network.classifier, self.dtype)
-
-  def extract(
-    self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns what the convolutional layers make of images, flat: [B, N]."""
-    return self.features(images_BxHxWxC.astype(self.dtype), keys_B)
-
-  def classify(
-    self, x_BxN: jax.Array, keys_B: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns the logits of what `extract` returned: float32 [B, K]."""
-    return self.classifier(x_BxN, keys_B).astype(jnp.float32)
+    self.features = Half(self.network, "features")
+    self.classifier = Half(self.network, "classifier")
 
   def __call__(
     self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
   ) -> jax.Array:
-    """Returns the logits of a batch of images.
+    """Returns logits_BxK in float32.
 
     Args:
-      images_BxHxWxC: float, on the 0..255 scale less the mean image, RGB.
-      keys_B: one random key per example for dropout in training; None at test,
-        where every unit stays, scaled by its chance to stay unless training
-        was rescaled.
-
-    Returns:
-      logits_BxK in float32.
+      images_BxHxWxC: RGB, on the 0..255 scale less the mean image.
+      keys_B: one random key per example for dropout; None at test.
     """
     return self.classify(self.extract(images_BxHxWxC, keys_B), keys_B)
 
+  def extract(self, images_BxHxWxC: Any, keys_B: Any = None) -> Any:
+    """Returns the flat output of the convolutional half, [B, N]."""
+    return self.features(images_BxHxWxC.astype(self.dtype), keys_B)
 
-def from_config(config: Any) -> AlexNet:
-  """Returns the module that a config describes, its shapes checked.
-
-  Raises:
-    InputError: see `networks.from_config`; an unknown `compute_dtype`.
-  """
-  dtypes = ("float32", "bfloat16")
-  if config.compute_dtype not in dtypes:
-    raise errors.unknown("compute_dtype", config.compute_dtype, dtypes)
-  network = networks.from_config(config)
-  return AlexNet(network, jnp.dtype(config.compute_dtype))
+  def classify(self, x_BxN: Any, keys_B: Any = None) -> Any:
+    """Returns the logits of what `extract` returned."""
+    return self.classifier(x_BxN, keys_B).astype(jnp.float32)

@@ -1,9 +1,9 @@
 """The mathematics of AlexNet, forward and backward, on NHWC arrays.
 
-Sizes follow the original program's ceil geometry (`layers-145.cfg`):
-`out = 1 + ceil((in + 2 padding - window) / stride)`; what a window reads past
-the right and bottom edge is zero for a convolution and absent for a pooling.
-A convolution can round down instead, as torch does.
+Sizes follow the original program (`layers-145.cfg`), which rounds up:
+`out = 1 + ceil((in + 2 padding - window) / stride)`. Beyond the right and
+bottom edge a convolution reads zeros and a pooling nothing. A layer can round
+down instead, as torch does.
 """
 
 import functools
@@ -17,7 +17,7 @@ from alexnet_jax.runtime import platforms
 from alexnet_jax.runtime.platforms import materialize
 
 Pads = tuple[tuple[int, int], ...]
-"""((top, bottom), (left, right)) in pixels; negative ones cut off."""
+"""((top, bottom), (left, right)) in pixels; a negative pad cuts pixels off."""
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -28,39 +28,48 @@ ACTIVATIONS = {
 }
 
 
+def fold_in(keys_B: jax.Array, value: int) -> jax.Array:
+  """Returns a new random key for each of the old ones."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys_B, value)
+
+
 def output_size(
-  size: int, window: int, stride: int, padding: int = 0, ceil: bool = True
+  size: int, window: int, stride: int, padding: int = 0, ceil_mode: bool = True
 ) -> int:
-  """Returns the side in pixels that a convolution or pooling leaves.
+  """Returns the side in pixels of a convolution's or pooling's output.
 
   Args:
     size: side of the input in pixels.
     window: side of the window in pixels.
     stride: in pixels.
     padding: zeros on either side, in pixels.
-    ceil: round up, so that a last window may pass the edge; else down.
+    ceil_mode: round up, so that the last window may pass the edge; else down.
   """
   room = size + 2 * padding - window
-  return 1 + (-(-room // stride) if ceil else room // stride)
+  return 1 + (-(-room // stride) if ceil_mode else room // stride)
 
 
-def _overhang(
-  size: int, window: int, stride: int, padding: int = 0, ceil: bool = True
-) -> int:
-  """Pixels of padding after the last one; negative where pixels go unread."""
-  last = (output_size(size, window, stride, padding, ceil) - 1) * stride
-  return last + window - size - padding
+def _window_pads(
+  x: jax.Array, window: int, stride: int, padding: int, ceil_mode: bool
+) -> Pads:
+  """Returns the pads with which whole windows cover a map."""
+
+  def after(size):
+    count = output_size(size, window, stride, padding, ceil_mode)
+    return (count - 1) * stride + window - size - padding
+
+  return tuple((padding, after(size)) for size in x.shape[1:3])
 
 
 def pad(
   x_BxHxWxC: jax.Array, pads: Pads, *, dilation: int = 1, value: float = 0.0
 ) -> jax.Array:
-  """Spreads rows and columns apart, then pads them or cuts them off.
+  """Spreads rows and columns apart, then pads or cuts maps.
 
   Args:
     x_BxHxWxC: maps.
-    pads: in pixels; negative cuts off.
-    dilation: distance in pixels between what were neighbours.
+    pads: in pixels.
+    dilation: distance in pixels between former neighbours.
     value: of the new pixels.
 
   Returns:
@@ -72,7 +81,7 @@ def pad(
 
 
 def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
-  """The window * window strided views of a padded input, row by row."""
+  """Returns a strided view of padded maps for each place of the window."""
   rows, cols = ((size - window) // stride + 1 for size in x.shape[1:3])
   return [
     x[
@@ -85,31 +94,6 @@ def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
   ]
 
 
-@jax.custom_vjp
-def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-  """Adds a number to each channel or unit."""
-  return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-
-
-_add_bias.defvjp(
-  lambda y, bias: (_add_bias(y, bias), None),
-  lambda _, dy: (dy, platforms.by_platform(platforms.COLUMN_SUM, dy)),
-)
-
-
-@jax.custom_vjp
-def _multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return x @ kernel
-
-
-def _multiply_backward(residuals, dy):
-  x, kernel = residuals
-  return platforms.by_platform(platforms.TIMES_TRANSPOSED, dy, kernel), x.T @ dy
-
-
-_multiply.defvjp(lambda x, w: (_multiply(x, w), (x, w)), _multiply_backward)
-
-
 def conv(
   x_BxHxWxC: jax.Array,
   kernel: jax.Array,
@@ -117,76 +101,71 @@ def conv(
   *,
   stride: int,
   padding: int,
-  ceil: bool,
+  ceil_mode: bool,
   towers: int,
 ) -> jax.Array:
-  """Convolves each tower's channel block with its own filters.
+  """Convolves the channels of each tower with its own filters.
 
-  One convolution per tower, concatenated: XLA's `feature_group_count` computes
-  the same and is 3 to 14 times slower on CPU.
+  Towers are convolved one by one: XLA's `feature_group_count` computes the
+  same and is 3 to 14 times slower on CPU.
 
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
-    kernel: [kernel, kernel, C / towers, filters], filters in tower order.
+    kernel: [side, side, C / towers, filters], filters in tower order.
     bias: [filters].
     stride: in pixels, both axes.
     padding: in pixels, before the first row and column.
-    ceil: whether a last window may pass the right and bottom edge.
-    towers: number of channel blocks; 1 where every filter sees every channel.
+    ceil_mode: whether the last window may pass the right and bottom edge.
+    towers: blocks of channels; 1 where every filter sees every channel.
 
   Returns:
     [B, H', W', filters] in the dtype of `x_BxHxWxC`.
   """
-  window = kernel.shape[0]
-  pads = tuple(
-    (padding, _overhang(size, window, stride, padding, ceil))
-    for size in x_BxHxWxC.shape[1:3]
-  )
+  pads = _window_pads(x_BxHxWxC, len(kernel), stride, padding, ceil_mode)
 
-  blocks = [
-    materialize(
-      lax.conv_general_dilated(
-        materialize(x),
-        w,
-        (stride, stride),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
+  def convolve(x, w):
+    y = lax.conv_general_dilated(
+      materialize(x),
+      w,
+      (stride, stride),
+      pads,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    for x, w in zip(
-      jnp.split(x_BxHxWxC, towers, axis=-1),
-      jnp.split(kernel, towers, axis=-1),
-      strict=True,
-    )
-  ]
-  y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
-  return _add_bias(y, bias)
+    return materialize(y)
+
+  return platforms.add_bias(
+    _by_tower(convolve, x_BxHxWxC, kernel, towers), bias
+  )
 
 
 def dense(
   x_BxN: jax.Array, kernel: jax.Array, bias: jax.Array, *, towers: int
 ) -> jax.Array:
-  """Multiplies each tower's block of units by its own weights.
+  """Multiplies the units of each tower by their own weights.
 
   Args:
     x_BxN: input, towers side by side.
     kernel: [N / towers, units], units in tower order.
     bias: [units].
-    towers: number of blocks; 1 where every unit sees every unit below.
+    towers: blocks of units; 1 where every unit sees every input.
 
   Returns:
     [B, units].
   """
-  blocks = [
-    _multiply(materialize(x), w)
-    for x, w in zip(
-      jnp.split(x_BxN, towers, axis=-1),
-      jnp.split(kernel, towers, axis=-1),
-      strict=True,
-    )
-  ]
-  y = blocks[0] if towers == 1 else jnp.concatenate(blocks, axis=-1)
-  return _add_bias(materialize(y), bias)
+
+  def multiply(x, w):
+    return platforms.matmul(materialize(x), w)
+
+  y = _by_tower(multiply, x_BxN, kernel, towers)
+  return platforms.add_bias(materialize(y), bias)
+
+
+def _by_tower(function, x: jax.Array, kernel: jax.Array, towers: int):
+  """Applies a function to each tower's channels and weights."""
+  blocks = map(
+    function, jnp.split(x, towers, axis=-1), jnp.split(kernel, towers, axis=-1)
+  )
+  return next(blocks) if towers == 1 else jnp.concatenate([*blocks], axis=-1)
 
 
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
@@ -195,19 +174,11 @@ def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
   return jnp.concatenate([b.reshape(b.shape[0], -1) for b in blocks], axis=-1)
 
 
-def _pool_pads(
-  x: jax.Array, window: int, stride: int, ceil: bool = True
-) -> Pads:
-  return tuple(
-    (0, _overhang(size, window, stride, ceil=ceil)) for size in x.shape[1:3]
-  )
-
-
 def _max_and_argmax(
-  x: jax.Array, window: int, stride: int, ceil: bool
+  x: jax.Array, window: int, stride: int, ceil_mode: bool
 ) -> tuple[jax.Array, jax.Array]:
-  x = pad(x, _pool_pads(x, window, stride, ceil), value=-jnp.inf)
-  best, *others = _slices(x, window, stride)
+  pads = _window_pads(x, window, stride, 0, ceil_mode)
+  best, *others = _slices(pad(x, pads, value=-jnp.inf), window, stride)
   winner = jnp.zeros(best.shape, jnp.int8)
   for index, candidate in enumerate(others, start=1):
     better = candidate > best
@@ -218,32 +189,32 @@ def _max_and_argmax(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(
-  x_BxHxWxC: jax.Array, window: int, stride: int, ceil: bool = True
+  x_BxHxWxC: jax.Array, window: int, stride: int, ceil_mode: bool = True
 ) -> jax.Array:
-  """Takes the maximum of each window (paper 3.4); overlapping if it is wider.
+  """Takes the maximum of each window (paper 3.4).
 
-  The backward pass sends the whole gradient to the first maximum of a window,
-  as the select-and-scatter of XLA does, which is slow on CPU.
+  The whole gradient goes to the first maximum of a window, as in XLA's
+  select-and-scatter, which is slow on CPU.
 
   Args:
     x_BxHxWxC: input; no NaN.
     window: side in pixels, at most 11 (the winner is kept in 8 bits).
-    stride: in pixels.
-    ceil: whether a last window may pass the right and bottom edge.
+    stride: in pixels; windows overlap if it is below the window.
+    ceil_mode: whether the last window may pass the right and bottom edge.
 
   Returns:
     [B, H', W', C].
   """
-  return _max_and_argmax(x_BxHxWxC, window, stride, ceil)[0]
+  return _max_and_argmax(x_BxHxWxC, window, stride, ceil_mode)[0]
 
 
-def _max_pool_forward(x, window, stride, ceil):
-  best, winner = _max_and_argmax(x, window, stride, ceil)
+def _max_pool_forward(x, window, stride, ceil_mode):
+  best, winner = _max_and_argmax(x, window, stride, ceil_mode)
   return best, (winner, x.shape[1:3])
 
 
-def _max_pool_backward(window, stride, ceil, residuals, dy):
-  del ceil  # The shapes tell.
+def _max_pool_backward(window, stride, ceil_mode, residuals, dy):
+  del ceil_mode  # The shapes tell.
   winner, sides = residuals
   return (_unpool(dy, winner, sides, window, stride),)
 
@@ -258,15 +229,15 @@ def _unpool(
   window: int,
   stride: int,
 ) -> jax.Array:
-  """Adds up on each pixel what the windows over it send back.
+  """Adds up on each pixel the gradients of the windows over it.
 
-  Pixels are seen as blocks of stride x stride: a window begins with a block,
-  and the same few windows, counted from there, cover all pixels of a block.
+  The pixels are taken in blocks of stride x stride. Each window begins with a
+  block, so the same few windows, counted from the block, cover all its pixels.
 
   Args:
     dy: [B, H', W', C].
-    winner: int8 place in each window that gets all of it; None if all places
-      get it.
+    winner: int8, the place in each window that gets its gradient; None if all
+      places get it.
     sides: H and W of the pooled input.
     window: side in pixels.
     stride: in pixels.
@@ -275,7 +246,7 @@ def _unpool(
     [B, H, W, C].
   """
   batch, *outputs, channels = dy.shape
-  reach = -(-window // stride)
+  reach = -(-window // stride)  # windows over a block, along an axis
   rows, cols = (count + reach - 1 for count in outputs)
   pads = ((reach - 1, reach - 1),) * 2
   dy = materialize(pad(dy, pads))
@@ -291,33 +262,31 @@ def _unpool(
       i, j = np.ix_(place[down], place[right])
       places = np.where((i < window) & (j < window), i * window + j, -1)
       places = places[None, None, :, None, :, None]
-      sent = places >= 0
+      gets = places >= 0
       if winner is not None:
-        sent = covering(winner) == places.astype(np.int8)
-      dx = dx + jnp.where(sent, covering(dy), jnp.zeros((), dy.dtype))
+        gets = covering(winner) == places.astype(np.int8)
+      dx = dx + jnp.where(gets, covering(dy), jnp.zeros((), dy.dtype))
   dx = dx.reshape(batch, rows * stride, cols * stride, channels)
-  # Pixels that no window reads get nothing; those past the edge are not there.
-  return materialize(
-    pad(
-      dx,
-      tuple(
-        (0, side - size)
-        for side, size in zip(sides, dx.shape[1:3], strict=True)
-      ),
-    )
+  # A pixel that no window reads gets 0; pixels past the edge are cut off.
+  cuts = tuple(
+    (0, side - n) for side, n in zip(sides, dx.shape[1:3], strict=True)
   )
+  return materialize(pad(dx, cuts))
 
 
-def _window_pixels(x: jax.Array, window: int, stride: int) -> jax.Array:
+def _window_total(x: jax.Array, window: int, stride: int) -> jax.Array:
+  padded = pad(x, _window_pads(x, window, stride, 0, True))
+  return functools.reduce(jnp.add, _slices(padded, window, stride))
+
+
+def _pixel_counts(x: jax.Array, window: int, stride: int) -> jax.Array:
   """Counts the real pixels in each window: [1, H', W', 1]."""
-  ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-  ones = pad(ones, _pool_pads(x, window, stride))
-  return functools.reduce(jnp.add, _slices(ones, window, stride))
+  return _window_total(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
-  """Averages each window over the pixels that it really holds.
+  """Averages the pixels that each window really holds.
 
   Args:
     x_BxHxWxC: input.
@@ -329,13 +298,12 @@ def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
 
   Source: the average pooling of cuda-convnet's `layers-19pct.cfg`.
   """
-  x = pad(x_BxHxWxC, _pool_pads(x_BxHxWxC, window, stride))
-  total = functools.reduce(jnp.add, _slices(x, window, stride))
-  return total / _window_pixels(x_BxHxWxC, window, stride)
+  total = _window_total(x_BxHxWxC, window, stride)
+  return total / _pixel_counts(x_BxHxWxC, window, stride)
 
 
 def _average_pool_forward(x, window, stride):
-  counts = _window_pixels(x, window, stride)
+  counts = _pixel_counts(x, window, stride)
   return average_pool(x, window, stride), (counts, x.shape[1:3])
 
 
@@ -347,12 +315,10 @@ def _average_pool_backward(window, stride, residuals, dy):
 average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
-Span = tuple[int, int, int]
-"""Rows, columns and channels that a response norm sums over, all odd."""
-
-
-def _window_sum(x: jax.Array, towers: int, span: Span) -> jax.Array:
-  """Sums a window around each activity, clipped at the edges of its tower."""
+def _window_sum(
+  x: jax.Array, towers: int, span: tuple[int, int, int]
+) -> jax.Array:
+  """Sums (rows, columns, channels) around each activity, within its tower."""
   grouped = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers)
   rows, cols, channels = span
   window = (1, rows, cols, 1, channels)
@@ -390,12 +356,12 @@ def _response_norm_forward(x, towers, span, k, alpha, beta):
 
 
 def _response_norm_backward(towers, span, k, alpha, beta, x, dy):
-  # s is computed anew: cheaper than the memory to keep it.
+  # s is computed again: that costs less than the memory to keep it.
   s = _denominator(x, towers, span, k, alpha)
   scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
   x32 = x.astype(jnp.float32)
-  spread = _window_sum(scaled * x32 / s, towers, span)
-  dx = scaled - (2 * alpha * beta) * x32 * spread
+  neighbours = _window_sum(scaled * x32 / s, towers, span)
+  dx = scaled - (2 * alpha * beta) * x32 * neighbours
   return (dx.astype(x.dtype),)
 
 
@@ -410,16 +376,16 @@ def local_response_norm(
   beta: float,
   window: int,
 ) -> jax.Array:
-  """Divides each activity by its neighbours' energy (paper 3.3).
+  """Normalizes each activity by its neighbours in other maps (paper 3.3).
 
-  `x / (k + alpha * sum of x^2 over window channels) ** beta`, the sum clipped
-  at the first and last channel of a tower.
+  `x / (k + alpha * sum of x^2 over window channels) ** beta`, where the sum
+  ends at the first and last channel of a tower.
 
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
-    towers: number of channel blocks that do not see each other.
+    towers: blocks of channels that do not see one another.
     k: additive constant (paper: 2; Caffe: 1).
-    alpha: weight of the sum itself, not of the mean (paper: 1e-4; the program
+    alpha: weight of the sum, not of the mean (paper: 1e-4; the original program
       and Caffe divide theirs by the window).
     beta: exponent (paper: 0.75).
     window: number of channels in the sum, odd (paper: n = 5).
@@ -433,15 +399,15 @@ def local_response_norm(
 def map_norm(
   x_BxHxWxC: jax.Array, k: float, alpha: float, beta: float, window: int
 ) -> jax.Array:
-  """Divides each activity by the energy around it in its own map.
+  """Normalizes each activity by its neighbours in its own map.
 
-  `x / (k + alpha * sum of x^2 over window x window pixels) ** beta`, the sum
-  clipped at the edges of the map.
+  `x / (k + alpha * sum of x^2 over window x window pixels) ** beta`, where the
+  sum ends at the edges of the map.
 
   Args:
     x_BxHxWxC: input.
     k: additive constant.
-    alpha: weight of the sum itself (run 145: 1e-3 / 25).
+    alpha: weight of the sum (run 145: 1e-3 / 25).
     beta: exponent.
     window: side of the square in pixels, odd.
 
@@ -458,14 +424,14 @@ def dropout(
 ) -> jax.Array:
   """Zeroes each unit with probability `rate`; the rest are not rescaled.
 
-  Each example has its own key, so that its mask depends neither on the batch
-  around it nor on the device that computes it.
+  Each example has its own key, so its mask depends neither on the batch around
+  it nor on the device that computes it.
 
   Args:
     x_BxN: activities, of one axis or, as maps, of three.
     keys_B: one random key per example.
     rate: probability of a zero (paper 4.2: 0.5).
-    axis: of the mesh that units or channels are split over, each device having
+    axis: mesh axis that units or channels are split over; each device then uses
       its part of the whole mask.
 
   Returns:

@@ -22,12 +22,20 @@ from alexnet_jax import (
   model,
   networks,
   optimizer,
+  schedules,
   steps,
 )
 from alexnet_jax.data import batches, checks, feed, records, statistics
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.runs import checkpoint, config_files, logs, opened, run_files
+from alexnet_jax.parallel import ensemble, layouts, placement, train_loop
+from alexnet_jax.runs import (
+  checkpoint,
+  config_files,
+  diagnose,
+  logs,
+  opened,
+  run_files,
+)
 from alexnet_jax.runtime import errors, hosts, platforms, signals
 
 _RETRY_S = 10
@@ -56,8 +64,7 @@ def train_and_evaluate(
     config_files.flatten(config.to_dict()) | {"workdir": str(workdir)}
   )
   _check_config(config)
-  net = model.from_config(config)
-  optimizer.check(config, networks.names(net.network))
+  net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, jax.device_count())
   mesh = placement.make_mesh(layout.devices, layout.model)
   # Whatever the layout, evaluations are data parallel.
@@ -82,7 +89,7 @@ def train_and_evaluate(
   # In a folder of its own a process may see another; see `share`.
   saved = hosts.from_first(saved)
   num_examples = len(splits["train"])
-  total_steps = config.total_steps or optimizer.step_of_epoch(
+  total_steps = config.total_steps or schedules.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
   )
   tx, learning_rate = optimizer.from_config(
@@ -128,10 +135,10 @@ def train_and_evaluate(
       )
     elif started:
       log.print(f"starting with {started}")
-    step = steps.make_step(net, tx, augmentation, layout, mesh, config.seed)
+    step = steps.make_step(config, net, tx, augmentation, layout, mesh)
     loop = None
     if stream.draw and platforms.loops_are_fast() and config.steps_per_call > 1:
-      loop = steps.make_train_loop(step, stream.draw, layout, mesh)
+      loop = train_loop.make_train_loop(step, stream.draw, layout, mesh)
     _Run(
       config=config,
       net=net,
@@ -404,7 +411,7 @@ class _Run:
     each = evaluate.evaluate_members(
       [
         evaluate.Net(self.view_step, member, seen)
-        for member in steps.unstack_members(params, self.layout.members)
+        for member in ensemble.unstack(params, self.layout.members)
       ],
       self.splits[split],
       config,
@@ -444,7 +451,7 @@ class _Run:
     error = [x["top1_error"] for x in each[: self.layout.members]]
     return np.reshape(error, self.plateau.stale.shape)
 
-  def _follow(self, plateau: optimizer.Plateau) -> None:
+  def _follow(self, plateau: schedules.Plateau) -> None:
     """Has the next steps go by this plateau."""
     where = jax.tree.map(lambda x: x.sharding, self.state.plateau)
     self.plateau = plateau
@@ -512,7 +519,7 @@ class _Run:
         raise errors.DivergedError(f"{loss}: {blamed}, {remedy}")
     # Gradients come from the last layer: those before it have them from there.
     paths = jax.tree.leaves_with_path(self.state.params)
-    names = networks.names(self.net.network)
+    names = networks.layer_names(self.net.network)
     bad = [
       (names.index(path[-2].key), f"{path[-2].key}/{path[-1].key}")
       for (path, _), count in zip(paths, nonfinite[member], strict=True)
@@ -544,8 +551,8 @@ class _Run:
     By the parameters of now; of the examples that this process has.
     """
     params = placement.replicate(self.mesh, self.state.params)
-    members = steps.unstack_members(jax.device_get(params), self.layout.members)
-    probe = steps.make_probe(self.net, self.augmentation)
+    members = ensemble.unstack(jax.device_get(params), self.layout.members)
+    probe = diagnose.make_finite_probe(self.net, self.augmentation)
     rows_B = self.layout.example_order()
     for shard in batch["image"].addressable_shards:
       images = np.asarray(shard.data)
@@ -559,7 +566,7 @@ class _Run:
           probe(members[number], seen, rows, np.int32(step - 1), seed)
         )
         for name, finite_B in zip(
-          networks.names(self.net.network), finite_LxB, strict=True
+          networks.layer_names(self.net.network), finite_LxB, strict=True
         ):
           if not finite_B.all():
             bad = rows[~finite_B]
@@ -614,8 +621,8 @@ def _check_alive(config: Any, step: int, losses: list[float]) -> None:
 
 
 def _watch(
-  before: optimizer.Plateau, error: np.ndarray, config: Any, log: Any
-) -> optimizer.Plateau:
+  before: schedules.Plateau, error: np.ndarray, config: Any, log: Any
+) -> schedules.Plateau:
   """Tells the plateau's rule of a validation error, and the user of a drop."""
   after = jax.device_get(
     before.after(error, config.plateau_patience, config.plateau_drops)
@@ -734,7 +741,7 @@ def _start(
 
 def _state(each: list[Any], tx: Any) -> steps.TrainState:
   """Returns the state before the first step, of one or more members."""
-  params = steps.stack_members(each) if len(each) > 1 else each[0]
+  params = ensemble.stack(each) if len(each) > 1 else each[0]
   return steps.init_state(params, tx, len(each))
 
 

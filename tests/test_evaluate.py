@@ -21,7 +21,7 @@ from commands import assert_refused
 from ml_collections import config_flags
 from PIL import Image
 
-from alexnet_jax import augment, evaluate, model, steps
+from alexnet_jax import augment, evaluate, model, networks, steps
 from alexnet_jax.data import records, statistics
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.parallel import placement
@@ -61,7 +61,7 @@ def nets():
     config.network.layers = ("conv1", "fc8")
     config.network.conv1.filters = filters
     config.update(image_size_px=32, crop_size_px=crop, batch_size=6)
-    module = model.from_config(config)
+    module = networks.make_model(config)
     rng = np.random.default_rng(seed)
     image = jnp.zeros((1, crop, crop, 3))
     params = jax.tree.map(

@@ -27,7 +27,7 @@ quick_jit = functools.partial(  # For small nets: compiling takes the time.
 def build(config, **changes):
   config = config.get_config()
   config.update(changes)
-  return model.from_config(config)
+  return networks.make_model(config)
 
 
 def draw(net, batch=2, seed=0):
@@ -358,8 +358,8 @@ def test_bfloat16_is_near_float32():
 
 def test_dropouts_of_both_stacks_are_independent():
   """Catches keys that do not hold the place in the whole net."""
-  first, second = (networks.Dropout(0.5, place) for place in (0, 2))
-  table = networks.Network(32, 1, (first, networks.Flatten()), (second,))
+  first, second = (model.Dropout(0.5, place) for place in (0, 2))
+  table = model.Network(32, 1, (first, model.Flatten()), (second,))
   images = np.ones((1, 32, 32, 3), np.float32)
   keys = jax.random.split(jax.random.key(0), 1)
   kept = np.mean(model.AlexNet(table).apply({}, images, keys))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from alexnet_jax import networks
-from alexnet_jax.networks import (
+from alexnet_jax.model import (
   Activation,
   AveragePool,
   Conv,

@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from alexnet_jax import optimizer
+from alexnet_jax import optimizer, schedules
 from alexnet_jax.runtime.errors import InputError
 from configs import (
   alexnet,
@@ -338,7 +338,7 @@ def test_drops_on_a_plateau_reach_the_update(drops):
 
 
 def test_plateau_is_the_papers_rule():
-  state = optimizer.Plateau.start()
+  state = schedules.Plateau.start()
   states = []
   # The best error is never reached again, though each is below the one before.
   for error in [0.5, *np.linspace(0.9, 0.6, 20)]:
@@ -367,7 +367,7 @@ def test_plateau_equals_the_oracle_on_any_errors(nan_rate):
       state = state.after(error, patience, max_drops)
       return state, (state.drops, state.stopped)
 
-    return jax.lax.scan(after, optimizer.Plateau.start(), errors)[1]
+    return jax.lax.scan(after, schedules.Plateau.start(), errors)[1]
 
   drops, stopped = found(errors.astype(np.float32), patience, max_drops)
   for row, states in enumerate(np.stack([drops, stopped], -1).tolist()):

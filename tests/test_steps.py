@@ -8,7 +8,7 @@ import oracles
 import pytest
 from training import Trainer, batches, small_config
 
-from alexnet_jax import augment, model, steps
+from alexnet_jax import augment, model, networks, steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -125,7 +125,7 @@ def test_images_share_a_crop_but_no_noise_where_the_config_says_so():
       jax.debug.callback(lambda x: seen.append(np.asarray(x)), images_BxHxWxC)
       return super().extract(images_BxHxWxC, keys_B)
 
-  net = model.from_config(config)
+  net = networks.make_model(config)
   trainer = Trainer(config, net=Spy(net.network, net.dtype))
   seen.clear()
   batch = {

@@ -221,7 +221,7 @@ def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
 LOOPING = """
 from alexnet_jax import backends, cli, main, steps
 backends.UNROLLING = ()
-make = steps.make_train_loop
+make = train_loop.make_train_loop
 
 def told(*args):
   loop = make(*args)
@@ -230,7 +230,7 @@ def told(*args):
     return loop(state, pool, index, count)
   return run
 
-steps.make_train_loop = told
+train_loop.make_train_loop = told
 cli.run(main.main, main._define_flags)
 """
 

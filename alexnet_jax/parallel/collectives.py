@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.parallel.layouts import OWT, Layout
+from alexnet_jax.runtime import platforms
 
 
 def psum_if(tree: Any, axes: tuple[str, ...]) -> Any:
@@ -51,6 +52,16 @@ def reduce_grads(layout: Layout, grads: Any) -> Any:
     return psum_if(g, layout.axes_to_add(path))
 
   return jax.tree.map_with_path(of, grads)
+
+
+def nonfinite_flags(grads: Any) -> Any:
+  """Returns int32 1 for each array of which a number is not finite, else 0."""
+
+  def flag(g):
+    finite = platforms.by_platform(platforms.ALL_FINITE, g)
+    return (~finite).astype(jnp.int32)
+
+  return jax.tree.map(flag, grads)
 
 
 def count_nonfinite_shards(layout: Layout, flags: Any) -> jax.Array:

@@ -16,9 +16,18 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import networks
+from alexnet_jax.model import (
+  Conv,
+  Dense,
+  Join,
+  Layer,
+  LocalResponseNorm,
+  Network,
+  Row,
+)
 from alexnet_jax.runtime import errors
 
-STACKS = ("features", "classifier")
+HALVES = ("features", "classifier")
 OWT = ("owt_a", "owt_b", "owt_c")
 LAYOUTS = ("data", "towers", *OWT, "fsdp")
 
@@ -109,15 +118,15 @@ class Layout:
   def is_fsdp(self, path: Any) -> bool:
     """Whether an array is stored split by rows, and gathered to be used."""
     kernel = path[-1] == jax.tree_util.DictKey("kernel")
-    return self.name == "fsdp" and kernel and _stack(path) == "classifier"
+    return self.name == "fsdp" and kernel and _half(path) == "classifier"
 
   def axes_of(self, path: Any) -> tuple[str, ...]:
     """Returns the mesh axes that the array of a path is split over."""
     if self.is_fsdp(path):
       return self.data_axes
-    if self.name == "towers" and _stack(path):
+    if self.name == "towers" and _half(path):
       return self.model_axes
-    if self.name in OWT and _stack(path) == "classifier":
+    if self.name in OWT and _half(path) == "classifier":
       return self.model_axes
     return ()
 
@@ -140,23 +149,28 @@ class Layout:
       return P(*axes)
     return P(*[None] * (ndim - 1), *axes)
 
-  def local_network(self, network: networks.Network) -> networks.Network:
+  def local_network(self, network: Network) -> Network:
     """Returns the part of a net that each device runs."""
     if not self.model_axes or self.name == "data":
       return network
     (axis,) = self.model_axes
+
+    def local(layers):
+      return tuple(layer.local(self.model, axis) for layer in layers)
+
     if self.name == "towers":
       return dataclasses.replace(
         network,
         towers=network.towers // self.model,
-        features=local_layers(network.features, self.model, axis),
-        classifier=local_layers(network.classifier, self.model, axis),
+        features=local(network.features),
+        classifier=local(network.classifier),
       )
-    layers: list[networks.Layer] = []
-    for layer in local_layers(network.classifier, self.model, axis):
-      if isinstance(layer, networks.Dense) and layers:
-        layers.append(networks.Join(axis))
-      if not isinstance(layer, networks.Join):
+    # One Weird Trick: each fc layer sees the units of all devices.
+    layers: list[Layer] = []
+    for layer in local(network.classifier):
+      if isinstance(layer, Dense) and layers:
+        layers.append(Join(axis))
+      if not isinstance(layer, Join):
         layers.append(layer)
     return dataclasses.replace(network, classifier=tuple(layers))
 
@@ -171,36 +185,13 @@ class Layout:
     return rows.reshape(parts, self.shards, -1).swapaxes(0, 1).reshape(-1)
 
 
-def _stack(path: Any) -> str | None:
+def _half(path: Any) -> str | None:
   """Returns which half of the net an array belongs to, if to any."""
   names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-  return next((name for name in names if name in STACKS), None)
+  return next((name for name in names if name in HALVES), None)
 
 
-def local_layers(
-  layers: tuple[networks.Layer, ...], parts: int, axis: str
-) -> tuple[networks.Layer, ...]:
-  """Returns what one of `parts` devices runs of layers, with its outputs."""
-
-  def local(layer):
-    changes: dict[str, Any] = {}
-    match layer:
-      case networks.Conv():
-        changes["filters"] = layer.filters // parts
-      case networks.Dense():
-        changes["units"] = layer.units // parts
-      case networks.Join() | networks.Dropout():
-        changes["axis"] = axis
-    if towers := getattr(layer, "towers", None):
-      changes["towers"] = max(towers // parts, 1)
-    return dataclasses.replace(layer, **changes)
-
-  return tuple(map(local, layers))
-
-
-def from_config(
-  config: Any, network: networks.Network, num_devices: int
-) -> Layout:
+def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   """Returns the layout that a config describes, checked.
 
   Args:
@@ -261,18 +252,18 @@ def from_config(
 
 
 def _dense_rows(
-  network: networks.Network,
-) -> list[tuple[networks.Row, networks.Dense]]:
+  network: Network,
+) -> list[tuple[Row, Dense]]:
   """Returns the fully connected layers, each with the row before it."""
   table = networks.rows(network)
   return [
     (before, row.layer)
     for before, row in itertools.pairwise(table)
-    if isinstance(row.layer, networks.Dense)
+    if isinstance(row.layer, Dense)
   ]
 
 
-def _check_towers(network: networks.Network) -> None:
+def _check_towers(network: Network) -> None:
   towers = network.towers
   if towers == 1:
     raise errors.InputError(
@@ -281,12 +272,12 @@ def _check_towers(network: networks.Network) -> None:
     )
   layers = (*network.features, *network.classifier)
   for layer in layers:
-    if isinstance(layer, networks.LocalResponseNorm) and layer.towers == 1:
+    if isinstance(layer, LocalResponseNorm) and layer.towers == 1:
       raise errors.InputError(
         "layout=towers cannot hold network.lrn.across_towers=True, which sums"
         " over channels of both devices; use layout=data."
       )
-    if isinstance(layer, networks.Conv | networks.Dense):
+    if isinstance(layer, Conv | Dense):
       count = getattr(layer, "units", None) or getattr(layer, "filters", 0)
       if count % towers:
         near = nearest_valid(count, lambda n: n % towers == 0)
@@ -296,9 +287,7 @@ def _check_towers(network: networks.Network) -> None:
         )
 
 
-def _check_units(
-  name: str, network: networks.Network, num_devices: int
-) -> None:
+def _check_units(name: str, network: Network, num_devices: int) -> None:
   layers = [layer for _, layer in _dense_rows(network)]
   units = math.gcd(*(layer.units for layer in layers))
   for layer in layers:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import model, steps
+from alexnet_jax import model, networks
 from alexnet_jax.data import records
+from alexnet_jax.parallel import ensemble
 from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import errors
 
@@ -60,7 +61,7 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   """
   config = find_run(workdir)
   try:
-    net = model.from_config(config)
+    net = networks.make_model(config)
     count = config.ensemble
   except (AttributeError, KeyError) as e:
     raise errors.InputError(
@@ -72,12 +73,12 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   def draw():
     images = jnp.zeros((1, size, size, 3))
     params = net.init(jax.random.key(0), images)["params"]
-    return steps.stack_members([params] * count) if count > 1 else params
+    return ensemble.stack([params] * count) if count > 1 else params
 
   found, params = checkpoint.restore_params(
     workdir, jax.eval_shape(draw), mesh, step
   )
-  return Run(config, net, found, steps.unstack_members(params, count))
+  return Run(config, net, found, ensemble.unstack(params, count))
 
 
 def with_pretrained_net(

@@ -104,3 +104,29 @@ ALL_FINITE: Table = {
   "default": lambda x: jnp.isfinite(x).all(),
 }
 """Whether every number is finite."""
+
+
+@jax.custom_vjp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+  """Adds a number to each channel or unit."""
+  return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+add_bias.defvjp(
+  lambda y, bias: (add_bias(y, bias), None),
+  lambda _, dy: (dy, by_platform(COLUMN_SUM, dy)),
+)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Returns `x @ kernel`; its gradient by x as the platform likes it."""
+  return x @ kernel
+
+
+def _matmul_backward(residuals, dy):
+  x, kernel = residuals
+  return by_platform(TIMES_TRANSPOSED, dy, kernel), x.T @ dy
+
+
+matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_backward)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from training import Trainer, batches, small_config
 
-from alexnet_jax import model, networks, steps
+from alexnet_jax import model, networks
 from alexnet_jax.parallel import collectives, layouts, placement
 from alexnet_jax.runtime import platforms
 from alexnet_jax.runtime.errors import InputError
@@ -213,7 +213,7 @@ def test_loops_of_accelerators_compute_the_same(monkeypatch, ensemble):
   config = two_towers(ensemble=ensemble, batch_size=48, microbatches=3)
   trainer = Trainer(config)
   losses = trainer.train(batches(config, STEPS)).reshape(STEPS, ensemble)
-  members = steps.unstack_members(trainer.params, ensemble)
+  members = ensemble.unstack(trainer.params, ensemble)
   for member, params in enumerate(members):
     assert_equal_runs((losses[:, member], params), single_run(member))
 
@@ -280,10 +280,8 @@ def test_towers_talk_at_conv3_fc6_fc7_and_fc8_alone():
   network = networks.from_config(alexnet.get_config())
   table = layouts.Layout("towers", 1, 2, 128).table(network)
   layers = (*table.features, *table.classifier)
-  talk = [
-    i for i, layer in enumerate(layers) if layer == networks.Join("model")
-  ]
-  named = networks.Conv | networks.Dense
+  talk = [i for i, layer in enumerate(layers) if layer == model.Join("model")]
+  named = model.Conv | model.Dense
   after = [
     next(layer.name for layer in layers[i:] if isinstance(layer, named))
     for i in talk
@@ -397,4 +395,4 @@ def test_norm_across_towers_is_refused_in_towers():
   config = changed(run145, layout="towers")
   config.network.lrn.across_towers = True
   with pytest.raises(InputError, match="across_towers"):
-    layouts.from_config(config, model.from_config(config).network, 2)
+    layouts.from_config(config, networks.make_model(config).network, 2)

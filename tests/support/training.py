@@ -5,8 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from alexnet_jax import augment, model, optimizer, steps
-from alexnet_jax.parallel import layouts, placement
+from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.runtime import platforms
 from configs import quickstart
 
 
@@ -71,25 +72,21 @@ class Trainer:
       net: the module, by default the config's.
     """
     self.config = config
-    self.net = net or model.from_config(config)
+    self.net = net or networks.make_model(config)
     self.layout = layouts.from_config(config, self.net.network, devices)
     self.mesh = placement.make_mesh(devices, self.layout.model)
     self.tx, _ = optimizer.from_config(config, 1000, 100, self.layout.axes_of)
     self.augmentation = augmentation(config)
     members = self.layout.members
     each = [draw(self.net, config.seed + member) for member in range(members)]
-    params = steps.stack_members(each) if members > 1 else each[0]
+    params = ensemble.stack(each) if members > 1 else each[0]
     state = steps.init_state(params, self.tx, members)
     where = placement.shardings(self.mesh, placement.specs(self.layout, state))
     self.state = jax.device_put(state, where)
-    self.step = steps.make_train_step(
-      self.net,
-      self.tx,
-      self.augmentation,
-      self.layout,
-      self.mesh,
-      config.seed,
+    step = steps.make_step(
+      config, self.net, self.tx, self.augmentation, self.layout, self.mesh
     )
+    self.step = platforms.jit(step, donate_argnums=0)
 
   def put(self, batch):
     """Places a batch; every member gets the same."""
