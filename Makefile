@@ -1,8 +1,9 @@
-# make quickstart: train on generated images; make test: everything CI checks.
+# make quickstart: train on generated images. make check: lint, types, contracts
+# and the core's tests, in a minute. make test: all tests, as CI runs them.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart two_process test peers lock
+.PHONY: setup quickstart two_process lint check test peers lock
 
 setup: .venv/installed
 
@@ -17,23 +18,31 @@ quickstart: setup
 	$(BIN)/alexnet train --workdir=runs/quickstart
 	$(BIN)/alexnet evaluate --workdir=runs/quickstart
 
-# Two processes, one device each, talk over gloo: the paper's two GPUs.
+# Two processes with one device each, joined by gloo: the paper's two GPUs.
 two_process: setup
 	launch/two_process.sh --workdir=runs/two_process --config.layout=towers \
 	  --config.total_steps=40 --config.log_every_steps=10
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-# torch, onnx and onnxruntime, which some tests compare with; else skipped.
+PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
+
+check: lint
+	$(PYTEST) -m 'not slow' tests/test_*.py tests/parallel
+
+test: lint
+	$(PYTEST)
+
+# torch, onnx and onnxruntime: the tests that compare with them are skipped
+# where they are not installed.
 peers: setup
 	$(BIN)/pip install --quiet --no-build-isolation -c requirements.lock -e '.[peers]'
 
-# Pins what the newest releases resolve to, in a clean environment.
+# Pins the newest releases that fit together, from a clean environment.
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock

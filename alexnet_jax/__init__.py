@@ -9,7 +9,7 @@ __all__ = ["Model", "load"]
 
 
 def __getattr__(name: str) -> Any:
-  # Only then: most commands need less, and it takes seconds to import.
+  # On first use: the import takes seconds, and most commands do not need it.
   if name in __all__:
     from alexnet_jax.tools import inference
 

@@ -14,38 +14,24 @@ from alexnet_jax.ops import fold_in
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What is done to an image, and the data set's statistics that it needs.
+  """What is done to an image, and the statistics that it needs.
 
-  Attributes:
-    crop_size_px: side of the crop; paper: 224 of 256.
-    random_crop: crop anywhere; otherwise at the centre.
-    mirror: flip left and right with probability 1/2.
-    images_per_view: neighbours in a batch that share both; paper: 1, program
-      (`convdata.py`): 32.
-    colour_noise: noise along each principal axis of colour, in standard
-      deviations of the data along it (`convdata.py`: 0.1); 0 for none. The
-      paper prints the eigenvalue there, the program takes its square root.
-    colour_noise_steps: after so many steps there is no more of it.
-    colour_noise_divisor: where there is noise, the image is divided by this
-      after it (`convdata.py`: 1.1).
-    mean_image: [S, S, 3] float32, of the training split, 0..255.
-    colour_axes: [3, 3] float32, a principal axis of RGB in each column.
-    colour_sds: [3] float32, standard deviation along each axis, 0..255.
-    input_scale: of R, G and B; what the net sees is the image less the mean
-      image, with its noise, times this.
+  Colour noise moves an image along each principal axis of colour by
+  N(0, colour_noise) standard deviations of the data. The paper prints the
+  eigenvalue there; the original program takes its square root (convdata.py).
   """
 
-  crop_size_px: int
-  random_crop: bool
-  mirror: bool
-  images_per_view: int
-  colour_noise: float
-  colour_noise_steps: int
-  colour_noise_divisor: float
-  mean_image: np.ndarray
-  colour_axes: np.ndarray
-  colour_sds: np.ndarray
-  input_scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+  crop_size_px: int  # paper: 224 of 256
+  random_crop: bool  # anywhere; else at the centre
+  mirror: bool  # flip left and right with probability 1/2
+  images_per_view: int  # neighbours in a batch that share crop and mirror
+  colour_noise: float  # convdata.py: 0.1; 0 for none
+  colour_noise_steps: int  # steps with colour noise
+  colour_noise_divisor: float  # of a noisy image; convdata.py: 1.1
+  mean_image: np.ndarray  # [S, S, 3] float32, of the training split, 0..255
+  colour_axes: np.ndarray  # [3, 3] float32, an axis in RGB per column
+  colour_sds: np.ndarray  # [3] float32, deviation along each axis, 0..255
+  input_scale: tuple[float, ...] = (1.0, 1.0, 1.0)  # of R, G and B, at the end
 
 
 def from_config(
@@ -61,18 +47,17 @@ def from_config(
   epochs, steps = config.colour_noise_epochs, 2**31 - 1
   if num_examples is not None and epochs is not None:
     steps = schedules.step_of_epoch(epochs, num_examples, config.batch_size)
+  own = {
+    field.name: config[field.name]
+    for field in dataclasses.fields(Augmentation)
+    if field.name in config
+  }
+  own |= {"colour_noise_steps": steps, "input_scale": tuple(config.input_scale)}
   return Augmentation(
-    crop_size_px=config.crop_size_px,
-    random_crop=config.random_crop,
-    mirror=config.mirror,
-    images_per_view=config.images_per_view,
-    colour_noise=config.colour_noise,
-    colour_noise_steps=steps,
-    colour_noise_divisor=config.colour_noise_divisor,
+    **own,
     mean_image=statistics.mean_image,
     colour_axes=statistics.colour_axes,
     colour_sds=statistics.colour_sds,
-    input_scale=tuple(config.input_scale),
   )
 
 
@@ -133,7 +118,7 @@ def augment(
   step: Any,
   augmentation: Augmentation,
 ) -> jax.Array:
-  """Returns a random view of each image, for training.
+  """Returns a random view of each image less the mean image, for training.
 
   Args:
     images_BxHxWxC: uint8 [B, S, S, 3].
@@ -143,8 +128,7 @@ def augment(
     augmentation: what to do.
 
   Returns:
-    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel, times
-    `input_scale`.
+    float32 [B, crop, crop, 3].
   """
   a = augmentation
   margin = images_BxHxWxC.shape[1] - a.crop_size_px
@@ -173,10 +157,7 @@ def augment(
 def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
   """Returns where the views of a test image lie (paper 4.1).
 
-  Args:
-    count: 1 for the centre; 10 for the corners, the centre and their mirrors.
-    image_size_px: side of the image.
-    crop_size_px: side of a view.
+  One view is the centre; ten are the corners, the centre and their mirrors.
 
   Returns:
     int32 [count, 3]: first row, first column, 1 where mirrored.
@@ -195,16 +176,15 @@ def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
 def look(
   images_BxHxWxC: jax.Array, view: jax.Array, augmentation: Augmentation
 ) -> jax.Array:
-  """Returns one view of each image, for evaluation.
+  """Returns one view of each image less the mean image, for evaluation.
 
   Args:
     images_BxHxWxC: uint8 [B, S, S, 3].
     view: a row of `views`.
-    augmentation: gives the crop's side and the mean image.
+    augmentation: has the crop's side and the mean image.
 
   Returns:
-    float32 [B, crop, crop, 3], the mean image subtracted pixel by pixel, times
-    `input_scale`.
+    float32 [B, crop, crop, 3].
   """
   a = augmentation
   crops = jax.vmap(_crop, (0, None, None, None))(

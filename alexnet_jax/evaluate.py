@@ -20,7 +20,7 @@ VIEWS = (1, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-  """One net that takes part in an evaluation.
+  """A net to evaluate.
 
   Attributes:
     view_step: from `steps.make_view_step`.
@@ -36,26 +36,27 @@ class Net:
 
 
 @jax.jit
-def log_mean_exp(
-  total_BxK: jax.Array, log_probabilities_BxK: jax.Array, weight: Any
-):
-  """Adds a weighted softmax to a sum of them, all as logarithms."""
-  return jnp.logaddexp(total_BxK, log_probabilities_BxK + jnp.log(weight))
+def _add(total_BxK: jax.Array, log_probabilities_BxK: jax.Array, share: Any):
+  return jnp.logaddexp(total_BxK, log_probabilities_BxK + jnp.log(share))
+
+
+def log_mean_exp(parts: Iterable[tuple[float, jax.Array]]) -> Any:
+  """Returns the logarithm of the weighted mean of probabilities.
+
+  Args:
+    parts: a share and the log probabilities of each; the shares add up to 1.
+  """
+  total: Any = -math.inf
+  for share, seen_BxK in parts:
+    total = seen_BxK if share == 1 else _add(total, seen_BxK, np.float32(share))
+  return total
 
 
 _sums = jax.jit(metrics.sums)
 
 
-def _mean(parts: Iterable[tuple[float, jax.Array]]) -> Any:
-  """Returns the mean of softmaxes, of (share, logarithm) of each."""
-  total: Any = -math.inf
-  for share, seen in parts:
-    total = seen if share == 1 else log_mean_exp(total, seen, np.float32(share))
-  return total
-
-
-def evaluate_members(
-  members: Sequence[Net],
+def evaluate_nets(
+  nets: Sequence[Net],
   examples: Any,
   config: Any,
   mesh: Mesh,
@@ -64,31 +65,32 @@ def evaluate_members(
 ) -> list[dict[str, float]] | None:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
-  The prediction of a member is the mean of the softmaxes of its views, that of
-  all together the weighted mean of theirs (paper 4.1 and 6).
+  A net predicts the mean of the softmaxes of its views, and several nets the
+  weighted mean of theirs (paper 4.1 and 6).
 
   Args:
-    members: the nets.
+    nets: the nets.
     examples: from `records.open_split`.
     config: a whole config.
     mesh: where to compute.
     should_stop: asked before each batch.
-    on_batch: called with each batch on the mesh, padding included (its `mask`
-      tells), and the log probabilities [B, K] by each member and then, if there
-      are several, by all together.
+    on_batch: called with each batch on the mesh and the log probabilities
+      [B, K] of each net and then, of several, of all together; a row whose
+      `mask` is 0 is padding.
 
   Returns:
-    The figures of each member, and then, if there are several, of all together;
-    None if it was told to stop.
+    The figures of each net, and then, of several, of all together; None if it
+    had to stop.
 
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.
   """
   start = time.perf_counter()
-  whole = sum(member.weight for member in members)
-  count = len(members) + (len(members) > 1)
-  totals: list[metrics.Totals] = [{} for _ in range(count)]
-  # Any number of devices will do: rows that are too many are padding.
+  weight = sum(net.weight for net in nets)
+  totals: list[metrics.Totals] = [
+    {} for _ in range(len(nets) + (len(nets) > 1))
+  ]
+  # Rounded up to fit any number of devices; rows that are too many are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
   shape = (batch_size,)
   (rows,) = placement.local_places(mesh, placement.BATCH, shape)
@@ -104,15 +106,15 @@ def evaluate_members(
       return None
     batch = placement.put_batch(mesh, placement.BATCH, shape, found)
     each = [
-      _mean(
-        (1 / len(member.views), member.view_step(member.params, batch, view))
-        for view in member.views[:, None]  # One by one: a batch is large.
+      log_mean_exp(
+        (1 / len(net.views), net.view_step(net.params, batch, view))
+        for view in net.views[:, None]  # One by one: a batch is large.
       )
-      for member in members
+      for net in nets
     ]
-    if len(members) > 1:
-      shares = (member.weight / whole for member in members)
-      each.append(_mean(zip(shares, each, strict=False)))
+    if len(nets) > 1:
+      shares = [net.weight / weight for net in nets]
+      each.append(log_mean_exp(zip(shares, each, strict=True)))
     if on_batch:
       on_batch(batch, each)
     for total, seen in zip(totals, each, strict=True):
@@ -136,12 +138,3 @@ def predictions(
     placement.replicate(mesh, (batch["label"], batch["mask"], best_B))
   )
   return labels[mask > 0], best[mask > 0]
-
-
-def evaluate_split(
-  members: Sequence[Net], examples: Any, config: Any, mesh: Mesh
-) -> dict[str, float]:
-  """Returns the figures of all members together; see `evaluate_members`."""
-  each = evaluate_members(members, examples, config, mesh)
-  assert each
-  return each[-1]

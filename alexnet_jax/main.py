@@ -1,6 +1,6 @@
-"""Trains and evaluates: flags in, `train_and_evaluate` out.
+"""Trains a net as a config says, then tests it.
 
-alexnet train --config=configs/alexnet.py --workdir=DIR
+alexnet train --config=alexnet --workdir=DIR
 """
 
 from pathlib import Path
@@ -31,24 +31,14 @@ def main(_) -> None:
   ):
     train.train_and_evaluate(config, workdir, should_stop)
     if jax.process_index() == 0:
-      print(
-        f"{workdir} holds config.json, metrics.jsonl, tensorboard/,"
-        " checkpoints/"
-      )
+      print(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
 
 
 def _define_flags() -> None:
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/NAME_OF_CONFIG by default."
   )
-  flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where there are several."
-  )
-  flags.DEFINE_integer("num_processes", None, "Processes of the run.")
-  flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-  flags.DEFINE_integer(
-    "timeout_s", 300, "Seconds to wait for the other processes."
-  )
+  hosts.define_flags()
   config_files.define_config()
 
 

@@ -22,10 +22,6 @@ from alexnet_jax import ops
 Shape = tuple[int, ...]
 
 
-class ShapeError(ValueError):
-  """The rule that a layer and its input break."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
   """A layer, and what it makes of one image.
@@ -39,12 +35,12 @@ class Row:
 
   layer: "Layer"
   output_shape: Shape
-  parameters: int = 0
-  macs: int = 0
+  parameters: int
+  macs: int
 
 
 class Layer(nn.Module):
-  """A row of the table; by default the output has the shape of the input."""
+  """A row of the table."""
 
   # The output is called norm1 or pool1, or like the layer with weights before
   # it (""); None for an output that has no name.
@@ -55,16 +51,22 @@ class Layer(nn.Module):
     """Returns the row for the shape of one image's input.
 
     Raises:
-      ShapeError: the layer cannot take that shape.
+      ValueError: the layer cannot take that shape.
     """
     if len(shape) not in self.input_ranks:
       wanted = "maps" if self.input_ranks == (3,) else "units, after Flatten"
-      raise ShapeError(f"it needs {wanted}")
+      raise ValueError(f"it needs {wanted}")
     towers = getattr(self, "towers", 1)
-    if shape[-1] % towers:
-      what = f"{shape[-1]} {'channels' if len(shape) == 3 else 'inputs'}"
-      raise ShapeError(f"{what} are not divisible by {towers} towers")
-    return Row(self, shape)
+    outputs = getattr(self, "filters", 0) or getattr(self, "units", 0)
+    for count, what in ((shape[-1], "inputs"), (outputs, "outputs")):
+      if count % towers:
+        raise ValueError(f"{count} {what} are not divisible by {towers} towers")
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    y, variables = jax.eval_shape(self.init_with_output, jax.random.key(0), x)
+    params: Any = variables.get("params", {})
+    macs = params["kernel"].size * math.prod(y.shape[1:-1]) if params else 0
+    count = sum(array.size for array in params.values())
+    return Row(self, y.shape[1:], count, macs)
 
   def local(self, parts: int, axis: str) -> "Layer":
     """Returns what one of `parts` devices along a mesh axis runs of it."""
@@ -91,17 +93,6 @@ class Weighted(Layer):
     bias = self.param("bias", nn.initializers.constant(self.bias), shape[-1:])
     return kernel.astype(x.dtype), bias.astype(x.dtype)
 
-  def describe_outputs(self, shape: Shape, count: int, window: int) -> Row:
-    """Returns the row of `count` filters or units that see `window` pixels."""
-    if count % self.towers:
-      what = "filters" if len(shape) == 3 else "units"
-      raise ShapeError(
-        f"{count} {what} are not divisible by {self.towers} towers"
-      )
-    weights = window * shape[-1] // self.towers * count
-    output = (*shape[:-1], count)
-    return Row(self, output, weights + count, weights)
-
 
 class Conv(Weighted):
   """Convolution within each tower, or over all of them (paper 3.2)."""
@@ -125,15 +116,6 @@ class Conv(Weighted):
       towers=self.towers,
     )
 
-  def describe(self, shape):
-    super().describe(shape)
-    height, width = window_outputs(
-      shape, self.kernel, self.stride, self.padding, self.ceil_mode
-    )
-    maps = (height, width, shape[-1])
-    row = self.describe_outputs(maps, self.filters, self.kernel**2)
-    return dataclasses.replace(row, macs=row.macs * height * width)
-
 
 class Dense(Weighted):
   """Fully connected layer, within each tower or over all of them."""
@@ -145,10 +127,6 @@ class Dense(Weighted):
   def __call__(self, x, keys_B=None):
     params = self.draw_params(x, x.shape[-1] // self.towers, self.units)
     return ops.dense(x, *params, towers=self.towers)
-
-  def describe(self, shape):
-    super().describe(shape)
-    return self.describe_outputs(shape, self.units, window=1)
 
 
 class Activation(Layer):
@@ -173,8 +151,9 @@ class LocalResponseNorm(Layer):
   window: int = 5  # in channels
 
   def __call__(self, x, keys_B=None):
-    return ops.local_response_norm(
-      x, self.towers, self.k, self.alpha, self.beta, self.window
+    window = (1, 1, self.window)
+    return ops.response_norm(
+      x, self.towers, window, self.k, self.alpha, self.beta
     )
 
 
@@ -189,7 +168,8 @@ class MapNorm(Layer):
   window: int = 5  # side in pixels
 
   def __call__(self, x, keys_B=None):
-    return ops.map_norm(x, self.k, self.alpha, self.beta, self.window)
+    window = (self.window, self.window, 1)
+    return ops.response_norm(x, 1, window, self.k, self.alpha, self.beta)
 
 
 class MaxPool(Layer):
@@ -203,18 +183,6 @@ class MaxPool(Layer):
 
   def __call__(self, x, keys_B=None):
     return ops.max_pool(x, self.window, self.stride, self.ceil_mode)
-
-  def describe(self, shape):
-    super().describe(shape)
-    sides = window_outputs(
-      shape, self.window, self.stride, ceil_mode=self.ceil_mode
-    )
-    if self.stride > self.window:
-      raise ShapeError(
-        f"its stride of {self.stride} pixels is wider than its window of"
-        f" {self.window}, so it would leave pixels out"
-      )
-    return Row(self, (*sides, shape[-1]))
 
 
 class AveragePool(MaxPool):
@@ -261,28 +229,6 @@ class Flatten(Layer):
 
   def __call__(self, x, keys_B=None):
     return ops.flatten(x, self.towers)
-
-  def describe(self, shape):
-    return Row(self, (math.prod(super().describe(shape).output_shape),))
-
-
-def window_outputs(
-  shape: Shape,
-  window: int,
-  stride: int,
-  padding: int = 0,
-  ceil_mode: bool = True,
-) -> Shape:
-  """Returns the height and width that a sliding window leaves of [H, W, C]."""
-  if min(shape[:2]) + 2 * padding < window:
-    raise ShapeError(
-      f"its window of {window} pixels is wider than the input; enlarge"
-      " crop_size_px or shrink the window"
-    )
-  return tuple(
-    ops.output_size(side, window, stride, padding, ceil_mode)
-    for side in shape[:2]
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +281,8 @@ class AlexNet(nn.Module):
       images_BxHxWxC: RGB, on the 0..255 scale less the mean image.
       keys_B: one random key per example for dropout; None at test.
     """
-    return self.classify(self.extract(images_BxHxWxC, keys_B), keys_B)
+    x = self.features(images_BxHxWxC.astype(self.dtype), keys_B)
+    return self.classifier(x, keys_B).astype(jnp.float32)
 
   def extract(self, images_BxHxWxC: Any, keys_B: Any = None) -> Any:
     """Returns the flat output of the convolutional half, [B, N]."""

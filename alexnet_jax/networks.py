@@ -3,7 +3,6 @@
 `alexnet summary --config=NAME` prints a table.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +95,7 @@ def rows(network: Network) -> list[Row]:
   for layer in (*network.features, *network.classifier):
     try:
       found.append(layer.describe(shape))
-    except model.ShapeError as e:
+    except ValueError as e:
       what = layer.name or f"{type(layer).__name__} after {place}"
       size = " x ".join(map(str, shape))
       raise errors.InputError(f"{what} with input {size}: {e}.") from e
@@ -109,29 +108,3 @@ def layer_names(network: Network) -> list[str]:
   """Returns the names of the layers that have parameters, in order."""
   layers = (*network.features, *network.classifier)
   return [layer.name for layer in layers if layer.name]
-
-
-def outputs(network: Network) -> dict[str, Network]:
-  """Returns the net up to each output that has a name, in order.
-
-  Names are Caffe's: norm1 and pool1 follow conv1. An activation is computed in
-  the place of its input, so conv1 and fc6 are after it; the last layer's
-  outputs are the logits.
-  """
-  found: dict[str, Network] = {}
-  name = number = ""
-  layers = (*network.features, *network.classifier)
-  for count, layer in enumerate(layers, start=1):
-    if layer.output_name is None:
-      continue
-    if layer.name:
-      name = layer.name
-      number = name.removeprefix("conv").removeprefix("fc")
-    elif layer.output_name:
-      name = layer.output_name + number
-    found[name] = dataclasses.replace(
-      network,
-      features=layers[:count][: len(network.features)],
-      classifier=layers[len(network.features) : count],
-    )
-  return found

@@ -17,7 +17,9 @@ from alexnet_jax.runtime import platforms
 from alexnet_jax.runtime.platforms import materialize
 
 Pads = tuple[tuple[int, int], ...]
-"""((top, bottom), (left, right)) in pixels; a negative pad cuts pixels off."""
+"""((top, bottom), (left, right)) in pixels."""
+Window = tuple[int, int, int]
+"""Rows, columns and channels."""
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -38,14 +40,18 @@ def output_size(
 ) -> int:
   """Returns the side in pixels of a convolution's or pooling's output.
 
-  Args:
-    size: side of the input in pixels.
-    window: side of the window in pixels.
-    stride: in pixels.
-    padding: zeros on either side, in pixels.
-    ceil_mode: round up, so that the last window may pass the edge; else down.
+  All sizes are in pixels along one axis; with `ceil_mode` the last window may
+  pass the edge.
+
+  Raises:
+    ValueError: the window is wider than the padded input.
   """
   room = size + 2 * padding - window
+  if room < 0:
+    raise ValueError(
+      f"its window of {window} pixels is wider than {size} pixels with padding"
+      f" {padding}; enlarge crop_size_px or shrink the window"
+    )
   return 1 + (-(-room // stride) if ceil_mode else room // stride)
 
 
@@ -61,22 +67,9 @@ def _window_pads(
   return tuple((padding, after(size)) for size in x.shape[1:3])
 
 
-def pad(
-  x_BxHxWxC: jax.Array, pads: Pads, *, dilation: int = 1, value: float = 0.0
-) -> jax.Array:
-  """Spreads rows and columns apart, then pads or cuts maps.
-
-  Args:
-    x_BxHxWxC: maps.
-    pads: in pixels.
-    dilation: distance in pixels between former neighbours.
-    value: of the new pixels.
-
-  Returns:
-    [B, H', W', C].
-  """
-  config = [(low, high, dilation - 1) for low, high in pads]
-  config = [(0, 0, 0), *config, (0, 0, 0)]
+def pad(x_BxHxWxC: jax.Array, pads: Pads, value: float = 0.0) -> jax.Array:
+  """Pads maps with a value; a negative pad cuts rows or columns off."""
+  config = [(0, 0, 0), *((*each, 0) for each in pads), (0, 0, 0)]
   return lax.pad(x_BxHxWxC, jnp.array(value, x_BxHxWxC.dtype), config)
 
 
@@ -92,6 +85,11 @@ def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
     for i in range(window)
     for j in range(window)
   ]
+
+
+def _towers(x: jax.Array, kernel: jax.Array, towers: int):
+  """Yields the channels or units of each tower, and its weights."""
+  return zip(*(jnp.split(a, towers, -1) for a in (x, kernel)), strict=True)
 
 
 def conv(
@@ -122,20 +120,18 @@ def conv(
     [B, H', W', filters] in the dtype of `x_BxHxWxC`.
   """
   pads = _window_pads(x_BxHxWxC, len(kernel), stride, padding, ceil_mode)
-
-  def convolve(x, w):
-    y = lax.conv_general_dilated(
+  blocks = [
+    lax.conv_general_dilated(
       materialize(x),
       w,
       (stride, stride),
       pads,
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return materialize(y)
-
-  return platforms.add_bias(
-    _by_tower(convolve, x_BxHxWxC, kernel, towers), bias
-  )
+    for x, w in _towers(x_BxHxWxC, kernel, towers)
+  ]
+  y = jnp.concatenate([materialize(block) for block in blocks], axis=-1)
+  return platforms.add_bias(y, bias)
 
 
 def dense(
@@ -150,22 +146,14 @@ def dense(
     towers: blocks of units; 1 where every unit sees every input.
 
   Returns:
-    [B, units].
+    [B, units] in the dtype of `x_BxN`.
   """
-
-  def multiply(x, w):
-    return platforms.matmul(materialize(x), w)
-
-  y = _by_tower(multiply, x_BxN, kernel, towers)
+  blocks = [
+    platforms.matmul(materialize(x), w)
+    for x, w in _towers(x_BxN, kernel, towers)
+  ]
+  y = jnp.concatenate(blocks, axis=-1)
   return platforms.add_bias(materialize(y), bias)
-
-
-def _by_tower(function, x: jax.Array, kernel: jax.Array, towers: int):
-  """Applies a function to each tower's channels and weights."""
-  blocks = map(
-    function, jnp.split(x, towers, axis=-1), jnp.split(kernel, towers, axis=-1)
-  )
-  return next(blocks) if towers == 1 else jnp.concatenate([*blocks], axis=-1)
 
 
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
@@ -178,7 +166,7 @@ def _max_and_argmax(
   x: jax.Array, window: int, stride: int, ceil_mode: bool
 ) -> tuple[jax.Array, jax.Array]:
   pads = _window_pads(x, window, stride, 0, ceil_mode)
-  best, *others = _slices(pad(x, pads, value=-jnp.inf), window, stride)
+  best, *others = _slices(pad(x, pads, -jnp.inf), window, stride)
   winner = jnp.zeros(best.shape, jnp.int8)
   for index, candidate in enumerate(others, start=1):
     better = candidate > best
@@ -193,7 +181,7 @@ def max_pool(
 ) -> jax.Array:
   """Takes the maximum of each window (paper 3.4).
 
-  The whole gradient goes to the first maximum of a window, as in XLA's
+  The first maximum of a window gets its gradient, as in XLA's
   select-and-scatter, which is slow on CPU.
 
   Args:
@@ -229,21 +217,11 @@ def _unpool(
   window: int,
   stride: int,
 ) -> jax.Array:
-  """Adds up on each pixel the gradients of the windows over it.
+  """Adds up on each pixel the gradients of the windows over it: [B, *sides, C].
 
   The pixels are taken in blocks of stride x stride. Each window begins with a
   block, so the same few windows, counted from the block, cover all its pixels.
-
-  Args:
-    dy: [B, H', W', C].
-    winner: int8, the place in each window that gets its gradient; None if all
-      places get it.
-    sides: H and W of the pooled input.
-    window: side in pixels.
-    stride: in pixels.
-
-  Returns:
-    [B, H, W, C].
+  The gradient dy goes to the place `winner` (int8) of a window, or to all.
   """
   batch, *outputs, channels = dy.shape
   reach = -(-window // stride)  # windows over a block, along an axis
@@ -280,23 +258,15 @@ def _window_total(x: jax.Array, window: int, stride: int) -> jax.Array:
 
 
 def _pixel_counts(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Counts the real pixels in each window: [1, H', W', 1]."""
+  """Counts the pixels in each window, without padding: [1, H', W', 1]."""
   return _window_total(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
-  """Averages the pixels that each window really holds.
+  """Averages the pixels of each window, without padding (layers-19pct.cfg).
 
-  Args:
-    x_BxHxWxC: input.
-    window: side in pixels.
-    stride: in pixels.
-
-  Returns:
-    [B, H', W', C].
-
-  Source: the average pooling of cuda-convnet's `layers-19pct.cfg`.
+  Arguments and result are those of `max_pool`; sizes round up.
   """
   total = _window_total(x_BxHxWxC, window, stride)
   return total / _pixel_counts(x_BxHxWxC, window, stride)
@@ -315,20 +285,18 @@ def _average_pool_backward(window, stride, residuals, dy):
 average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
-def _window_sum(
-  x: jax.Array, towers: int, span: tuple[int, int, int]
-) -> jax.Array:
-  """Sums (rows, columns, channels) around each activity, within its tower."""
+def _window_sum(x: jax.Array, towers: int, window: Window) -> jax.Array:
+  """Sums a window around each activity, within its map and tower."""
   grouped = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers)
-  rows, cols, channels = span
-  window = (1, rows, cols, 1, channels)
+  rows, cols, channels = window
+  sizes = (1, rows, cols, 1, channels)
   return lax.reduce_window(
     grouped,
     jnp.zeros((), x.dtype),
     lax.add,
-    window_dimensions=window,
+    window_dimensions=sizes,
     window_strides=(1, 1, 1, 1, 1),
-    padding=[(size // 2, size // 2) for size in window],
+    padding=[(size // 2, size // 2) for size in sizes],
   ).reshape(x.shape)
 
 
@@ -338,85 +306,58 @@ def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
   return s**-beta
 
 
-def _denominator(x, towers, span, k, alpha):
+def _denominator(x, towers, window, k, alpha):
   x = x.astype(jnp.float32)
-  return k + alpha * _window_sum(x * x, towers, span)
+  return k + alpha * _window_sum(x * x, towers, window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
-def _response_norm(x, towers, span, k, alpha, beta):
-  """Returns x / (k + alpha * sum of x^2 over the span) ** beta."""
-  s = _denominator(x, towers, span, k, alpha)
-  y = x.astype(jnp.float32) * _inverse_power(s, beta)
-  return y.astype(x.dtype)
-
-
-def _response_norm_forward(x, towers, span, k, alpha, beta):
-  return _response_norm(x, towers, span, k, alpha, beta), x
-
-
-def _response_norm_backward(towers, span, k, alpha, beta, x, dy):
-  # s is computed again: that costs less than the memory to keep it.
-  s = _denominator(x, towers, span, k, alpha)
-  scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
-  x32 = x.astype(jnp.float32)
-  neighbours = _window_sum(scaled * x32 / s, towers, span)
-  dx = scaled - (2 * alpha * beta) * x32 * neighbours
-  return (dx.astype(x.dtype),)
-
-
-_response_norm.defvjp(_response_norm_forward, _response_norm_backward)
-
-
-def local_response_norm(
+def response_norm(
   x_BxHxWxC: jax.Array,
   towers: int,
+  window: Window,
   k: float,
   alpha: float,
   beta: float,
-  window: int,
 ) -> jax.Array:
-  """Normalizes each activity by its neighbours in other maps (paper 3.3).
+  """Divides each activity by the activities around it (paper 3.3).
 
-  `x / (k + alpha * sum of x^2 over window channels) ** beta`, where the sum
-  ends at the first and last channel of a tower.
+  `x / (k + alpha * sum of x^2 over the window) ** beta`. The sum ends at the
+  edges of the map and at the first and last channel of a tower.
 
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
     towers: blocks of channels that do not see one another.
+    window: odd; the paper sums over 5 channels, `type=rnorm` of
+      `layers-145.cfg` over 5 x 5 pixels.
     k: additive constant (paper: 2; Caffe: 1).
     alpha: weight of the sum, not of the mean (paper: 1e-4; the original program
-      and Caffe divide theirs by the window).
+      and Caffe divide theirs by the size of the window).
     beta: exponent (paper: 0.75).
-    window: number of channels in the sum, odd (paper: n = 5).
 
   Returns:
-    [B, H, W, C] in the dtype of the input; computed in float32.
+    The shape and dtype of the input; computed in float32.
   """
-  return _response_norm(x_BxHxWxC, towers, (1, 1, window), k, alpha, beta)
+  s = _denominator(x_BxHxWxC, towers, window, k, alpha)
+  y = x_BxHxWxC.astype(jnp.float32) * _inverse_power(s, beta)
+  return y.astype(x_BxHxWxC.dtype)
 
 
-def map_norm(
-  x_BxHxWxC: jax.Array, k: float, alpha: float, beta: float, window: int
-) -> jax.Array:
-  """Normalizes each activity by its neighbours in its own map.
+def _response_norm_forward(x, towers, window, k, alpha, beta):
+  return response_norm(x, towers, window, k, alpha, beta), x
 
-  `x / (k + alpha * sum of x^2 over window x window pixels) ** beta`, where the
-  sum ends at the edges of the map.
 
-  Args:
-    x_BxHxWxC: input.
-    k: additive constant.
-    alpha: weight of the sum (run 145: 1e-3 / 25).
-    beta: exponent.
-    window: side of the square in pixels, odd.
+def _response_norm_backward(towers, window, k, alpha, beta, x, dy):
+  # s is computed again: that costs less than the memory to keep it.
+  s = _denominator(x, towers, window, k, alpha)
+  scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
+  x32 = x.astype(jnp.float32)
+  neighbours = _window_sum(scaled * x32 / s, towers, window)
+  dx = scaled - (2 * alpha * beta) * x32 * neighbours
+  return (dx.astype(x.dtype),)
 
-  Returns:
-    [B, H, W, C] in the dtype of the input; computed in float32.
 
-  Source: `type=rnorm` of `layers-145.cfg`.
-  """
-  return _response_norm(x_BxHxWxC, 1, (window, window, 1), k, alpha, beta)
+response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def dropout(
@@ -424,18 +365,13 @@ def dropout(
 ) -> jax.Array:
   """Zeroes each unit with probability `rate`; the rest are not rescaled.
 
-  Each example has its own key, so its mask depends neither on the batch around
-  it nor on the device that computes it.
-
   Args:
     x_BxN: activities, of one axis or, as maps, of three.
-    keys_B: one random key per example.
+    keys_B: a random key per example, so that its mask depends neither on the
+      batch around it nor on the device.
     rate: probability of a zero (paper 4.2: 0.5).
     axis: mesh axis that units or channels are split over; each device then uses
       its part of the whole mask.
-
-  Returns:
-    The shape of `x_BxN`.
   """
   count = x_BxN.shape[-1]
   parts = lax.axis_size(axis) if axis else 1

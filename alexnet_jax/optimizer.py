@@ -14,21 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax import schedules
-from alexnet_jax.parallel import collectives
+from alexnet_jax.parallel import lars
 
 Rates = Callable[[Any, Any, Any], Any]
 """From a tree of arrays, the step and the drops on a plateau to the learning
 rate of each array."""
-
-Split = Callable[[Any], tuple[str, ...]]
-"""From the path of an array to the mesh axes that it is split over."""
 
 
 def from_config(
   config: Any,
   num_examples: int,
   total_steps: int,
-  split: Split = lambda path: (),
+  split: lars.Split = lambda path: (),
 ) -> tuple[optax.GradientTransformationExtraArgs, schedules.Schedule]:
   """Returns the optimizer that a config describes, and the conv layers' rate.
 
@@ -46,7 +43,7 @@ def from_config(
   schedule = schedules.from_config(config, num_examples, total_steps)
   transformations = [add_decayed_weights(config)]
   if config.optimizer == "lars":
-    transformations.append(scale_by_trust_ratio(config.lars_trust, split))
+    transformations.append(lars.scale_by_trust_ratio(config.lars_trust, split))
   rates = _rates(config, schedule, num_examples)
   transformations.append(momentum(config.momentum, rates))
   first = _first_rate(config, config.batch_size)
@@ -102,34 +99,6 @@ def momentum(
   return optax.GradientTransformationExtraArgs(
     trace.init,
     update,  # pyright: ignore[reportArgumentType]
-  )
-
-
-def scale_by_trust_ratio(
-  coefficient: float, split: Split
-) -> optax.GradientTransformation:
-  """Returns `u * coefficient |w| / |u|` for updates u of kernels.
-
-  As optax's, but lengths are those of whole arrays, however they are split
-  over devices. The ratio is 1 where a length is 0; biases keep their updates.
-
-  Args:
-    coefficient: length of a step as a fraction of the length of the weights.
-    split: how arrays are split.
-
-  Source: LARS, You et al. 2017 (arXiv 1708.03888), section 4.
-  """
-
-  def scaled(path, u, w):
-    if not _is_kernel(path):
-      return u
-    squares = jnp.sum(w * w), jnp.sum(u * u)
-    own, wanted = map(jnp.sqrt, collectives.psum_if(squares, split(path)))
-    no_ratio = (own == 0) | (wanted == 0)
-    return u * jnp.where(no_ratio, 1.0, coefficient * own / wanted)
-
-  return optax.stateless(
-    lambda updates, params: jax.tree.map_with_path(scaled, updates, params)
   )
 
 

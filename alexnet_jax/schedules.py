@@ -1,7 +1,7 @@
 """How the learning rate falls: by plateau, by epoch, or by a curve."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -19,76 +19,11 @@ def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
   return math.ceil(min(epoch * num_examples / batch_size, 2**31 - 1))
 
 
-def on_plateau(drop_factor: float) -> Schedule:
-  """Returns `drop_factor` to the power of the drops (paper 5)."""
-  return lambda step, drops: _power(drop_factor, drops)
-
-
-def by_steps(drop_steps: Sequence[int], drop_factor: float) -> Schedule:
-  """Returns a schedule that is multiplied by `drop_factor` at each step."""
-  at = jnp.array(drop_steps, jnp.int32)
-  return lambda step, drops: _power(
-    drop_factor, jnp.sum(jnp.asarray(step) >= at)
-  )
-
-
-def linear(target_factor: float, total_steps: int) -> Schedule:
-  """Returns a straight line from 1 to 1 / `target_factor` (lr.cu)."""
-
-  def schedule(step, drops):
-    p = _progress(step, total_steps)
-    return 1 - p + p / target_factor
-
-  return schedule
-
-
-def exponential(target_factor: float, total_steps: int) -> Schedule:
-  """Returns a curve from 1 to 1 / `target_factor` by equal ratios (lr.cu)."""
-  return lambda step, drops: _power(
-    1 / target_factor, _progress(step, total_steps)
-  )
-
-
-def discrete_exponential(
-  target_factor: float, count: int, total_steps: int
-) -> Schedule:
-  """Returns `exponential` in `count` levels of equal length (lr.cu: dexp).
-
-  Level i, from 0, is `target_factor ** (-i / (count - 1))` and holds while
-  progress is at most (i + 1) / count.
-  """
-  ends = [(i + 1) * total_steps // count for i in range(count - 1)]
-  falls = jnp.array(ends, jnp.int32)
-
-  def schedule(step, drops):
-    level = jnp.sum(jnp.asarray(step) > falls)
-    return _power(1 / target_factor, level / (count - 1))
-
-  return schedule
-
-
-def warmed_up(schedule: Schedule, warmup_steps: int) -> Schedule:
-  """Returns a schedule that first rises linearly for some steps."""
-  if not warmup_steps:
-    return schedule
-
-  def risen(step, drops):
-    rise = jnp.minimum((jnp.asarray(step) + 1) / warmup_steps, 1.0)
-    return rise * schedule(step, drops)
-
-  return risen
-
-
-def _progress(step: Any, total_steps: int) -> jax.Array:
-  return jnp.minimum(jnp.asarray(step) / total_steps, 1.0)
-
-
-def _power(base: float, exponent: Any) -> jax.Array:
-  return jnp.float32(base) ** jnp.asarray(exponent).astype(jnp.float32)
-
-
 def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:
   """Returns the schedule that a config describes.
+
+  linear, exp and dexp fall from 1 to 1 / `target_factor`, as in lr.cu of
+  cuda-convnet2: by equal steps, by equal ratios, and by `dexp_rates` levels.
 
   Args:
     config: a whole config.
@@ -99,20 +34,37 @@ def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:
   def at(epoch: float) -> int:
     return step_of_epoch(epoch, num_examples, config.batch_size)
 
-  factor, target = config.learning_rate_drop_factor, config.target_factor
-  match config.schedule:
-    case "plateau":
-      schedule = on_plateau(factor)
-    case "epochs":
-      drops = [at(epoch) for epoch in config.learning_rate_drop_epochs]
-      schedule = by_steps(drops, factor)
-    case "linear":
-      schedule = linear(target, total_steps)
-    case "exp":
-      schedule = exponential(target, total_steps)
-    case _:
-      schedule = discrete_exponential(target, config.dexp_rates, total_steps)
-  return warmed_up(schedule, at(config.warmup_epochs))
+  drop_steps = [at(epoch) for epoch in config.learning_rate_drop_epochs]
+  levels = config.dexp_rates
+  level_ends = [(i + 1) * total_steps // levels for i in range(levels - 1)]
+  warmup_steps = at(config.warmup_epochs)
+
+  def schedule(step, drops):
+    step = jnp.asarray(step)
+    progress = jnp.minimum(step / total_steps, 1.0)
+    drop, target = config.learning_rate_drop_factor, config.target_factor
+    match config.schedule:
+      case "plateau":
+        factor = _power(drop, drops)
+      case "epochs":
+        passed = jnp.sum(step >= jnp.array(drop_steps, jnp.int32))
+        factor = _power(drop, passed)
+      case "linear":
+        factor = 1 - progress + progress / target
+      case "exp":
+        factor = _power(1 / target, progress)
+      case _:
+        level = jnp.sum(step > jnp.array(level_ends, jnp.int32))
+        factor = _power(1 / target, level / (levels - 1))
+    if not warmup_steps:
+      return factor
+    return jnp.minimum((step + 1) / warmup_steps, 1.0) * factor
+
+  return schedule
+
+
+def _power(base: float, exponent: Any) -> jax.Array:
+  return jnp.float32(base) ** jnp.asarray(exponent).astype(jnp.float32)
 
 
 @flax.struct.dataclass

@@ -27,6 +27,7 @@ from alexnet_jax.parallel import (
   collectives,
   ensemble,
   layouts,
+  microbatches,
   one_weird_trick,
   placement,
 )
@@ -130,13 +131,12 @@ def loss_and_sums(
 
 
 def make_gradients(
-  model: AlexNet, augmentation: augment.Augmentation, layout: layouts.Layout
+  model: AlexNet, augmentation: augment.Augmentation, loss: Callable[..., Any]
 ) -> Gradients:
   """Returns the forward and backward pass of a batch."""
 
   def loss_fn(params, views, labels_B, keys_B):
-    logits: Any = model.apply({"params": params}, views, keys_B)
-    return loss_and_sums(logits, labels_B, layout)
+    return loss(model.apply({"params": params}, views, keys_B), labels_B)
 
   def gradients(params, batch, example_index_B, step, seed):
     views = augment.training_views(
@@ -148,31 +148,6 @@ def make_gradients(
     )
 
   return gradients
-
-
-def accumulate(gradients: Gradients, count: int) -> Gradients:
-  """Returns `gradients` of a batch in `count` microbatches, added up."""
-  if count == 1:
-    return gradients
-
-  def accumulated(params, batch, example_index_B, step, seed):
-    parts = jax.tree.map(
-      lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, example_index_B)
-    )
-
-    def add(total, part):
-      grads = gradients(params, *part, step, seed)
-      return jax.tree.map(jnp.add, total, grads), None
-
-    total = gradients(params, *jax.tree.map(lambda x: x[0], parts), step, seed)
-    if platforms.loops_are_fast():
-      rest = jax.tree.map(lambda x: x[1:], parts)
-      return lax.scan(add, total, rest)[0]
-    for i in range(1, count):
-      total, _ = add(total, jax.tree.map(lambda x, i=i: x[i], parts))
-    return total
-
-  return accumulated
 
 
 def make_step(
@@ -196,18 +171,25 @@ def make_step(
     layout: who computes what.
     mesh: from `placement.make_mesh`, of the layout's shape.
   """
-  local = model.clone(network=layout.local_network(model.network))
-  parts = local, augmentation, layout
+  model = model.clone(network=layout.local_network(model.network))
+  loss = functools.partial(loss_and_sums, layout=layout)
   if layout.fc_updates > 1:
     step = one_weird_trick.make_train_step(
-      *parts, loss_and_sums, functools.partial(update, tx=tx), select
+      model,
+      augmentation,
+      layout,
+      loss,
+      functools.partial(update, tx=tx),
+      select,
     )
   else:
     if layout.name in layouts.OWT:
-      gradients = one_weird_trick.make_gradients(*parts, loss_and_sums)
+      gradients = one_weird_trick.make_gradients(
+        model, augmentation, layout, loss
+      )
     else:
-      gradients = make_gradients(*parts)
-    gradients = accumulate(gradients, layout.microbatches)
+      gradients = make_gradients(model, augmentation, loss)
+    gradients = microbatches.accumulate(gradients, layout.microbatches)
     step = functools.partial(
       train_step, gradients=gradients, tx=tx, layout=layout
     )
@@ -215,22 +197,17 @@ def make_step(
   if layout.members > 1:
     step = ensemble.step_of_members(step)
     seed = jnp.arange(layout.members, dtype=jnp.uint32) + seed
-
-  step: Any = step
+  batch_specs = layout.batch_spec, P(layout.example_axes), layout.member_spec
 
   def sharded_step(state, batch):
     specs = placement.specs(layout, state)
-    state, sums = jax.shard_map(
+    step_on_device: Any = jax.shard_map(
       step,
       mesh=mesh,
-      in_specs=(
-        specs,
-        layout.batch_spec,
-        P(layout.example_axes),
-        layout.member_spec,
-      ),
+      in_specs=(specs, *batch_specs),
       out_specs=(specs, layout.member_spec),
-    )(state, batch, layout.example_order(), seed)
+    )
+    state, sums = step_on_device(state, batch, layout.example_order(), seed)
     everywhere = placement.shardings(mesh, placement.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 
@@ -243,12 +220,7 @@ def make_view_step(
   """Returns the jitted `(params, batch, views_Vx3) -> log_probabilities_BxK`.
 
   A probability is the mean of the views' softmaxes (paper 4.1). All views are
-  seen at once, as one batch of V B images.
-
-  Args:
-    model: the net.
-    augmentation: has the crop and the mean image.
-    mesh: from `placement.make_mesh`.
+  seen at once, as one batch of V B images; `views_Vx3` is from `augment.views`.
   """
 
   def view_step(params, batch, views_Vx3):
@@ -269,34 +241,3 @@ def make_view_step(
       out_specs=placement.BATCH,
     )
   )
-
-
-def init_params(model: AlexNet, seed: int) -> Any:
-  """Returns the parameters before the first step, drawn from `config.seed`."""
-  size = model.network.input_size_px
-  images = jnp.zeros((1, size, size, 3))
-  # Compiled, so that the forward pass behind the shapes is never run.
-  return jax.jit(model.init)(jax.random.key(seed), images)["params"]
-
-
-def init_state(
-  params: Any, tx: optax.GradientTransformation, members: int = 1
-) -> TrainState:
-  """Returns the state before the first step.
-
-  Args:
-    params: of the net; of several members, stacked.
-    tx: the optimizer.
-    members: how many nets there are.
-  """
-
-  @jax.jit  # As one program, not one for the zeros of each array.
-  def init(params):
-    opt_state = {half: tx.init({half: params[half]}) for half in params}
-    plateau = schedules.Plateau.start()
-    if members > 1:
-      plateau = ensemble.stack([plateau] * members)
-    return jnp.int32(0), opt_state, plateau
-
-  step, opt_state, plateau = init(params)
-  return TrainState(step, params, opt_state, plateau)

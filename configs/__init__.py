@@ -1,1 +1,1 @@
-"""Experiment settings: one base, `alexnet.py`, and small deltas."""
+"""One base config, `alexnet.py`, and small deltas from it."""

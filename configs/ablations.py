@@ -1,16 +1,18 @@
 """One change at a time, over any base.
 
-  alexnet train --config=configs/ablations.py:list
-  alexnet train --config=configs/ablations.py:tanh
-  alexnet train \
-    --config=configs/ablations.py:tanh,no_mirror@cifar10
+  alexnet train --config=ablations:list
+  alexnet train --config=ablations:tanh
+  alexnet train --config=ablations:tanh,no_mirror@cifar10
 
-The base is `alexnet` unless one is named after the `@`. Several names are
-applied from left to right. What would change nothing is refused.
+The base is `alexnet` unless another config is named after the `@`, by name or
+as a file (tanh@my/base.py). Several changes are made from left to right. A
+change that changes nothing is an error.
 """
 
 import dataclasses
+import difflib
 import importlib
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +26,8 @@ class Ablation:
   """One change.
 
   Attributes:
-    change: what it does, in words.
-    effect: what the originals say of it: top-1 / top-5 error in % points, with
-      the source.
+    change: in words.
+    effect: on the top-1 / top-5 error in % points, with the source.
     apply: edits a config.
   """
 
@@ -59,7 +60,7 @@ NORMS = ("lrn", "map_norm")
 
 
 def _strip(config: Any, words: tuple[str, ...], kept: str = "") -> None:
-  """Takes words out of what follows every layer but one."""
+  """Removes words from the `then` of every layer but one."""
   for name in config.network.layers:
     if name != kept:
       row = config.network[name]
@@ -76,13 +77,13 @@ def _overlap(config: Any) -> None:
 def _no_overlap(config: Any) -> None:
   net = config.network
   net.pool_window = 2
-  # As in run 147: the pools leave more pixels, two paddings take them back.
+  # As in run 147: the pools leave more pixels, so two paddings shrink.
   if _paddings(net) == (2, 1):
     net.conv2.padding, net.conv5.padding = 1, 0
 
 
 def _paddings(net: Any) -> tuple[int, int] | None:
-  """Those of conv2 and conv5 in a net of the paper's pixel grids."""
+  """Returns the paddings of conv2 and conv5, if the net has the paper's."""
   if not {"conv1", "conv2", "conv5"} <= set(net.layers):
     return None
   paper = net.conv1.stride == 4
@@ -164,7 +165,7 @@ def _without(name: str) -> Callable[[Any], None]:
       raise ValueError(f"the base has no {name}")
     kept = _pools(net[name]) + ("dropout",) * ("dropout" in net[name].then)
     if index == 0:
-      # The next layer looks at the image, through the window of this one.
+      # The next layer sees the image, through this one's windows.
       heir = net[net.layers[1]]
       if "filters" not in heir:
         raise ValueError(f"{name} is the only convolution")
@@ -320,11 +321,24 @@ ABLATIONS = {
 }  # fmt: skip
 
 
+def _base(name: str) -> ConfigDict:
+  """Returns the config of a name, or of a file's path."""
+  if name.endswith(".py") and Path(name).is_file():
+    return runpy.run_path(name)["get_config"]()
+  bases = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+  bases.remove("ablations")
+  if name not in bases:
+    near = "".join(difflib.get_close_matches(name, bases, n=1))
+    guess = f", but there is {near!r}" if near else ""
+    raise ValueError(f"there is no base {name!r}{guess}")
+  return importlib.import_module(f"alexnet_jax.configs.{name}").get_config()
+
+
 def get_config(ablations: str) -> ConfigDict:
   """Returns a base config with changes.
 
   Args:
-    ablations: `NAME[,NAME...][@BASE]`, or `list` to print them and leave.
+    ablations: `NAME[,NAME...][@BASE]`, or `list` to print them and exit.
 
   Raises:
     ValueError: an unknown name or base, or a change that changes nothing.
@@ -335,15 +349,12 @@ def get_config(ablations: str) -> ConfigDict:
     sys.exit()
   names, _, base = ablations.partition("@")
   base = base or "alexnet"
-  bases = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
-  if base not in bases - {"ablations"}:
-    raise ValueError(f"there is no base configs/{base}.py")
-  config = importlib.import_module(f"configs.{base}").get_config()
+  config: Any = _base(base)
   with config.unlocked():
     for name in names.split(","):
       if name not in ABLATIONS:
         raise ValueError(
-          f"there is no ablation {name!r}; configs/ablations.py:list prints all"
+          f"there is no ablation {name!r}; --config=ablations:list prints all"
         )
       before = config.to_dict()
       try:

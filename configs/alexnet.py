@@ -1,10 +1,11 @@
 """The paper as printed (Krizhevsky, Sutskever, Hinton, NIPS 2012).
 
-Every other config starts from this one, so this is the list of all fields.
 Original run: 40.7 % top-1 and 18.2 % top-5 error on ILSVRC-2012 validation,
-averaged over ten views. Numbers in comments are sections of the paper.
+averaged over ten views. Every other config starts from this one, so it lists
+all fields; their ranges are in alexnet_jax/runs/config_files.py. Numbers in
+comments are sections of the paper.
 
-  alexnet train --config=configs/alexnet.py --workdir=DIR
+  alexnet train --config=alexnet --workdir=DIR
 """
 
 from typing import Any
@@ -31,14 +32,14 @@ def conv(
     kernel: side of a filter in pixels.
     stride: in pixels.
     padding: zeros on each side, in pixels.
-    ceil_mode: whether the last windows may pass the right and bottom edge.
-    sees_all_towers: whether a filter sees all towers, or its own alone; the
-      first layer sees the whole image.
+    ceil_mode: whether the last windows may reach past the right and bottom
+      edges.
+    sees_all_towers: whether a filter sees the channels of all towers, or only
+      those of its own tower; the first layer sees the whole image.
     sigma: standard deviation of the initial weights.
     bias: initial bias.
-    then: of activation, lrn, map_norm, max_pool, max_pool_floor (whose last
-      windows do not pass the edge), average_pool and dropout, in the order in
-      which they are applied.
+    then: what follows, in order: activation, lrn, map_norm, max_pool,
+      max_pool_floor (its windows stay inside the edge), average_pool, dropout.
   """
   return ConfigDict(locals())
 
@@ -102,9 +103,9 @@ def get_config() -> ConfigDict:
   net.dropout_rate = 0.5  # 4.2
   net.dropout_rescaled = False  # halved at test instead
 
-  # The data: a directory that data/prepare.py made, and splits of it in TFDS's
-  # words ("" for none). ImageNet's test labels are secret, so there the
-  # validation split is the test: --config.test_split=validation.
+  # The data: a directory that `alexnet prepare` wrote, and its splits as TFDS
+  # writes them ("" for none). ImageNet's test labels are secret, so test on its
+  # validation split: --config.test_split=validation.
   config.data_dir = "data/imagenet"
   config.generate_shapes = False  # draw data_dir if it does not exist
   config.train_split = "train"
@@ -112,9 +113,11 @@ def get_config() -> ConfigDict:
   config.test_split = "test"
   config.image_size_px = 256  # 2
   config.reader_threads = 2
-  # A train split that fits this share of each device's memory is kept there.
+  # Keep the train split on the devices if it needs at most this fraction of
+  # their memory.
   config.device_cache_fraction = 0.2
-  config.steps_per_call = 16  # at most, as one program then; on CPU one by one
+  # Run at most so many steps as one program then (on the CPU always one).
+  config.steps_per_call = 16
 
   # Views (4.1).
   config.crop_size_px = config.get_ref("image_size_px") * 7 // 8  # 224 of 256
@@ -122,38 +125,38 @@ def get_config() -> ConfigDict:
   config.mirror = True
   config.images_per_view = 1  # neighbours that share a crop and a mirroring
   # In standard deviations along each axis (convdata.py; the paper prints the
-  # eigenvalue), for so many epochs; with it an image is divided by the divisor.
+  # eigenvalue), for so many epochs; noisy images are divided by the divisor.
   config.colour_noise = 0.1
-  config.colour_noise_epochs = config_dict.placeholder(float)  # or all
+  config.colour_noise_epochs = config_dict.placeholder(float)  # None: all
   config.colour_noise_divisor = 1.0
-  # Of R, G and B: what the net sees is the pixels less the mean, times this.
+  # Of R, G and B: the net sees (pixels - mean) * scale.
   config.input_scale = (1.0, 1.0, 1.0)
   config.test_views = 10  # corners, centre and mirrors; or 1, the centre
 
   # Learning (5): v <- m v - rate (decay w + gradient), w <- w + v.
-  config.init_from = ""  # workdir of a run to start from, instead of drawing
-  # Whether net, image size, crop and mean are that run's too, and which layers
-  # are drawn all the same; of a net that is taken so, its last by default.
+  config.init_from = ""  # start from the weights of the run in this workdir
+  # Whether to take that run's net, image size, crop and mean image too, and the
+  # layers to draw anew all the same (with init_inherits the last, by default).
   config.init_inherits = False
   config.reinit_layers = ()
   config.batch_size = 128
   config.optimizer = "sgd"  # or lars, for large batches
-  config.lars_trust = 0.001  # lars: length of a step by that of the weights
+  config.lars_trust = 0.001  # lars: norm of a step / norm of the weights
   config.momentum = 0.9
   config.weight_decay = 0.0005
   config.weight_decay_of_biases = True
   config.weight_decay_of_layers = ()  # exceptions: (layer, decay), ...
   config.learning_rate = 0.01
-  config.learning_rate_of_biases = 1.0  # times that of weights, at first
-  config.learning_rate_of_reinit_layers = 1.0  # times that of the others
-  config.biases_follow_schedule = True  # or keep their first rate
-  # Exceptions from an epoch on: (epoch, layer or layer/bias, rate), ...; the
-  # rate as such, neither scaled nor warmed up; a layer of rate 0 is frozen.
+  config.learning_rate_of_biases = 1.0  # times the weights' first rate
+  config.learning_rate_of_reinit_layers = 1.0  # times the others' rate
+  config.biases_follow_schedule = True  # False: they keep their first rate
+  # Exceptions: (from this epoch, layer or layer/bias, rate), ...; these rates
+  # are neither scaled nor warmed up; a layer of rate 0 is frozen.
   config.learning_rate_of_layers = ()
-  # plateau: dropped when the validation error stops to improve, at most so
-  # many times, then the run ends; the paper names no patience.
-  # epochs: dropped after each of the epochs. linear, exp, dexp: from the first
-  # rate to the first by target_factor over the whole run; dexp in steps.
+  # plateau: the rate drops when the validation error stops improving, at most
+  # plateau_drops times, then the run ends; the paper gives no patience.
+  # epochs: it drops after each of learning_rate_drop_epochs. linear, exp, dexp:
+  # it falls to the first rate / target_factor over the run; dexp in steps.
   config.schedule = "plateau"
   config.learning_rate_drop_factor = 0.1  # plateau, epochs
   config.plateau_drops = 3
@@ -161,38 +164,40 @@ def get_config() -> ConfigDict:
   config.learning_rate_drop_epochs = ()
   config.target_factor = 250.0
   config.dexp_rates = 4
-  # For large batches: the rate grows with the batch, and from 0 at first.
-  config.batch_scaling = "none"  # linear or sqrt of batch_size by
+  # For large batches: the rate grows with batch_size / batch_scaling_base, and
+  # rises from 0 during the warm-up.
+  config.batch_scaling = "none"  # or linear, sqrt
   config.batch_scaling_base = 128
   config.warmup_epochs = 0.0
   config.total_epochs = 90.0
-  config.total_steps = config_dict.placeholder(int)  # instead, where given
-  # Ends the run, or a member of it, once the error of a training line is below;
-  # 0: never.
+  config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
+  # Ends the run, or a member of an ensemble, once a logged training error is
+  # below this; 0: never.
   config.stop_at_train_error = 0.0
   config.seed = 0
 
-  # Where (numbers do not depend on it; see layouts.py). data: every device has
-  # the whole net; towers: a tower each (3.2); owt_a, owt_b, owt_c: One Weird
-  # Trick; fsdp: as data, fc weights stored in parts.
+  # Where (the numbers do not depend on it; see parallel/layouts.py). data: each
+  # device has the whole net; towers: one tower each (3.2); owt_a, owt_b, owt_c:
+  # One Weird Trick; fsdp: as data, but the fc weights are stored in shards.
   config.layout = "data"
-  config.microbatches = 1  # parts that a step takes its batch in, one by one
-  # Examples of an update of the fc layers, of which a step then makes several
-  # (One Weird Trick, section 4); by default the whole batch.
+  config.microbatches = 1  # a step takes its batch in so many parts
+  # Update the fc layers after so many examples, several times a step (One Weird
+  # Trick, section 4). None: the whole batch.
   config.fc_batch_size = config_dict.placeholder(int)
-  config.ensemble = 1  # nets trained side by side, of this seed and those after
+  config.ensemble = 1  # nets trained side by side: seed, seed + 1, ...
 
   # What is written down, and when.
   config.log_every_steps = 100
   config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 2000
   config.checkpoint_every_minutes = 10.0
-  config.checkpoints_to_keep = 3  # of the newest; the best is kept too
+  config.checkpoints_to_keep = 3  # the newest; the best is kept too
 
-  # When to give up rather than to train on rubbish.
-  config.input_timeout_s = 600.0  # to wait for a batch of images
-  # From here on a loss within 1 % of ln(num_classes) ends the run; 0: never.
+  # When to stop with an error.
+  config.input_timeout_s = 600.0  # after so long without a batch of images
+  # After so many steps a loss within 1 % of ln(num_classes) ends the run; 0:
+  # never.
   config.check_learning_after_steps = 20_000
-  # Steps of a run, at most, that are left out as they are not finite.
+  # Leave out at most so many steps whose loss or gradients are not finite.
   config.skip_nonfinite_steps = 0
   return config.lock()

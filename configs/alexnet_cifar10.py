@@ -1,27 +1,26 @@
 """The two-tower AlexNet for 32 px pictures, for ablations on CIFAR-10.
 
 Five convolutions, three overlapping pools and three fully connected layers,
-linked as the paper's; sides of a 28 px crop: 15, 7, 7, 3, 3, 3, 3, 1. Widths,
-first weights, batch, rates and length fit a short run: biases start at 0, rates
-fall in a straight line, and conv1, which sees pixels from -128 to 127, has its
-own. The last tenth of the training images is held out to choose by.
-No original.
+linked as in the paper; the sides of a 28 px crop are 15, 7, 7, 3, 3, 3, 3, 1.
+Widths, initial weights, batch size, rates and length suit a short run: biases
+start at 0, rates fall linearly, and conv1, whose inputs reach from -128 to 127,
+has rates of its own. The last tenth of the training images is the validation
+split. No original.
 
 Changes from configs/alexnet.py: network.*, num_classes, data_dir, train_split,
 validation_split, image_size_px, crop_size_px, batch_size, learning_rate,
 learning_rate_of_layers, schedule, total_epochs, log_every_steps,
 checkpoint_every_steps, check_learning_after_steps.
 
-  alexnet prepare --source=cifar10.tar.xz \
-    --output=data/cifar10 --size=32
-  alexnet train --config=configs/alexnet_cifar10.py
+  alexnet prepare --source=cifar10.tar.xz --output=data/cifar10 --size=32
+  alexnet train --config=alexnet_cifar10
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -7,15 +7,14 @@ Changes from configs/caffenet.py: network.conv1.then, network.conv2.then,
 network.conv2.bias, network.conv4.bias, network.conv5.bias, network.fc6.bias,
 network.fc7.bias.
 
-  alexnet train --config=configs/bvlc_alexnet.py \
-    --config.test_split=validation
+  alexnet train --config=bvlc_alexnet --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import caffenet
+from alexnet_jax.configs import caffenet
 
 
 def get_config() -> ConfigDict:

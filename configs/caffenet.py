@@ -10,15 +10,14 @@ network.fc7.sigma, network.dropout_rescaled, crop_size_px, colour_noise,
 test_views, batch_size, weight_decay_of_biases, learning_rate_of_biases,
 schedule, learning_rate_drop_epochs.
 
-  alexnet train --config=configs/caffenet.py \
-    --config.test_split=validation
+  alexnet train --config=caffenet --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -1,21 +1,21 @@
 """cifar_19pct on random crops, for a short run on a laptop.
 
-28 px crops and mirrors, weight decay and bias rates as the paper's. The last
-tenth of the training images is held out to validate. No original.
+28 px crops and mirror images; weight decay and bias rates as in the paper. The
+last tenth of the training images is the validation split. No original.
 
 Changes from configs/cifar_19pct.py: train_split, validation_split,
 crop_size_px, random_crop, mirror, weight_decay, weight_decay_of_biases,
 weight_decay_of_layers, learning_rate_of_biases, learning_rate_drop_epochs,
 total_epochs.
 
-  alexnet train --config=configs/cifar10.py
+  alexnet train --config=cifar10
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import cifar_19pct
+from alexnet_jax.configs import cifar_19pct
 
 
 def get_config() -> ConfigDict:

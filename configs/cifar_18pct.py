@@ -6,14 +6,14 @@ layer-params-18pct.cfg, whose `type=rnorm` is the norm within maps).
 Changes from configs/cifar_19pct.py: network.conv1.then, network.conv2.then,
 network.map_norm.window, network.map_norm.alpha, weight_decay_of_layers.
 
-  alexnet train --config=configs/cifar_18pct.py
+  alexnet train --config=cifar_18pct
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import cifar_19pct
+from alexnet_jax.configs import cifar_19pct
 
 
 def get_config() -> ConfigDict:

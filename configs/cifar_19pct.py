@@ -2,8 +2,8 @@
 
 Original: 19 % test error (layers-19pct.cfg, layer-params-19pct.cfg). With
 --config.weight_decay=0 --config.weight_decay_of_layers='()' it is the likely
-net of the paper's Fig. 1, which has no config on record. How long to train is
-layer-params-18pct.cfg's word.
+net of the paper's Fig. 1, whose config is not on record. The number of epochs
+is that of layer-params-18pct.cfg.
 
 Changes from configs/alexnet.py: network.*, num_classes, data_dir,
 validation_split, image_size_px, crop_size_px, random_crop, mirror,
@@ -11,17 +11,15 @@ colour_noise, test_views, weight_decay, weight_decay_of_biases,
 weight_decay_of_layers, learning_rate, learning_rate_of_biases, schedule,
 learning_rate_drop_epochs, total_epochs, checkpoint_every_steps.
 
-  alexnet prepare --source=cifar10.tar.xz \
-    --output=data/cifar10 --size=32
-  alexnet train --config=configs/cifar_19pct.py
+  alexnet prepare --source=cifar10.tar.xz --output=data/cifar10 --size=32
+  alexnet train --config=cifar_19pct
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
-from configs.alexnet import conv, dense
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:
@@ -33,12 +31,12 @@ def get_config() -> ConfigDict:
   net.layers = ("conv1", "conv2", "conv3", "fc10")
   net.towers = 1
   averaged = ("activation", "average_pool")
-  net.conv1 = conv(
+  net.conv1 = alexnet.conv(
     32, 5, padding=2, sigma=1e-4, then=("max_pool", "activation")
   )
-  net.conv2 = conv(32, 5, padding=2, then=averaged)
-  net.conv3 = conv(64, 5, padding=2, then=averaged)
-  net.fc10 = dense(config.get_ref("num_classes"), then=())
+  net.conv2 = alexnet.conv(32, 5, padding=2, then=averaged)
+  net.conv3 = alexnet.conv(64, 5, padding=2, then=averaged)
+  net.fc10 = alexnet.dense(config.get_ref("num_classes"), then=())
   config.num_classes = 10
   config.data_dir = "data/cifar10"
   config.validation_split = ""

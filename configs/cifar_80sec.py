@@ -1,20 +1,20 @@
 """cifar_19pct with a hidden layer of 64 units, for a short run.
 
 Original: 26 % test error in 80 seconds (cuda-convnet's layers-80sec.cfg and
-layer-params-80sec.cfg, which drop the rate after 8 epochs and name no end).
+layer-params-80sec.cfg, which drop the rate after 8 epochs and give no end).
 
 Changes from configs/cifar_19pct.py: network.layers, network.fc64.*,
 network.fc10.sigma, weight_decay_of_layers, learning_rate_drop_epochs,
 total_epochs.
 
-  alexnet train --config=configs/cifar_80sec.py
+  alexnet train --config=cifar_80sec
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet, cifar_19pct
+from alexnet_jax.configs import alexnet, cifar_19pct
 
 
 def get_config() -> ConfigDict:

@@ -1,17 +1,17 @@
-"""Fine-tuning: another run's net on new classes, its last layer drawn anew.
+"""Fine-tuning: another run's net on new classes; its last layer starts anew.
 
-Net, image size, crop and mean are those of the run in init_from, trained here
-or imported; fields of the command line go before them. The last layer learns
-ten times as fast as the others. No original.
+Net, image size, crop and mean image are those of the run in init_from, which
+was trained here or imported; fields on the command line override them. The last
+layer learns ten times as fast as the others. No original.
 
 Changes from configs/alexnet.py: init_inherits, learning_rate,
 learning_rate_of_reinit_layers, schedule, learning_rate_drop_epochs,
 total_epochs.
 
-  alexnet train --config=configs/finetune.py \
+  alexnet train --config=finetune \
     --config.init_from=RUN --config.data_dir=DIR --config.num_classes=5
 
-Layers of rate 0 are frozen: --config.learning_rate_of_layers="((0.0, 'conv1',
+A rate of 0 freezes a layer: --config.learning_rate_of_layers="((0.0, 'conv1',
 0.0), (0.0, 'conv2', 0.0))".
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -1,17 +1,17 @@
 """The one-tower AlexNet of the textbooks: 62.3 M parameters, 1.1 G MACs.
 
-No original run. --config.crop_size_px=227 spells the same net.
+No original run. With --config.crop_size_px=227 the net is the same.
 
 Changes from configs/alexnet.py: network.towers.
 
-  alexnet train --config=configs/one_tower.py
+  alexnet train --config=one_tower
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -2,22 +2,22 @@
 
 Original: 43.478 % top-1, 20.934 % top-5 error on ILSVRC-2012 validation,
 central view (torchvision's weights, 61,100,840 parameters). One tower, fewer
-filters, no response normalization, dropout before fc6 and fc7 instead of after,
-rescaled in training. Initial weights and learning are the paper's.
+filters, no response normalization; dropout comes before fc6 and fc7 instead of
+after and is rescaled in training. Initial weights and training are the paper's.
 
 Changes from configs/alexnet.py: network.towers, network.conv1.filters,
 network.conv1.padding, network.conv1.ceil_mode, network.conv1.then,
 network.conv2.filters, network.conv2.then, network.conv4.filters,
 network.conv5.then, network.fc7.then, network.dropout_rescaled.
 
-  alexnet train --config=configs/one_weird_trick.py
+  alexnet train --config=one_weird_trick
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

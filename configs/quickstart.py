@@ -1,7 +1,7 @@
 """A narrow two-tower AlexNet on generated shapes, in minutes on a laptop.
 
-Widths, conv1's filters and the first weights fit 64 px images; the batch, the
-rates and the length fit a short run. No original.
+Widths, conv1's filters and initial weights suit 64 px images; batch size, rates
+and length suit a short run. No original.
 
 Changes from configs/alexnet.py: num_classes, network.*, data_dir,
 generate_shapes, image_size_px, crop_size_px, test_views, batch_size, schedule,
@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -10,15 +10,14 @@ colour_noise_divisor, weight_decay_of_biases, learning_rate_of_biases,
 biases_follow_schedule, learning_rate_of_layers, schedule,
 learning_rate_drop_epochs, total_epochs.
 
-  alexnet train --config=configs/run145.py \
-    --config.test_split=validation
+  alexnet train --config=run145 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet
+from alexnet_jax.configs import alexnet
 
 
 def get_config() -> ConfigDict:

@@ -7,14 +7,14 @@ lowered by hand at other epochs.
 Changes from configs/run145.py: data_dir, learning_rate_drop_epochs,
 learning_rate_of_layers, colour_noise_epochs, total_epochs.
 
-  alexnet train --config=configs/run145_2010.py
+  alexnet train --config=run145_2010
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145
+from alexnet_jax.configs import run145
 
 
 def get_config() -> ConfigDict:

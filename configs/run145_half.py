@@ -2,23 +2,23 @@
 
 Original: 39.168 % top-1, 18.229 % top-5 error on its test set with ten views:
 two towers are worth 1.7 and 1.2 (paper 3.2). The log says that the rates
-changed after epochs 20, 48, 66 and 72 and that the biases of conv1 and conv2
-ended at 0.002; that the third change was conv1's and the noise's, the fourth
-that of all weights, is our reading.
+changed after epochs 20, 48, 66 and 72 and that the bias rates of conv1 and
+conv2 ended at 0.002. We assume that the third change was conv1's and the
+noise's, and the fourth that of all weights.
 
 Changes from configs/run145_2010.py: network.towers, network.conv1.filters,
 network.conv2.filters, network.conv3.filters, network.conv4.filters,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  alexnet train --config=configs/run145_half.py
+  alexnet train --config=run145_half
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145_2010
+from alexnet_jax.configs import run145_2010
 
 
 def get_config() -> ConfigDict:

@@ -3,21 +3,21 @@
 Original (146-2012-2011): pre-trained on the Fall 2011 release of ImageNet, then
 fine-tuned on ILSVRC-2012: 38.990 % top-1, 16.622 % top-5 error on its
 validation set with ten views (paper: "1 CNN*", 39.0 and 16.6). The rates of the
-fine-tuning are not on record: here 1e-3, 1e-4 and 1e-5 for 13 epochs each.
+fine-tuning are not on record; here they are 1e-3, 1e-4 and 1e-5 for 13 epochs
+each.
 
 Changes from configs/run145.py: network.layers, network.conv6.*, learning_rate,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-Pre-train on the larger set, at run 145's rates for all layers, then fine-tune;
-its last layer is drawn anew, as the classes are others:
+Pre-train on the larger set with run 145's rates for all layers, then fine-tune.
+The last layer starts anew, as the classes are others:
 
-  alexnet train --config=configs/run146.py \
-    --workdir=runs/fall2011 \
+  alexnet train --config=run146 --workdir=runs/fall2011 \
     --config.data_dir=data/fall2011 --config.num_classes=21841 \
     --config.learning_rate=0.01 --config.total_epochs=91 \
     --config.learning_rate_drop_epochs='(25.0, 51.0, 79.0)'
-  alexnet train --config=configs/run146.py \
+  alexnet train --config=run146 \
     --config.init_from=runs/fall2011 --config.test_split=validation
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import alexnet, run145
+from alexnet_jax.configs import alexnet, run145
 
 
 def get_config() -> ConfigDict:

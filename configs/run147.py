@@ -1,23 +1,22 @@
 """Run 147: pooling that does not overlap (paper 3.4).
 
 Original: 41.058 % top-1, 18.510 % top-5 error on ILSVRC-2012 validation with
-ten views: overlap is worth 0.4 and 0.3. Padding changes with the windows, so
-that fc6 sees 6 x 6 pixels all the same (sides 55, 28, 26, 13, 11, 6). No end of
-the colour noise is on record.
+ten views: overlap is worth 0.4 and 0.3. The padding changes with the windows,
+so that fc6 still sees 6 x 6 pixels (sides 55, 28, 26, 13, 11, 6). No end of the
+colour noise is on record.
 
 Changes from configs/run145.py: network.pool_window, network.conv2.padding,
 network.conv5.padding, learning_rate_drop_epochs, learning_rate_of_layers,
 colour_noise_epochs, total_epochs.
 
-  alexnet train --config=configs/run147.py \
-    --config.test_split=validation
+  alexnet train --config=run147 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145
+from alexnet_jax.configs import run145
 
 
 def get_config() -> ConfigDict:

@@ -1,22 +1,21 @@
 """Run 148: no normalization layer at all (paper 3.3).
 
 Original: 42.034 % top-1, 19.362 % top-5 error on ILSVRC-2012 validation with
-ten views: normalization is worth 1.4 and 1.2. The log gives five epochs of
-change; their meaning is run 145's.
+ten views: normalization is worth 1.4 and 1.2. The log gives five epochs at
+which rates changed; we assume the same changes as in run 145.
 
 Changes from configs/run145.py: network.conv1.then, network.conv2.then,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  alexnet train --config=configs/run148.py \
-    --config.test_split=validation
+  alexnet train --config=run148 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145
+from alexnet_jax.configs import run145
 
 
 def get_config() -> ConfigDict:

@@ -1,9 +1,9 @@
-"""Run 150: the towers never talk below the last layer.
+"""Run 150: the towers do not meet below the last layer.
 
 Original: 41.828 % top-1, 19.330 % top-5 error on ILSVRC-2012 validation with
-ten views; not in the paper. To make up for the links, conv2 has 160 filters and
-fc6 and fc7 have 4096 units in each tower. The log gives five epochs of change;
-their meaning is run 145's.
+ten views; not in the paper. To make up for the missing links, conv2 has 160
+filters and fc6 and fc7 have 4096 units in each tower. The log gives five epochs
+at which rates changed; we assume the same changes as in run 145.
 
 Changes from configs/run145.py: network.conv3.sees_all_towers,
 network.fc6.sees_all_towers, network.fc7.sees_all_towers,
@@ -11,15 +11,14 @@ network.conv2.filters, network.fc6.units, network.fc7.units,
 learning_rate_drop_epochs, learning_rate_of_layers, colour_noise_epochs,
 total_epochs.
 
-  alexnet train --config=configs/run150.py \
-    --config.test_split=validation
+  alexnet train --config=run150 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145
+from alexnet_jax.configs import run145
 
 
 def get_config() -> ConfigDict:

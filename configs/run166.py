@@ -1,19 +1,18 @@
-"""Run 166: the second response normalization below its ReLU, as the first.
+"""Run 166: the second response normalization comes before its ReLU too.
 
 Original: 41.096 % top-1, 18.674 % top-5 error on ILSVRC-2012 validation with
 ten views; not in the paper.
 
 Changes from configs/run145.py: network.conv2.then.
 
-  alexnet train --config=configs/run166.py \
-    --config.test_split=validation
+  alexnet train --config=run166 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run145
+from alexnet_jax.configs import run145
 
 
 def get_config() -> ConfigDict:

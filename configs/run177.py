@@ -5,15 +5,14 @@ ten views; not in the paper.
 
 Changes from configs/run170.py: network.conv4.then.
 
-  alexnet train --config=configs/run177.py \
-    --config.test_split=validation
+  alexnet train --config=run177 --config.test_split=validation
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import run170
+from alexnet_jax.configs import run170
 
 
 def get_config() -> ConfigDict:

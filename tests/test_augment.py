@@ -9,8 +9,8 @@ import oracles
 import pytest
 
 from alexnet_jax import augment, ops
+from alexnet_jax.configs import alexnet
 from alexnet_jax.data import statistics
-from configs import alexnet
 
 SIZE, CROP = 40, 35
 

@@ -22,14 +22,21 @@ from ml_collections import config_flags
 from PIL import Image
 
 from alexnet_jax import augment, evaluate, model, networks, steps
+from alexnet_jax.configs import quickstart
 from alexnet_jax.data import records, statistics
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import checkpoint, config_files, run_files
+from alexnet_jax.runs import (
+  checkpoint,
+  config_files,
+  logs,
+  run_files,
+  saving,
+  states,
+)
 from alexnet_jax.runtime import cli
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools.evaluate import evaluate_runs
-from configs import quickstart
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -137,7 +144,7 @@ def evaluated(request, nets, data):
       )
       for net, member, part in zip(nets, members, parts, strict=False)
     ]
-    return evaluate.evaluate_split(chosen, examples, nets[0].config, mesh)
+    return evaluate.evaluate_nets(chosen, examples, nets[0].config, mesh)[-1]
 
   return figures
 
@@ -173,9 +180,12 @@ def workdirs(nets, data, tmp_path_factory):
     with run_files.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
       run_files.check_run_metadata(folder / name, dataset, held)
-      state = steps.init_state(net.params, optax.trace(0.9))
-      with checkpoint.Saver(
-        folder / name, keep=1, every_minutes=None, say=print
+      state = states.init_state(net.params, optax.trace(0.9))
+      with saving.Saver(
+        folder / name,
+        keep=1,
+        every_minutes=None,
+        log=logs.NullLogger(folder / name, 0, True),
       ) as saver:
         saver.save(state, checkpoint.Progress({}, {}))
     made.append(folder / name)

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from commands import assert_refused
 from drawn_runs import NAMES, small_config, write_run
 from tfds_files import encoded, noise, write
 from tiny_runs import newest_params, records, run
 
+from alexnet_jax.configs import finetune
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.runs import checkpoint
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import checkpoint, opened
 from alexnet_jax.runtime.errors import InputError
 
 SCALE = (0.5, 0.25, 0.5)
@@ -33,136 +34,119 @@ WHOLE = {
 }
 
 
-FROZEN = {
-  "learning_rate_of_layers": "((0.0, 'conv1', 0.0),)",
-  "network.dropout_rate": 0.25,
-}
+def write_images(folder, classes, **splits):
+  """Writes splits of (drawn image, label)."""
+  splits = {
+    name: [[{"image": encoded(x), "label": label} for x, label in images]]
+    for name, images in splits.items()
+  }
+  image = tfds.features.Image(encoding_format="png")
+  label = tfds.features.ClassLabel(num_classes=classes)
+  write(folder, splits, {"image": image, "label": label})
+
+
+def tune(place, workdir):
+  return run(
+    "train", "--config=configs/finetune.py", f"--workdir={workdir}",
+    init_from=place / "source", data_dir=place / "data", num_classes=3,
+    total_steps=3, checkpoint_every_steps=1, log_every_steps=1,
+    learning_rate_of_layers="((0.0, 'conv1', 0.0),)",
+    **{"network.dropout_rate": 0.25}, **WHOLE,
+  )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-  """A run of six classes, and 48 images of three other ones and of six."""
+  """A run of six classes, and one that starts from it on images of three."""
   place = tmp_path_factory.mktemp("place")
-  config = small_config(**LAYERS, **WHOLE)
-  (params,), mean = write_run(place / "source", config)
-  for classes in (3, 6):
-    images = [
-      {"image": encoded(noise(i, 32, 32, 3)), "label": i % classes}
-      for i in range(48)
-    ]
-    label = tfds.features.ClassLabel(num_classes=classes)
-    features = {"image": tfds.features.Image(encoding_format="png")}
-    directory = place / f"data{classes}"
-    write(directory, {"train": [images]}, features | {"label": label})
-  return place, params, mean
-
-
-def finetune(place, workdir, classes=3, **fields):
-  fields = {
-    "init_from": place / "source",
-    "data_dir": place / f"data{classes}",
-    "num_classes": classes,
-    "total_steps": 2,
-    "log_every_steps": 1,
-    **WHOLE,
-    **fields,
-  }
-  config = "--config=configs/finetune.py"
-  return run("train", config, f"--workdir={workdir}", **fields)
-
-
-@pytest.fixture(scope="module")
-def finetuned(place):
-  place, _, _ = place
-  result = finetune(place, place / "tuned", **FROZEN)
+  (params,), mean = write_run(place / "source", small_config(**LAYERS, **WHOLE))
+  images = [(noise(i, 32, 32, 3), i % 3) for i in range(48)]
+  write_images(place / "data", 3, train=images)
+  result = tune(place, place / "tuned")
   assert result.returncode == 0, result.stderr
-  return result
+  return place, params, mean, result.stdout
 
 
-def test_net_and_input_are_those_of_the_source(place, finetuned):
-  place, _, mean = place
-  assert f"conv1, conv3, fc6 from {place / 'source'}" in finetuned.stdout
-  assert "fc8 drawn anew" in finetuned.stdout
-  held, source = (
+def test_net_and_input_are_those_of_the_source(place):
+  place, _, mean, printed = place
+  assert f"conv1, conv3, fc6 from {place / 'source'}" in printed
+  assert "fc8 drawn anew" in printed
+  tuned, source = (
     json.loads((place / name / "config.json").read_text())
     for name in ("tuned", "source")
   )
-  # But for what was asked for, and the new classes.
+  # Except for the override and the new classes.
   expected = source["network"] | {"dropout_rate": 0.25}
   expected["fc8"] = expected["fc8"] | {"units": 3}
-  assert held["network"] == expected
+  assert tuned["network"] == expected
   for field in ("image_size_px", "crop_size_px", "input_scale"):
-    assert held[field] == source[field]
-  assert held["reinit_layers"] == ["fc8"]
-  assert held["learning_rate_of_reinit_layers"] == 10
+    assert tuned[field] == source[field]
+  assert tuned["reinit_layers"] == ["fc8"]
+  assert tuned["learning_rate_of_reinit_layers"] == 10
   np.testing.assert_array_equal(np.load(place / "tuned/mean_image.npy"), mean)
 
 
-def test_frozen_layers_stay_and_the_others_learn(place, finetuned):
-  place, params, _ = place
+def test_frozen_layers_stay_and_the_others_learn(place):
+  place, params, _, _ = place
   found = newest_params(place / "tuned")
-  for stack, name, stays in (
+  for half, name, stays in (
     ("features", "conv1", True),
     ("features", "conv3", False),
     ("classifier", "fc6", False),
   ):
     for part in ("kernel", "bias"):
-      same = found[stack][name][part] == params[stack][name][part]
+      same = found[half][name][part] == params[half][name][part]
       assert same.all() == stays, (name, part)
-    ours = found[stack][name]["kernel"]
-    theirs = params[stack][name]["kernel"]
+    ours, theirs = found[half][name]["kernel"], params[half][name]["kernel"]
     # They began there.
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.8
   assert found["classifier"]["fc8"]["kernel"].shape == (32, 3)
 
 
-def test_a_finetuned_run_goes_on_without_its_source(place, tmp_path):
-  """It has all that the source gave it."""
-  place, _, _ = place
-  source = tmp_path / "source"
-  shutil.copytree(place / "source", source)
-  fields = {"init_from": source, "checkpoint_every_steps": 1, **FROZEN}
-  whole = finetune(place, tmp_path / "whole", total_steps=3, **fields)
-  assert whole.returncode == 0, whole.stderr
-  begun = tmp_path / "begun"
-  shutil.copytree(tmp_path / "whole", begun)
-  shutil.rmtree(begun / "checkpoints" / "3")
-  shutil.rmtree(source)
-  result = finetune(place, begun, total_steps=3, **fields)
+def test_a_finetuned_run_resumes_without_its_source(place, tmp_path):
+  place, _, _, _ = place
+  shutil.copytree(place / "tuned", tmp_path / "begun")
+  shutil.rmtree(tmp_path / "begun" / "checkpoints" / "3")
+  (place / "source").rename(place / "moved")
+  try:
+    result = tune(place, tmp_path / "begun")
+  finally:
+    (place / "moved").rename(place / "source")
   assert result.returncode == 0, result.stderr
-  assert "going on from step 2 of 3" in result.stdout
-  for ours, theirs in zip(
-    jax.tree.leaves(newest_params(begun)),
-    jax.tree.leaves(newest_params(tmp_path / "whole")),
-    strict=True,
+  assert "resuming from step 2 of 3" in result.stdout
+  ours, theirs = (
+    newest_params(folder) for folder in (tmp_path / "begun", place / "tuned")
+  )
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_as_many_classes_are_new_classes_too(place, tmp_path):
+  place, params, _, _ = place
+  config = finetune.get_config().unlock()
+  config.init_from, config.num_classes = str(place / "source"), len(NAMES)
+  config = opened.with_pretrained_net(config, {}, tmp_path)
+  drawn = jax.tree.map(np.zeros_like, params)
+  found, taken, left = opened.load_pretrained(
+    place / "source", drawn, placement.make_mesh(1), config.reinit_layers
+  )
+  assert (taken, left) == (["conv1", "conv3", "fc6"], ["fc8"])
+  assert not found["classifier"]["fc8"]["kernel"].any()
+
+
+def test_what_cannot_be_started_from_is_refused(place, tmp_path):
+  place, params, _, _ = place
+  config = finetune.get_config()
+  with pytest.raises(InputError, match=r"init_from=''.*--config.init_from=DIR"):
+    opened.with_pretrained_net(config, {}, tmp_path)
+  mesh = placement.make_mesh(1)
+  for source, layers, words in (
+    ("nowhere", (), "nowhere' holds no run"),
+    ("source", ("fc9",), "reinit_layers='fc9'.*fc8"),
   ):
-    np.testing.assert_array_equal(ours, theirs)
-
-
-def test_as_many_classes_are_new_classes_all_the_same(place):
-  place, params, _ = place
-  result = finetune(place, place / "six", classes=6, total_steps=1)
-  assert result.returncode == 0, result.stderr
-  ours = newest_params(place / "six")["classifier"]["fc8"]["kernel"]
-  theirs = params["classifier"]["fc8"]["kernel"]
-  assert ours.shape == theirs.shape == (32, len(NAMES))
-  assert abs(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]) < 0.5
-
-
-@pytest.mark.parametrize(
-  ("fields", "said"),
-  [
-    ({"init_from": ""}, ["init_from=''", "--config.init_from=DIR"]),
-    ({"init_from": "nowhere"}, ["'nowhere'", "no run"]),
-    ({"reinit_layers": "('fc9',)"}, ["reinit_layers='fc9'", "fc8"]),
-    ({"num_classes": 4}, ["num_classes=4", "has 3"]),
-  ],
-)
-def test_what_cannot_be_started_from_is_refused(fields, said, place, tmp_path):
-  place, _, _ = place
-  result = finetune(place, tmp_path / "run", **fields)
-  assert_refused(result, *said)
-  assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=words):
+      opened.load_pretrained(place / source, params, mesh, layers)
+  with pytest.raises(InputError, match=r"holds only parameters.*init_from="):
+    checkpoint.restore(place / "source", 0, None)
 
 
 # Four layers that learn five shapes in a few hundred steps.
@@ -181,20 +165,13 @@ LEARNER = {
 
 
 def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
-  """For each of five seeds, after as many steps at the same rates."""
+  """For each of three seeds, after as many steps at the same rates."""
   for half in (0, 1):
-    drawings = (shapes.draw(5 * half + i % 5, (i,), 32) for i in range(1250))
     images = [
-      {"image": encoded(drawing), "label": i % 5}
-      for i, drawing in enumerate(drawings)
+      (shapes.draw(5 * half + i % 5, (i,), 32), i % 5) for i in range(600)
     ]
-    label = tfds.features.ClassLabel(num_classes=5)
-    features = {"image": tfds.features.Image(encoding_format="png")}
-    write(
-      tmp_path / f"half{half}",
-      {"train": [images[:1000]], "test": [images[1000:]]},
-      features | {"label": label},
-    )
+    folder = tmp_path / f"half{half}"
+    write_images(folder, 5, train=images[:480], test=images[480:])
   own = {
     **WHOLE,
     "test_split": "test",
@@ -202,17 +179,16 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
     "num_classes": 5,
     "learning_rate": 0.01,
   }
-  whole = own | LEARNER
-  first = {"data_dir": tmp_path / "half0", "total_steps": 500}
-  then = {"data_dir": tmp_path / "half1", "total_steps": 60, "ensemble": 5}
+  first = {"data_dir": tmp_path / "half0", "total_steps": 200}
+  then = {"data_dir": tmp_path / "half1", "total_steps": 40, "ensemble": 3}
   tuned = {
     "init_from": tmp_path / "source",
     "learning_rate_of_reinit_layers": 1,
   }
   config = "--config=configs/finetune.py"
   for name, words, fields in (
-    ("source", [], whole | first),
-    ("drawn", [], whole | then),
+    ("source", [], own | LEARNER | first),
+    ("drawn", [], own | LEARNER | then),
     ("tuned", [config], own | then | tuned),
   ):
     result = run("train", *words, f"--workdir={tmp_path / name}", **fields)
@@ -225,12 +201,12 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
     }
     for name in ("drawn", "tuned")
   }
-  assert set(errors["tuned"]) == set(range(5))
+  assert set(errors["tuned"]) == set(range(3))
   for member, error in errors["tuned"].items():
     assert error < errors["drawn"][member] - 0.05
 
 
 def test_weights_alone_cannot_go_on(place):
   place, _, _ = place
-  with pytest.raises(InputError, match=r"no state to go on.*init_from="):
+  with pytest.raises(InputError, match=r"cannot resume.*init_from="):
     checkpoint.restore(place / "source", 0, None)

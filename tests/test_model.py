@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 from alexnet_jax import model, networks
-from configs import (
+from alexnet_jax.configs import (
   alexnet,
   caffenet,
   one_tower,

@@ -43,7 +43,7 @@ def conv_case(shape, filters, kernel, stride, padding, towers, ceil=True):
     "stride": stride,
     "padding": padding,
     "towers": towers,
-    "ceil": ceil,
+    "ceil_mode": ceil,
   }
 
   def plain(x, w, b):
@@ -148,7 +148,7 @@ def lrn_case(towers, k, alpha, beta=0.75, window=5):
 
   settings = {"towers": towers, "k": k, "alpha": alpha, "beta": beta}
   return Case(
-    lambda x: ops.local_response_norm(x, **settings, window=window),
+    lambda x: ops.response_norm(x, towers, (1, 1, window), k, alpha, beta),
     functools.partial(oracles.local_response_norm, **settings, n=window),
     plain,
     (100 * normal(0, 2, 3, 4, 16),),
@@ -169,7 +169,7 @@ def map_norm_case(window, alpha):
 
   settings = {"k": 1.0, "alpha": alpha, "beta": 0.75, "window": window}
   return Case(
-    lambda x: ops.map_norm(x, **settings),
+    lambda x: ops.response_norm(x, 1, (window, window, 1), 1.0, alpha, 0.75),
     functools.partial(oracles.map_norm, **settings),
     plain,
     (100 * normal(0, 2, 6, 7, 3),),

@@ -30,10 +30,10 @@ from tiny_runs import (
   train_quick,
 )
 
+from alexnet_jax.configs import quickstart
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.train import train_and_evaluate
-from configs import quickstart
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
-"""Shards into batches: TFDS opens them, Grain feeds them."""
+"""Shuffled training batches and ordered evaluation batches, through Grain."""
 
 import concurrent.futures
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -11,13 +11,13 @@ import numpy as np
 import simplejpeg
 
 from alexnet_jax.data import decode, records
-from alexnet_jax.runtime import errors, signals
+from alexnet_jax.runtime import cli, errors, signals
 
 # Batches that Grain keeps ready; each of 128 256 px images is 25 MB.
 _PREFETCHED_BATCHES = 4
 _ENDLESS = 2**62  # Examples, in all passes.
 _END = object()
-_LOOK_S = 1.0  # Seconds between looks at the clock.
+_POLL_S = 1.0  # Seconds between looks at the clock.
 
 Batch = dict[str, np.ndarray]
 
@@ -29,15 +29,14 @@ def load(
 
   Args:
     examples: from `records.open_split`.
-    indices: int [B], which.
-    size_px: side of the images; stored ones of another size or shape are
-      scaled and their central square cut out.
+    indices: int [B], which examples.
+    size_px: side of the images; others are scaled and cut to a square.
 
   Returns:
     {"image": uint8 [B, S, S, 3], "label": int32 [B]}.
 
   Raises:
-    InputError: an example is damaged, or has no label.
+    InputError: an example is damaged, or its label has no class.
   """
   pixels = np.empty((len(indices), size_px, size_px, 3), np.uint8)
   labels = np.empty(len(indices), np.int32)
@@ -55,7 +54,6 @@ def load(
 
 
 def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
-  """Decodes a stored image into `out`, uint8 [S, S, 3]."""
   if dataset.shape == out.shape and dataset.raw:
     out[:] = np.frombuffer(stored, np.uint8).reshape(out.shape)
   elif dataset.shape == out.shape and decode.is_jpeg(stored):
@@ -68,25 +66,27 @@ def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
 
 
 class ShuffledBatches:
-  """Batch n of an endless, shuffled stream of numbers, for any n.
+  """Item n is int [R], the examples of batch n of an endless shuffled stream.
 
-  Each pass takes every number once. Grain's own shuffle finds its numbers one
-  by one, which takes 60 microseconds of each, and ten times that where passes
-  are shorter than batches: as long as it takes to decode the image.
+  The arguments are those of `train_batches`. Grain's own shuffle can take as
+  long as decoding the images.
   """
 
   def __init__(
-    self, num_examples: int, batch_size: int, seed: int, rows: np.ndarray | None
+    self,
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    rows: np.ndarray | None = None,
   ):
     self._num_examples = num_examples
     self._batch_size = batch_size
     self._seed = seed
     self._rows = np.arange(batch_size) if rows is None else rows
-    self._shuffled = functools.lru_cache(maxsize=2)(self._shuffle)
+    self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
-  def _shuffle(self, number: int) -> np.ndarray:
-    """Returns the order of a pass."""
-    rng = np.random.default_rng((self._seed, number))
+  def _permute(self, epoch: int) -> np.ndarray:
+    rng = np.random.default_rng((self._seed, epoch))
     return rng.permutation(self._num_examples)
 
   def __len__(self) -> int:
@@ -94,52 +94,35 @@ class ShuffledBatches:
 
   def __getitem__(self, batch: int) -> np.ndarray:
     first = batch * self._batch_size
-    passes, places = np.divmod(first + self._rows, self._num_examples)
+    epochs, places = np.divmod(first + self._rows, self._num_examples)
     indices = np.empty(len(places), np.int64)
-    for number in np.unique(passes):
-      held = passes == number
-      indices[held] = self._shuffled(int(number))[places[held]]
+    for epoch in np.unique(epochs):
+      in_epoch = epochs == epoch
+      indices[in_epoch] = self._permutation(int(epoch))[places[in_epoch]]
     return indices
 
 
-def _iterate(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator:
+def iterate(
+  source: Any, function: Callable[..., Any] | None = None, *, threads: int = 1
+) -> grain.DatasetIterator:
+  """Iterates over `source[0]`, `source[1]`, ..., each through `function`.
+
+  `get_state` and `set_state` of the iterator resume it exactly.
+  """
+  dataset = grain.MapDataset.source(source)
+  dataset = dataset.map(function) if function else dataset
   options = grain.ReadOptions(
     num_threads=threads,
     prefetch_buffer_size=max(_PREFETCHED_BATCHES, threads),
   )
-  return iter(batches.to_iter_dataset(options))
+  return iter(dataset.to_iter_dataset(options))
 
 
 def examples_of(
   num_examples: int, *, batch_size: int, seed: int, batch: int
 ) -> np.ndarray:
-  """Returns int [B], which examples batch number `batch`, from 0, is made of.
-
-  The arguments are those of `train_batches`.
-  """
-  return ShuffledBatches(num_examples, batch_size, seed, None)[batch]
-
-
-def train_indices(
-  num_examples: int,
-  *,
-  batch_size: int,
-  seed: int,
-  rows: np.ndarray | None = None,
-) -> grain.DatasetIterator:
-  """Returns the examples of the batches of `train_batches`, by number.
-
-  Args:
-    num_examples: of the split.
-    batch_size: as there.
-    seed: as there.
-    rows: as there.
-
-  Returns:
-    An iterator over int [B]; its states and those of `train_batches` are alike.
-  """
-  order: Any = ShuffledBatches(num_examples, batch_size, seed, rows)
-  return _iterate(grain.MapDataset.source(order), threads=1)
+  """Returns int [B], the examples of training batch number `batch`, from 0."""
+  return ShuffledBatches(num_examples, batch_size, seed)[batch]
 
 
 def train_batches(
@@ -151,28 +134,27 @@ def train_batches(
   threads: int,
   rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
-  """Returns endless shuffled batches; each pass takes every example once.
+  """Iterates endlessly over shuffled batches; each pass takes all examples.
 
-  A batch is decoded by one thread, into its place: to hand over single images
+  One thread decodes a whole batch into its place: passing on single images
   would cost a quarter of the speed.
 
   Args:
     examples: from `records.open_split`.
     size_px: side of the images.
-    batch_size: examples per batch of all hosts; a batch may span two passes.
-    seed: of the order, which all hosts share.
-    threads: that decode, each a batch.
-    rows: int [R], the rows of each batch that this host needs; all by default.
+    batch_size: examples per batch on all hosts; a batch may span two passes.
+    seed: of the order, the same on all hosts.
+    threads: that decode, a batch each.
+    rows: int [R], the rows of each batch that this host needs; default all.
 
   Returns:
-    An iterator over `load`ed batches of R rows, whose `get_state` and
-    `set_state` resume it exactly.
+    An iterator over `load`ed batches of R rows; see `iterate`.
   """
-  order: Any = ShuffledBatches(len(examples), batch_size, seed, rows)
-  batches = grain.MapDataset.source(order).map(
-    lambda indices: load(examples, indices, size_px)
+  return iterate(
+    ShuffledBatches(len(examples), batch_size, seed, rows),
+    lambda indices: load(examples, indices, size_px),
+    threads=threads,
   )
-  return _iterate(batches, threads)
 
 
 def eval_batches(
@@ -185,70 +167,67 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Yields every example once, in order; the last batch is padded.
 
-  Args:
-    examples: from `records.open_split`.
-    size_px: side of the images.
-    batch_size: examples per batch of all hosts.
-    threads: that decode, each a batch.
-    rows: int [R], the rows of each batch that this host needs; all by default.
+  The arguments are those of `train_batches`.
 
   Yields:
-    {"image": uint8 [R, S, S, 3], "label": int32 [R], "mask": float32 [R]}, the
-    mask being 0 where a row is padding.
+    {"image": uint8 [R, S, S, 3], "label": int32 [R], "mask": float32 [R]}; the
+    mask is 0 where a row is padding.
   """
   count = len(examples)
-  mine = np.arange(batch_size) if rows is None else rows
+  rows = np.arange(batch_size) if rows is None else rows
 
   def padded(batch: int) -> Batch:
-    indices = batch * batch_size + mine
-    held = indices < count
-    found = load(examples, indices[held], size_px)
-    whole = {
-      name: np.zeros((len(mine), *values.shape[1:]), values.dtype)
-      for name, values in found.items()
-    }
-    for name, values in found.items():
-      whole[name][held] = values
-    return whole | {"mask": held.astype(np.float32)}
+    indices = batch * batch_size + rows
+    is_real = indices < count
+    result = {"mask": is_real.astype(np.float32)}
+    for name, values in load(examples, indices[is_real], size_px).items():
+      result[name] = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+      result[name][is_real] = values
+    return result
 
-  numbers = grain.MapDataset.source(range(-(-count // batch_size)))
-  yield from _iterate(numbers.map(padded), threads)
+  yield from iterate(range(-(-count // batch_size)), padded, threads=threads)
+
+
+def all_once(
+  examples: records.Examples, config: Any, what: str
+) -> Iterator[Batch]:
+  """Yields `load`ed batches of all examples, in order, with a progress bar."""
+  stream = eval_batches(
+    examples,
+    size_px=config.image_size_px,
+    batch_size=64,
+    threads=config.reader_threads,
+  )
+  with cli.progress(what, len(examples)) as advance:
+    for batch in WithTimeout(stream, config.input_timeout_s):
+      is_real = batch.pop("mask") > 0
+      yield {name: values[is_real] for name, values in batch.items()}
+      advance(int(is_real.sum()))
 
 
 class WithTimeout(Iterator[Any]):
-  """Takes from an iterator, but does not wait for ever."""
+  """An iterator over batches that raises InputTimeoutError after a wait."""
 
   def __init__(self, iterator: Iterator[Any], timeout_s: float):
-    """Wraps an iterator.
-
-    Args:
-      iterator: of batches.
-      timeout_s: seconds to wait for one.
-    """
     self._iterator = iterator
     self._timeout_s = timeout_s
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
 
   def __next__(self) -> Any:
-    """Returns the next; raises errors.InputTimeoutError if it does not come."""
-    # A future cannot hold a StopIteration.
-    taken = self._thread.submit(next, self._iterator, _END)
+    # A future cannot raise StopIteration, so the end is an object.
+    future = self._thread.submit(next, self._iterator, _END)
     deadline = time.monotonic() + self._timeout_s
-    while True:
-      try:
-        found = taken.result(min(_LOOK_S, self._timeout_s))
-        break
-      except TimeoutError as e:
-        if taken.done():
-          found = taken.result()  # It may have failed of that itself.
-          break
-        if time.monotonic() > deadline or signals.stop_requested():
-          raise errors.InputTimeoutError(
-            f"no batch of images came for input_timeout_s={self._timeout_s:g},"
-            " or till the run was told to stop; see whether the disk or network"
-            " that holds data_dir answers, and start the same command again."
-          ) from e
-    if found is _END:
+    while not future.done():
+      concurrent.futures.wait([future], min(_POLL_S, self._timeout_s))
+      late = time.monotonic() > deadline or signals.stop_requested()
+      if late and not future.done():
+        raise errors.InputTimeoutError(
+          f"no batch of images came within input_timeout_s={self._timeout_s:g}"
+          " or before the run was stopped; check that the disk or network of"
+          " data_dir answers, then start the same command again."
+        )
+    batch = future.result()
+    if batch is _END:
       self._thread.shutdown()
       raise StopIteration
-    return found
+    return batch

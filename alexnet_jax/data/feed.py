@@ -1,189 +1,131 @@
-"""Training batches on the devices: streamed, or drawn from what lives there."""
+"""Training batches on the devices, streamed or drawn from a pool there."""
 
 import os
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import batches, records
-from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.runtime import cli
+from alexnet_jax.parallel import placement
+from alexnet_jax.parallel.layouts import Layout
 
 
 class Feed:
-  """Endless batches on the devices, that resume exactly.
+  """Endless training batches on the devices; `set_state` resumes exactly.
 
-  Either kind gives the same batches for the same state.
+  A split that fits into `config.device_cache_fraction` of each device's memory
+  is decoded once and kept there as a pool; others are streamed. The same state
+  gives the same batches either way.
 
   Attributes:
-    pool: all examples, if they live on the devices, else None.
-    draw: then from the pool and the index of a batch to the batch, pure.
+    pool: all examples, if the devices keep them, else None.
+    draw: if so, a pure function of the pool and the int32 [B] indices of a
+      batch, which returns the batch; else None.
   """
 
   def __init__(
-    self,
-    streams: Sequence[grain.DatasetIterator],
-    put: Callable[[Any], Any],
-    stacks: bool,
-    timeout_s: float,
-    pool: Any = None,
-    draw: Callable[[Any, jax.Array], dict[str, jax.Array]] | None = None,
+    self, examples: records.Examples, config: Any, layout: Layout, mesh: Mesh
   ):
-    """Takes what comes on the host, and how it gets to the devices.
-
-    Args:
-      streams: of arrays or trees of them; one, or one for each member whose
-        devices this process has.
-      put: places what came, of one batch or, with a pool, of several.
-      stacks: whether there are members, perhaps one here; their arrays get a
-        first axis.
-      timeout_s: seconds to wait for a batch.
-      pool: as above; the streams are then of indices.
-      draw: as above.
-    """
-    self._streams = streams
-    self._in_time = [
-      batches.WithTimeout(stream, timeout_s) for stream in streams
+    """Opens the training batches of a complete config, for a layout."""
+    self._mesh, self._layout = mesh, layout
+    spec, size = layout.batch_spec, config.image_size_px
+    *members, places = placement.local_places(mesh, spec, layout.batch_shape)
+    orders = [
+      {
+        "batch_size": layout.batch_size,
+        "seed": config.seed + int(member),
+        "rows": layout.example_order()[places],
+      }
+      for member in (members[0] if members else [0])
     ]
-    self._put = put
-    self._stacks = stacks
-    self.pool = pool
-    self.draw = draw
-    self._take = (
-      jax.jit(lambda pool, index, turn: draw(pool, index[turn]))
-      if draw
-      else None
-    )
+    room = config.device_cache_fraction * _device_memory(mesh)
+    if len(examples) * size * size * 3 > room:
+      self.pool = self.draw = None
+      options = {"size_px": size, "threads": config.reader_threads}
+      self._streams = [
+        batches.train_batches(examples, **options, **order) for order in orders
+      ]
+    else:
+      self.pool = placement.replicate(mesh, _load_all(examples, config))
+      self.draw = draw = jax.shard_map(
+        lambda pool, index: jax.tree.map(lambda values: values[index], pool),
+        mesh=mesh,
+        in_specs=(placement.REPLICATED, spec),
+        out_specs=spec,
+      )
+      self._draw_row = jax.jit(lambda pool, index, row: draw(pool, index[row]))
+      self._streams = [
+        batches.iterate(batches.ShuffledBatches(len(examples), **order))
+        for order in orders
+      ]
+    self._iterators = [
+      batches.WithTimeout(stream, config.input_timeout_s)
+      for stream in self._streams
+    ]
 
   def __next__(self) -> dict[str, jax.Array]:
     """Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}, sharded.
 
-    For several members, [members, B, ...]. Raises
-    errors.InputTimeoutError if it does not come.
+    An ensemble's are [members, B, ...]. Raises errors.InputTimeoutError.
     """
     if self.draw:
       return self.batch_of(self.indices(1, 1), 0)
-    return self._put(self._next())
+    spec, shape = self._layout.batch_spec, self._layout.batch_shape
+    return placement.put_batch(self._mesh, spec, shape, self._next())
 
   def batch_of(self, indices: jax.Array, turn: int) -> dict[str, jax.Array]:
-    """Returns the batch of a row of `indices`."""
-    assert self._take
-    return self._take(self.pool, indices, turn)
+    """Returns the batch of row `turn` of `indices`."""
+    return self._draw_row(self.pool, indices, turn)
 
-  def indices(self, count: int, room: int) -> jax.Array:
-    """Returns int32 [room, B], which examples the next `count` batches are.
+  def indices(self, count: int, rows: int) -> jax.Array:
+    """Returns int32 [rows, B], the examples of the next `count` batches.
 
-    For several members, [room, members, B]. Only where there is a pool.
+    Later rows are 0. An ensemble's are [rows, members, B]. Needs a pool.
     """
-    found = [self._next() for _ in range(count)]
-    unused = [np.zeros_like(found[0])] * (room - count)
-    return self._put(np.stack(found + unused).astype(np.int32))
+    index = np.stack([self._next() for _ in range(count)]).astype(np.int32)
+    padding = np.zeros((rows - count, *index.shape[1:]), np.int32)
+    batch = {"index": np.concatenate([index, padding])}
+    spec = P(None, *self._layout.batch_spec)
+    shape = (rows, *self._layout.batch_shape)
+    return placement.put_batch(self._mesh, spec, shape, batch)["index"]
 
   def _next(self) -> Any:
-    found = [next(stream) for stream in self._in_time]
-    if self._stacks:
-      return jax.tree.map(lambda *rows: np.stack(rows), *found)
-    (alone,) = found
-    return alone
+    values = [next(iterator) for iterator in self._iterators]
+    if self._layout.members > 1:
+      return jax.tree.map(lambda *members: np.stack(members), *values)
+    (single,) = values
+    return single
 
   def get_state(self) -> dict[str, Any]:
-    """Returns where it stands, for JSON."""
+    """Returns the position, for JSON."""
     return self._streams[0].get_state()
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to where `get_state` stood."""
+    """Goes to a position that `get_state` returned."""
     for stream in self._streams:
       stream.set_state(state)
 
 
-def open_feed(
-  examples: records.Examples, config: Any, layout: layouts.Layout, mesh: Mesh
-) -> Feed:
-  """Returns the training batches of a config.
-
-  A split that fits `config.device_cache_fraction` of the memory of each device
-  is decoded once and lives there.
-
-  Args:
-    examples: the training split.
-    config: a whole config.
-    layout: of the training step.
-    mesh: of the layout.
-  """
-  size = config.image_size_px
-  spec, shape = layout.batch_spec, layout.batch_shape
-  *members, places = placement.local_places(mesh, spec, shape)
-  orders = [
-    {
-      "batch_size": layout.batch_size,
-      "seed": config.seed + int(member),
-      "rows": layout.example_order()[places],
-    }
-    for member in (members[0] if members else [0])
-  ]
-  room = config.device_cache_fraction * _device_memory(mesh)
-  if len(examples) * size * size * 3 > room:
-    return Feed(
-      [
-        batches.train_batches(
-          examples, size_px=size, threads=config.reader_threads, **order
-        )
-        for order in orders
-      ],
-      lambda batch: placement.put_batch(mesh, spec, shape, batch),
-      layout.members > 1,
-      config.input_timeout_s,
-    )
-  draw = jax.shard_map(
-    lambda pool, index: jax.tree.map(lambda values: values[index], pool),
-    mesh=mesh,
-    in_specs=(placement.REPLICATED, spec),
-    out_specs=spec,
-  )
-
-  def put(indices: np.ndarray) -> jax.Array:
-    steps_spec, steps_shape = P(None, *spec), (len(indices), *shape)
-    sent = {"index": indices}
-    return placement.put_batch(mesh, steps_spec, steps_shape, sent)["index"]
-
-  streams = [batches.train_indices(len(examples), **order) for order in orders]
-  pool = placement.replicate(mesh, _load_all(examples, config))
-  stacks = layout.members > 1
-  return Feed(streams, put, stacks, config.input_timeout_s, pool, draw)
-
-
 def _device_memory(mesh: Mesh) -> float:
-  """Returns the bytes of the smallest device's memory.
-
-  Devices that report none, as CPUs, share that of the host.
-  """
+  """Returns the bytes of the smallest device memory; CPUs share the host's."""
   stats = [device.memory_stats() for device in mesh.local_devices]
   host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  return min(
-    found["bytes_limit"] if found else host / len(stats) for found in stats
-  )
+  return min(s["bytes_limit"] if s else host / len(stats) for s in stats)
 
 
 def _load_all(examples: records.Examples, config: Any) -> batches.Batch:
-  size = config.image_size_px
-  count = len(examples)
+  size, count = config.image_size_px, len(examples)
   pool = {
     "image": np.empty((count, size, size, 3), np.uint8),
     "label": np.empty(count, np.int32),
   }
-  stream = batches.eval_batches(
-    examples, size_px=size, batch_size=64, threads=config.reader_threads
-  )
-  with cli.progress("images into memory", count) as advance:
-    in_time = batches.WithTimeout(stream, config.input_timeout_s)
-    for start, batch in zip(range(0, count, 64), in_time, strict=True):
-      held = min(64, count - start)
-      for name, values in pool.items():
-        values[start : start + held] = batch[name][:held]
-      advance(held)
+  start = 0
+  for batch in batches.all_once(examples, config, "images into memory"):
+    stop = start + len(batch["label"])
+    for name, values in batch.items():
+      pool[name][start:stop] = values
+    start = stop
   return pool

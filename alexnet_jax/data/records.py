@@ -1,18 +1,15 @@
-"""A TFDS directory of images and labels, at random, without TensorFlow.
+"""Random access to a TFDS directory of images and labels, without TensorFlow.
 
-Ours or another's: ArrayRecord or TFRecord files, images of any size and
-encoding. Only what TFDS itself serializes is read; no pixel is decoded here.
+Ours or another program's, of ArrayRecord or TFRecord files; `batches` decodes.
 """
 
-import bisect
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,32 +19,21 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.runtime import errors
 
-# To name so many classes takes a second.
-MAX_CLASSES = 1_000_000
+MAX_CLASSES = 1_000_000  # To name this many takes a second.
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A TFDS directory, opened.
-
-  Attributes:
-    directory: where it is.
-    builder: the TFDS builder that reads it.
-    image: name of the feature that is the image.
-    label: name of the feature that is the class.
-    class_names: name of each label.
-    shape: height, width and channels of the images; None where they vary.
-    raw: whether images are stored as pixels, not as files.
-  """
+  """An open TFDS directory."""
 
   directory: Path
-  builder: Any
-  image: str
-  label: str
-  class_names: tuple[str, ...]
-  shape: tuple[int | None, ...]
-  raw: bool
+  builder: Any  # TFDS's, which reads it.
+  image: str  # Name of the feature that is the image.
+  label: str  # Name of the feature that is the class.
+  class_names: tuple[str, ...]  # By label.
+  shape: tuple[int | None, ...]  # Height, width, channels; None if they vary.
+  raw: bool  # Whether images are stored as pixels, not as files.
 
   @property
   def splits(self) -> list[str]:
@@ -55,7 +41,7 @@ class Dataset:
     return sorted(self.builder.info.splits)
 
   def image_file(self, image: bytes) -> bytes:
-    """Returns a stored image as a file, lossless, whatever it is stored as."""
+    """Returns a stored image as an image file, without loss."""
     if not self.raw:
       return image
     height, width, channels = self.shape
@@ -71,24 +57,21 @@ class Example(NamedTuple):
 
 
 def serialize(image: bytes, label: int) -> bytes:
-  """Returns an example as TFDS serializes it, its fields in one order.
-
-  Protobuf would order them anew in every process.
-  """
+  """Serializes an example as TFDS does, with its fields in a fixed order."""
   example = _ExampleProto()
   example.features.feature["image"].bytes_list.value.append(image)
   example.features.feature["label"].int64_list.value.append(label)
+  # Otherwise protobuf would choose another order in every process.
   return example.SerializeToString(deterministic=True)
 
 
+@dataclasses.dataclass(frozen=True)
 class Examples:
-  """The examples of a split or of a slice of one, in the order of its files."""
+  """The examples of a split or a slice of one, in the order of its files."""
 
-  def __init__(self, dataset: Dataset, split: str, serialized: Any):
-    """Wraps the serialized examples of `dataset`."""
-    self.dataset = dataset
-    self.split = split
-    self._serialized = serialized
+  dataset: Dataset
+  split: str
+  serialized: Any  # A sequence of bytes.
 
   @property
   def files(self) -> list[Path]:
@@ -97,24 +80,23 @@ class Examples:
     return [Path(i.filename) for i in info.file_instructions]
 
   def __len__(self) -> int:
-    """Their number."""
-    return len(self._serialized)
+    """Returns their number."""
+    return len(self.serialized)
 
   def __getitem__(self, index: int) -> Example:
     """Reads one; raises InputError if it is damaged."""
     try:
-      example = _ExampleProto.FromString(self._serialized[index])
+      example = _ExampleProto.FromString(self.serialized[index])
       features = example.features.feature
       return Example(
         features[self.dataset.image].bytes_list.value[0],
         features[self.dataset.label].int64_list.value[0],
       )
-    # ArrayRecord and Protobuf have errors of their own for damaged files.
-    except Exception as e:
+    except Exception as e:  # ArrayRecord and protobuf raise their own.
       raise self.unusable(index, e) from e
 
   def unusable(self, index: int, reason: object) -> errors.InputError:
-    """Returns the error of an example that cannot be used."""
+    """Returns the error for an example that cannot be used."""
     return errors.InputError(
       f"example {index} of {self.split!r} in {str(self.dataset.directory)!r}"
       f" cannot be used ({' '.join(str(reason).split())}); make the data set"
@@ -126,131 +108,45 @@ def open_directory(directory: Path) -> Dataset:
   """Opens a directory that `prepare` or TFDS made.
 
   Raises:
-    InputError: no such directory, none of TFDS, one without images and labels,
-      or one that would have other code run or other files read than its own.
+    InputError: it is missing, is not of TFDS, has not one image and one label
+      per example, or would make TFDS run code or read files outside of it.
   """
-  if not os.path.isdir(directory):
-    there = "is no directory" if os.path.exists(directory) else "does not exist"
-    raise errors.InputError(
-      f"data_dir={str(directory)!r} {there}; make one with"
-      f" alexnet prepare --source=IMAGES --output={str(directory)!r}."
-    )
   try:
     _check_files(directory, directory.iterdir())
     _check_metadata(directory)
-    # It would print that TensorFlow is missing, for a type that it lacks.
+    # TFDS prints that TensorFlow is missing, and expands a leading ~.
     with contextlib.redirect_stdout(None):
-      # Absolute, as TFDS would take one called ~ for the user's own.
       builder = tfds.builder_from_directory(directory.absolute())
     for split in builder.info.splits.values():
       _check_files(directory, map(Path, split.filepaths))
+    return _dataset(directory, builder)
   except errors.InputError:
     raise
-  # TFDS raises errors of many kinds for metadata that is missing or damaged.
-  except Exception as e:
+  except Exception as e:  # TFDS raises many kinds for damaged metadata.
     raise errors.InputError(
-      f"data_dir={str(directory)!r} cannot be opened"
-      f" ({_first_line(e)}); make it with alexnet prepare."
+      f"data_dir={str(directory)!r} cannot be opened ({errors.reason(e)}); make"
+      f" it with alexnet prepare --source=IMAGES --output={str(directory)!r}."
     ) from e
-  return _opened(directory, builder)
-
-
-def _check_files(directory: Path, files: Iterable[Path]) -> None:
-  """Raises InputError if what a path leads to is not one of a directory."""
-  root = os.path.realpath(directory)
-  for file in files:
-    real = os.path.realpath(file)
-    if os.path.commonpath([root, real]) != root:
-      raise errors.InputError(
-        f"{str(file)!r} leads outside of data_dir={str(directory)!r}, to"
-        f" {real!r}; put the file itself there."
-      )
-    # To open a pipe would be to wait for ever.
-    if os.path.exists(real) and not (
-      os.path.isfile(real) or os.path.isdir(real)
-    ):
-      raise errors.InputError(
-        f"{str(file)!r} is no regular file; remove it from data_dir."
-      )
-
-
-def _check_metadata(directory: Path) -> None:
-  """Raises InputError if TFDS would do more than read a directory's metadata.
-
-  It imports the module of a class that it does not know, reads the file that
-  an old class label names, and lets names of shards be any format string.
-  """
-  features = directory / "features.json"
-  if features.exists():
-    _check_features(features, json.loads(features.read_text("utf-8")))
-  file = directory / "dataset_info.json"
-  for split in json.loads(file.read_text("utf-8")).get("splits", ()):
-    for key in ("filepathTemplate", "filepath_template"):
-      template = split.get(key, "")
-      if re.search("[{}]", re.sub(r"{[A-Z_]+}", "", template)):
-        raise errors.InputError(
-          f"{str(file)!r} names shards by {template!r}, where only names may"
-          " stand in braces, like {SPLIT}; mend it."
-        )
-
-
-def _check_features(file: Path, held: Any) -> None:
-  """Looks at every value of `features.json`, and at JSON in its texts."""
-  known = tfds.features.FeatureConnector._registered_features
-  if isinstance(held, str):
-    try:
-      inner = json.loads(held)
-    except ValueError:
-      return
-    if isinstance(inner, dict | list):
-      _check_features(file, inner)
-  elif isinstance(held, list):
-    for value in held:
-      _check_features(file, value)
-  elif isinstance(held, dict):
-    for key, value in held.items():
-      named = isinstance(value, str)
-      kind = key in ("type", "pythonClassName", "python_class_name")
-      if named and kind and value not in known:
-        raise errors.InputError(
-          f"{str(file)!r} has a feature of class {value!r}, which TFDS would"
-          " import; only classes of tfds.features are read: remove it."
-        )
-      if named and key in ("names_file", "labels"):
-        raise errors.InputError(
-          f"{str(file)!r} takes names of classes from {value!r}; put them into"
-          " FEATURE.labels.txt beside it."
-        )
-      _check_features(file, value)
 
 
 def open_catalogue(name: str) -> Dataset:
-  """Opens a data set of TFDS's catalogue, downloading it where it is missing.
+  """Opens a data set of TFDS's catalogue; downloads it if it is missing.
 
-  Args:
-    name: in TFDS's words: NAME, NAME/CONFIG, NAME:VERSION.
-
-  Raises:
-    InputError: no such data set, it cannot be had, or TensorFlow, which TFDS
-      needs to download, is missing.
+  The name is NAME, NAME/CONFIG or NAME:VERSION. Raises InputError if it is
+  unknown or cannot be downloaded.
   """
   try:
     builder = tfds.builder(name)
     if not builder.info.splits:
       builder = tfds.builder(name, file_format="array_record")
       builder.download_and_prepare()
-  except ImportError as e:
+    return _dataset(Path(builder.data_dir), builder)
+  except Exception as e:  # The code of a data set may raise anything.
     raise errors.InputError(
-      f"source='tfds:{name}' is not on this machine, and to download it"
-      f" {e.name} is missing; pip install -e '.[catalogue]'."
+      f"source='tfds:{name}' cannot be opened ({errors.reason(e)}); names are"
+      " on tensorflow.org/datasets/catalog, and downloads need"
+      " pip install -e '.[catalogue]'."
     ) from e
-  # Whatever the code of a data set may raise.
-  except Exception as e:
-    raise errors.InputError(
-      f"source='tfds:{name}' cannot be had ({_first_line(e)}); see"
-      " tensorflow.org/datasets/catalog."
-    ) from e
-  return _opened(Path(builder.data_dir), builder)
 
 
 def open_split(dataset: Dataset, split: str, field: str) -> Examples:
@@ -258,28 +154,21 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
 
   Args:
     dataset: from `open_directory`.
-    split: a split or a slice of one in TFDS's words: `train[:90%]`.
+    split: a split or a slice of one, as TFDS writes it: `train[:90%]`.
     field: the config field or flag that names the split, for the error.
 
   Raises:
-    InputError: no such split, an empty one, or files of an unknown format.
+    InputError: it does not exist, is empty, or cannot be read.
   """
-  try:
-    info = dataset.builder.info.splits[split]
-    # A slice that ends before it starts counts less than nothing.
-    count = min([info.num_examples] + [i.take for i in info.file_instructions])
-  except (ValueError, KeyError) as e:
-    raise errors.InputError(
-      f"{field}={split!r} is no split of {str(dataset.directory)!r}, which has"
-      f" {' '.join(', '.join(dataset.splits).split())}, nor a slice of"
-      " one; name another (validation and test may be empty)."
-    ) from e
-  if count <= 0:
-    raise errors.InputError(f"{field}={split!r} holds no examples; widen it.")
   kind = dataset.builder.info.file_format.value
   try:
+    info = dataset.builder.info.splits[split]
+    # A slice that ends before it starts has a negative number of examples.
+    count = min([info.num_examples] + [i.take for i in info.file_instructions])
+    if count <= 0:
+      raise ValueError("it holds no examples")
     for part in info.file_instructions:
-      # What holds of any file, so that no order of so many is drawn.
+      # Metadata can claim any number, and its shuffle could fill all memory.
       if part.examples_in_shard > os.path.getsize(part.filename):
         raise ValueError(
           f"{part.filename} has fewer bytes than the {part.examples_in_shard}"
@@ -291,55 +180,111 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
       serialized = dataset.builder.as_data_source(
         split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
       )
-  except (NotImplementedError, OSError, ValueError) as e:
+  except (KeyError, NotImplementedError, OSError, ValueError) as e:
+    splits = " ".join(", ".join(dataset.splits).split())
     raise errors.InputError(
-      f"{field}={split!r} of {str(dataset.directory)!r}, kept as {kind}, cannot"
-      f" be read ({' '.join(str(e).split())}); it must be whole files of"
-      " array_record or tfrecord."
+      f"{field}={split!r} cannot be read from {str(dataset.directory)!r}, whose"
+      f" files are of {kind} ({errors.reason(e)}); its splits are {splits}, and"
+      " slices of them (validation and test may be empty)."
     ) from e
   return Examples(dataset, split, serialized)
 
 
-def _first_line(e: Exception) -> str:
-  return f"{type(e).__name__}: {e}".splitlines()[0]
+def _check_files(directory: Path, files: Iterable[Path]) -> None:
+  """Raises InputError for a link that leads out of a directory, or a pipe."""
+  root = os.path.realpath(directory)
+  for file in files:
+    real = os.path.realpath(file)
+    if os.path.commonpath([root, real]) != root:
+      raise errors.InputError(
+        f"{str(file)!r} leads outside of data_dir={str(directory)!r}, to"
+        f" {real!r}; put the file itself there."
+      )
+    is_file = os.path.isfile(real) or os.path.isdir(real)
+    if os.path.exists(real) and not is_file:  # Opening a pipe would hang.
+      raise errors.InputError(
+        f"{str(file)!r} is no regular file; remove it from data_dir."
+      )
 
 
-def _opened(directory: Path, builder: Any) -> Dataset:
+def _check_metadata(directory: Path) -> None:
+  """Raises InputError if metadata would make TFDS do more than read data.
+
+  TFDS imports the modules of unknown classes, reads files that class labels
+  name, and takes any format string as a template of shard names.
+  """
+  features = directory / "features.json"
+  if features.exists():
+    _check_features(features, json.loads(features.read_text("utf-8")))
+  file = directory / "dataset_info.json"
+  for split in json.loads(file.read_text("utf-8")).get("splits", ()):
+    for key in ("filepathTemplate", "filepath_template"):
+      template = split.get(key, "")
+      if re.search("[{}]", re.sub(r"{[A-Z_]+}", "", template)):
+        raise errors.InputError(
+          f"{str(file)!r} names shards by {template!r}, where braces may hold"
+          " only names, like {SPLIT}; correct it."
+        )
+
+
+def _check_features(file: Path, value: Any) -> None:
+  """Checks all values in `features.json`, also in JSON that is kept as text."""
+  known = tfds.features.FeatureConnector._registered_features
+  if isinstance(value, str):
+    with contextlib.suppress(ValueError):
+      inner = json.loads(value)
+      value = inner if isinstance(inner, dict | list) else value
+  if isinstance(value, list):
+    for item in value:
+      _check_features(file, item)
+  elif isinstance(value, dict):
+    for key, item in value.items():
+      is_class = key in ("type", "pythonClassName", "python_class_name")
+      if is_class and isinstance(item, str) and item not in known:
+        raise errors.InputError(
+          f"{str(file)!r} has a feature of class {item!r}, which TFDS would"
+          " import; only classes of tfds.features are read: remove it."
+        )
+      if key in ("names_file", "labels") and isinstance(item, str):
+        raise errors.InputError(
+          f"{str(file)!r} takes class names from {item!r}; put them into"
+          " FEATURE.labels.txt beside it."
+        )
+      _check_features(file, item)
+
+
+def _dataset(directory: Path, builder: Any) -> Dataset:
   features = builder.info.features
-  image = _one_of(directory, features, "image", tfds.features.Image)
-  label = _one_of(directory, features, "label", tfds.features.ClassLabel)
-  held = features[image]
+  image = _find_feature(directory, features, "image", _is_image)
+  label = _find_feature(directory, features, "label", _is_label)
   classes = features[label].num_classes
   if not 0 < (classes or 0) <= MAX_CLASSES:
-    raise errors.InputError(
-      f"data_dir={str(directory)!r} has {classes} classes, not 1 to"
-      f" {MAX_CLASSES:,}; mend its features.json."
-    )
-  return Dataset(
-    directory,
-    builder,
-    image,
-    label,
-    tuple(features[label].names),
-    tuple(held.shape),
-    not isinstance(held, tfds.features.Image),
+    raise ValueError(f"{classes} classes, not 1 to {MAX_CLASSES:,}")
+  raw = not isinstance(features[image], tfds.features.Image)
+  names, shape = tuple(features[label].names), tuple(features[image].shape)
+  return Dataset(directory, builder, image, label, names, shape, raw)
+
+
+def _is_label(feature: Any) -> bool:
+  return type(feature) is tfds.features.ClassLabel
+
+
+def _is_image(feature: Any) -> bool:
+  """Whether a feature holds image files, or pixels as `prepare --raw` does."""
+  shape: Any = feature.shape
+  return type(feature) is tfds.features.Image or (
+    type(feature) is tfds.features.Tensor
+    and feature._encoding == tfds.features.Encoding.BYTES
+    and feature.np_dtype == np.uint8
+    and (len(shape) == 3 and None not in shape and shape[2] in (1, 3))
   )
 
 
-def _one_of(directory: Path, features: Any, name: str, kind: type) -> str:
-  """Returns the feature of a kind: the one so called, or the only one."""
-  found = [key for key in sorted(features) if type(features[key]) is kind]
-  if kind is tfds.features.Image:  # Ours of `prepare --raw`.
-    found += [
-      key
-      for key in features
-      if type(features[key]) is tfds.features.Tensor
-      and features[key].np_dtype == np.uint8
-      and len(features[key].shape) == 3
-      and None not in features[key].shape
-      and features[key].shape[2] in (1, 3)
-      and features[key]._encoding == tfds.features.Encoding.BYTES
-    ]
+def _find_feature(
+  directory: Path, features: Any, name: str, is_kind: Callable[[Any], bool]
+) -> str:
+  """Returns the feature of a kind that has this name, or the only one."""
+  found = [key for key in sorted(features) if is_kind(features[key])]
   if name in found:
     return name
   if len(found) != 1:
@@ -352,31 +297,30 @@ def _one_of(directory: Path, features: Any, name: str, kind: type) -> str:
 
 
 class _TFRecords:
-  """Random access to TFRecord files, by one pass over their lengths.
+  """Random access to TFRecord files, after one pass over their lengths.
 
   A record is its length (uint64, little endian), a checksum of 4 bytes, the
   data and a checksum of 4 bytes (tensorflow.org/tutorials/load_data/tfrecord).
-  The checksums are not looked at: it is the images that tell of damage.
   """
 
   def __init__(self, instructions: Any):
+    offsets = [_offsets(instruction) for instruction in instructions]
+    self._offsets = np.concatenate(offsets)
     self._files = [os.fspath(i.filename) for i in instructions]
-    self._offsets = [_offsets(i) for i in instructions]
-    self._ends = list(itertools.accumulate(map(len, self._offsets)))
+    self._file = np.repeat(np.arange(len(offsets)), list(map(len, offsets)))
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return len(self._offsets)
 
   def __getitem__(self, index: int) -> bytes:
-    file = bisect.bisect_right(self._ends, index)
-    first = self._ends[file - 1] if file else 0
-    with open(self._files[file], "rb") as stream:
-      stream.seek(self._offsets[file][index - first])
+    with open(self._files[self._file[index]], "rb") as stream:
+      stream.seek(self._offsets[index])
       (size,) = struct.unpack("<Q4x", stream.read(12))
       return stream.read(size)
 
 
 def _offsets(instruction: Any) -> np.ndarray:
+  """Returns where each record of a part of a file begins."""
   offsets = np.empty(instruction.skip + instruction.take, np.int64)
   with open(instruction.filename, "rb") as stream:
     end = os.fstat(stream.fileno()).st_size
@@ -385,8 +329,8 @@ def _offsets(instruction: Any) -> np.ndarray:
       offsets[index] = start
       stream.seek(start)
       head = stream.read(12)
-      if len(head) == 12:
-        start += 16 + struct.unpack("<Q4x", head)[0]
-      if len(head) < 12 or start > end:
+      size = struct.unpack("<Q4x", head)[0] if len(head) == 12 else end
+      start += 16 + size
+      if start > end:
         raise ValueError(f"{instruction.filename} ends in example {index}")
   return offsets[instruction.skip :]

@@ -1,8 +1,8 @@
 """Mean image and principal colours of a training split, on the 0..255 scale.
 
-They lie beside the shards, and in the workdir of a run: `mean_image.npy`
-([S, S, 3] float32) and `colour_pca.json`, the principal axes of RGB and the
-standard deviations along them.
+They lie beside the shards and in a run's workdir: `mean_image.npy`, float32
+[S, S, 3], and `colour_pca.json`, the principal axes of RGB with the standard
+deviation along each.
 """
 
 import dataclasses
@@ -19,26 +19,20 @@ FILES = ("mean_image.npy", "colour_pca.json")
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-  """What the net's input needs to know of the training split.
+  """What preprocessing needs to know of the training split."""
 
-  Attributes:
-    mean_image: [S, S, 3] float32, 0..255.
-    colour_axes: [3, 3] float32, a principal axis of RGB in each column.
-    colour_sds: [3] float32, standard deviation along each, ascending.
-  """
-
-  mean_image: np.ndarray
-  colour_axes: np.ndarray
-  colour_sds: np.ndarray
+  mean_image: np.ndarray  # float32 [S, S, 3], 0..255.
+  colour_axes: np.ndarray  # float32 [3, 3], a principal axis in each column.
+  colour_sds: np.ndarray  # float32 [3], along each axis, ascending.
 
 
 @dataclasses.dataclass
 class Sums:
-  """Integer sums over pixels: exact, whatever the order of the images."""
+  """Integer sums over pixels: exact in any order of the images."""
 
   count: int
-  image: np.ndarray  # [S, S, 3] int64
-  products: np.ndarray  # [3, 3] int64
+  image: np.ndarray  # int64 [S, S, 3]
+  products: np.ndarray  # int64 [3, 3]
 
   @classmethod
   def zero(cls, size_px: int) -> "Sums":
@@ -52,8 +46,8 @@ class Sums:
     self.image += image
     colours = image.reshape(-1, 3).T.astype(np.uint32, order="C")
     for start in range(0, colours.shape[1], 2**16):
-      # So many products of bytes add up below 2**32. Not by BLAS, whose threads
-      # would be in the way of other workers.
+      # 2^16 products of bytes sum to less than 2^32. No BLAS, as its threads
+      # would slow the other workers.
       part = colours[:, start : start + 2**16]
       self.products += np.einsum("ci,di->cd", part, part)
 
@@ -77,51 +71,40 @@ class Sums:
 
 
 def read(directory: Path) -> Statistics:
-  """Returns the statistics beside the shards, or of a run in its workdir.
+  """Reads the statistics of a data set, or those that a run keeps.
 
   Raises:
     InputError: a file is missing or damaged.
   """
   try:
-    pca = json.loads((directory / "colour_pca.json").read_text())
-    # Mapped, as a header can ask for more than there is of either; no pickle
-    # and no archive can be.
-    mean_image = np.lib.format.open_memmap(
-      directory / "mean_image.npy", mode="r"
-    )
-    held = Statistics(
-      mean_image=np.array(mean_image),
-      colour_axes=np.array(pca["axes_in_columns"], np.float32),
-      colour_sds=np.array(pca["standard_deviations"], np.float32),
-    )
+    # Mapped, because a damaged header can claim any size. Never unpickled.
+    mean_image = np.array(np.lib.format.open_memmap(directory / FILES[0], "r"))
+    pca = json.loads((directory / FILES[1]).read_text())
+    axes = np.array(pca["axes_in_columns"], np.float32)
+    sds = np.array(pca["standard_deviations"], np.float32)
     for values, shape in (
-      (held.mean_image, (len(held.mean_image),) * 2 + (3,)),
-      (held.colour_axes, (3, 3)),
-      (held.colour_sds, (3,)),
+      (mean_image, (len(mean_image),) * 2 + (3,)),
+      (axes, (3, 3)),
+      (sds, (3,)),
     ):
-      if values.shape != shape:
-        raise ValueError(f"{values.shape} numbers where {shape} are due")
-      if not np.isfinite(values).all():
-        raise ValueError("numbers that are not finite")
-    return held
-  # NumPy's errors on a damaged header are of many kinds.
-  except Exception as e:
-    reason = " ".join(str(e).split())
+      if values.shape != shape or not np.isfinite(values).all():
+        raise ValueError(f"shape {values.shape}, not {shape} of finite numbers")
+    return Statistics(mean_image, axes, sds)
+  except Exception as e:  # NumPy raises many kinds for a damaged header.
     raise errors.InputError(
       f"{str(directory)!r} has no usable mean_image.npy and colour_pca.json"
-      f" ({reason}); make the directory with python -m"
-      " alexnet_jax.data.prepare.command."
+      f" ({errors.reason(e)}); make the data set again with alexnet prepare."
     ) from e
 
 
 def write(directory: Path, statistics: Statistics) -> None:
-  """Writes what `read` reads."""
-  # Into a file itself, numpy does not notice that a disk is full.
+  """Writes the two files."""
+  # np.save(file) would not notice a full disk.
   image = io.BytesIO()
   np.save(image, statistics.mean_image)
-  (directory / "mean_image.npy").write_bytes(image.getvalue())
+  (directory / FILES[0]).write_bytes(image.getvalue())
   pca = {
     "axes_in_columns": statistics.colour_axes.tolist(),
     "standard_deviations": statistics.colour_sds.tolist(),
   }
-  (directory / "colour_pca.json").write_text(json.dumps(pca, indent=2) + "\n")
+  (directory / FILES[1]).write_text(json.dumps(pca, indent=2) + "\n")

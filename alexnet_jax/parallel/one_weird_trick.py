@@ -18,7 +18,7 @@ from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import collectives, layouts
 
 Loss = Callable[..., tuple[jax.Array, Any]]
-"""(logits_BxK, labels_B, layout) -> loss of an update, sums."""
+"""(logits_BxK, labels_B) -> loss of an update, sums."""
 
 
 def make_gradients(
@@ -28,7 +28,7 @@ def make_gradients(
   loss: Loss,
 ) -> Callable[..., Any]:
   """Returns the forward and backward pass of a batch; see `steps.Gradients`."""
-  classifier_gradients = _make_classifier_gradients(model, layout, loss)
+  classifier_gradients = _make_classifier_gradients(model, loss)
 
   def gradients(params, batch, example_index_B, step, seed):
     total: Any = None
@@ -73,7 +73,7 @@ def make_train_step(
     update: from a state and gradients to the state after their update.
     select: as `steps.select`.
   """
-  classifier_gradients = _make_classifier_gradients(model, layout, loss)
+  classifier_gradients = _make_classifier_gradients(model, loss)
 
   def train_step(state, batch, example_index_B, seed):
     new, sums, flags = state, None, None
@@ -110,14 +110,14 @@ def make_train_step(
 
 
 def _make_classifier_gradients(
-  model: AlexNet, layout: layouts.Layout, loss: Loss
+  model: AlexNet, loss: Loss
 ) -> Callable[..., Any]:
   """Returns the gradients by the fc parameters and by their input."""
 
   def loss_fn(classifier, x, labels_B, keys_B):
     variables = {"params": {"classifier": classifier}}
     logits = model.apply(variables, x, keys_B, method="classify")
-    return loss(logits, labels_B, layout)
+    return loss(logits, labels_B)
 
   return jax.grad(loss_fn, (0, 1), has_aux=True)
 

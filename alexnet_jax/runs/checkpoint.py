@@ -1,16 +1,16 @@
-"""Checkpoints: saved behind the steps, verified when restored."""
+"""The checkpoints of a run: where they are, verified, restored.
 
-import concurrent.futures
-import contextlib
+A checkpoint is a folder WORKDIR/checkpoints/STEP: the arrays and the progress
+of a run as Orbax writes them, and SHA256SUMS. That file is written last and
+compared before use, as Orbax restores flipped bits without an error. A folder
+whose name holds ".unfinished" is no checkpoint.
+"""
+
 import dataclasses
-import errno
 import hashlib
 import itertools
-import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,26 @@ from jax.sharding import Mesh
 
 from alexnet_jax.parallel import placement
 from alexnet_jax.runs import digests
-from alexnet_jax.runtime import errors, hosts, peers
+from alexnet_jax.runtime import errors
 from alexnet_jax.steps import TrainState
 
 _FOLDER = "checkpoints"
-# What is not yet, or no more, a checkpoint; removed by the next run.
 _UNFINISHED = ".unfinished"
-_REPLACED = ".replaced"
-_RETRY_S = 60
-_PATIENCE_S = 300
+_REPLACED = f".replaced{_UNFINISHED}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Progress:
-  """What a run knows besides its arrays, all of it JSON.
+  """What a run knows besides its arrays; every value is JSON.
 
   Attributes:
-    batches: position of the training batches.
-    fingerprint: digest of each file of the training split.
-    totals: sums of the steps since the last training record.
-    evaluated: whether an evaluation that was due at this step is done.
-    best_step: of the lowest validation error, None before the first.
-    best_error: that error.
-    skipped: steps whose update was left out, not being finite.
+    batches: position in the training batches.
+    fingerprint: digest of each file of the splits.
+    totals: sums of the metrics since the last training record.
+    evaluated: whether the validation that is due at this step is done.
+    best_step: step of the lowest validation error; None before the first.
+    best_error: the lowest validation error.
+    skipped: number of steps that were skipped because they were not finite.
   """
 
   batches: dict[str, Any]
@@ -56,412 +53,246 @@ class Progress:
   skipped: int = 0
 
 
-class Saver:
-  """Saves the states of a run, one at a time, while it goes on."""
-
-  def __init__(
-    self,
-    workdir: Path,
-    *,
-    keep: int,
-    every_minutes: float | None,
-    best_step: int | None = None,
-    say: Callable[[str], None],
-  ):
-    """Opens the folder of a run.
-
-    Args:
-      workdir: of the run.
-      keep: how many of the newest checkpoints to keep, beside the best.
-      every_minutes: see `is_due`.
-      best_step: which is kept until a better one is saved.
-      say: tells the user of a save that failed.
-    """
-    self._folder = workdir.absolute() / _FOLDER
-    self._keep = keep
-    self._every_s = 60 * every_minutes if every_minutes else float("inf")
-    self._best_step = best_step
-    self._say = say
-    self._saved_at = time.monotonic()
-    self._failed_at: float | None = None
-    self._checkpointer = _open()
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
-    self._ending: concurrent.futures.Future[None] | None = None
-
-  def __enter__(self) -> "Saver":
-    """Returns itself."""
-    return self
-
-  def __exit__(self, *_) -> None:
-    """Waits for what is being saved."""
-    self.wait()
-    self._thread.shutdown()
-    self._checkpointer.close()
-
-  def is_due(self) -> bool:
-    """Whether it is time: by the minutes, or to try again what failed."""
-    now = time.monotonic()
-    failed_at = self._failed_at
-    again = failed_at is not None and now - failed_at >= _RETRY_S
-    return again or now - self._saved_at >= self._every_s
-
-  def save(self, state: TrainState, progress: Progress) -> None:
-    """Starts to save a state; the files are written behind the next steps.
-
-    A save that fails is told of, and leaves nothing behind; the run goes on.
-
-    Args:
-      state: the state after some step.
-      progress: goes with it.
-
-    Raises:
-      InputError: the parameters are not finite; nothing is saved.
-    """
-    self.wait()
-    step = int(state.step)
-    if not _all_finite(state.params):
-      raise errors.InputError(
-        f"the parameters are not finite after step {step}, which is not saved;"
-        f" lower learning_rate. {newest_of(self._folder.parent)}"
-      )
-    self._saved_at = time.monotonic()
-    with self._report_save_errors(step):
-      self._check_room(state)
-      self._checkpointer.save(
-        self._unfinished(step),
-        args=ocp.args.Composite(
-          params=ocp.args.StandardSave(state.params),
-          opt_state=ocp.args.StandardSave(state.opt_state),
-          plateau=ocp.args.StandardSave(state.plateau),
-          progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-        ),
-        force=True,
-      )
-      self._ending = self._thread.submit(self._end, step, progress.best_step)
-
-  def _check_room(self, state: TrainState) -> None:
-    # TensorStore would print a traceback for each array that it cannot write.
-    arrays = jax.tree.leaves((state.params, state.opt_state))
-    needed = sum(array.nbytes for array in arrays)
-    free = shutil.disk_usage(self._folder.parent).free
-    if hosts.from_first(free < needed):
-      raise OSError(
-        errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
-      )
-
-  def wait(self) -> bool:
-    """Waits for what is being saved; returns whether nothing failed."""
-    if self._ending:
-      self._ending.result()
-      self._ending = None
-    return self._failed_at is None
-
-  def _end(self, step: int, best_step: int | None) -> None:
-    """Makes a checkpoint of what Orbax has written, and removes the old."""
-    with self._report_save_errors(step):
-      self._checkpointer.wait_until_finished()
-      if hosts.is_first():
-        digests.write(self._unfinished(step))
-        # A step may be there from before an evaluation that has changed it.
-        with contextlib.suppress(FileNotFoundError):
-          self._at(step).rename(self._unfinished(f"{step}{_REPLACED}"))
-        self._unfinished(step).rename(self._at(step))
-        if step == best_step:
-          self._best_step = step
-        for old in steps_of(self._folder.parent)[: -self._keep]:
-          if old != self._best_step:
-            # What is half removed must be no checkpoint.
-            self._at(old).rename(self._unfinished(old))
-        clean(self._folder.parent)
-      self._failed_at = None
-
-  @contextlib.contextmanager
-  def _report_save_errors(self, step: int) -> Iterator[None]:
-    try:
-      yield
-    # Orbax and TensorStore have errors of many kinds for a disk that is full,
-    # read-only or gone; the run is worth more than any of them.
-    except Exception as e:
-      if jax.process_count() > 1:  # It may be that another one has died.
-        time.sleep(peers.KNOWN_S)
-      # It would tell of the same error again, at the next save.
-      with contextlib.suppress(Exception):
-        self._checkpointer.close()
-      self._checkpointer = _open()
-      if hosts.is_first():
-        self._clean_for_good()
-      self._failed_at = time.monotonic()
-      # Where this process has no log, it may be the only one that knows.
-      say = self._say if hosts.is_first() else print
-      say(
-        f"WARNING: step {step} could not be saved ({_reason(e)}). Make room in"
-        f" {self._folder}; the run goes on and tries again in"
-        f" {_RETRY_S} s. {newest_of(self._folder.parent)}"
-      )
-
-  def _clean_for_good(self) -> None:
-    """Removes what a failed save has left.
-
-    Where one of a step's trees fails, Orbax's threads go on with the others,
-    and tell nobody when they have ended: it is waited for a second of rest.
-    """
-    rests = 0
-    for _ in range(100):  # Or ten, where nothing can be removed.
-      left = any(self._folder.glob(f"*{_UNFINISHED}*"))
-      if left:
-        clean(self._folder.parent)
-      rests = 0 if left else rests + 1
-      if rests == 10:
-        return
-      time.sleep(0.1)
-
-  def _at(self, step: int | str) -> Path:
-    return self._folder / str(step)
-
-  def _unfinished(self, step: int | str) -> Path:
-    return self._folder / f"{step}{_UNFINISHED}"
-
-
-def _open() -> ocp.AsyncCheckpointer:
-  # For so long the other processes wait for one that has failed.
-  patience = ocp.AsyncOptions(timeout_secs=_PATIENCE_S)
-  return ocp.AsyncCheckpointer(
-    ocp.CompositeCheckpointHandler(), async_options=patience
-  )
-
-
 def folder_of(workdir: Path, step: int) -> Path:
-  """Returns the folder of a checkpoint."""
+  """Returns the folder of a checkpoint, as an absolute path."""
   return workdir.absolute() / _FOLDER / str(step)
 
 
+def unfinished_folder(workdir: Path, step: int) -> Path:
+  """Returns the folder to write a checkpoint into, before `commit`."""
+  return folder_of(workdir, step).with_name(f"{step}{_UNFINISHED}")
+
+
 def steps_of(workdir: Path) -> list[int]:
-  """Returns the steps that a run has saved, good or not, in their order."""
+  """Returns the steps that a run has saved, damaged ones too, in order."""
   names = [path.name for path in (workdir / _FOLDER).glob("*")]
   return sorted(int(name) for name in names if name.isdecimal())
 
 
+def exists(workdir: Path) -> bool:
+  """Whether a run has a checkpoint, or one that `clean` brings back."""
+  replaced = (workdir / _FOLDER).glob(f"*{_REPLACED}")
+  return bool(steps_of(workdir)) or any(replaced)
+
+
+def commit(workdir: Path, step: int) -> None:
+  """Turns the complete `unfinished_folder` of a step into its checkpoint."""
+  unfinished = unfinished_folder(workdir, step)
+  final = folder_of(workdir, step)
+  digests.write(unfinished)
+  # A resumed run saves its step once more, after the validation.
+  if final.exists():
+    final.rename(final.with_name(f"{step}{_REPLACED}"))
+  unfinished.rename(final)
+  clean(workdir)
+
+
+def remove(workdir: Path, step: int) -> None:
+  """Removes a checkpoint; a kill leaves no part of it under its name."""
+  folder_of(workdir, step).rename(unfinished_folder(workdir, step))
+  clean(workdir)
+
+
 def clean(workdir: Path) -> None:
-  """Puts back what a killed run was replacing; removes what it left half-done.
+  """Removes unfinished folders, and brings back a step that was being replaced.
 
   Args:
-    workdir: of a run that no other process goes on with.
+    workdir: folder of a run in which nothing is being saved.
   """
   folder = workdir / _FOLDER
-  for left in folder.glob(f"*{_REPLACED}{_UNFINISHED}"):
-    step = folder / left.name.partition(".")[0]
-    if not step.exists():
-      left.rename(step)
-  for left in folder.glob(f"*{_UNFINISHED}*"):
-    shutil.rmtree(left, ignore_errors=True)
+  for replaced in folder.glob(f"*{_REPLACED}"):
+    final = folder / replaced.name.removesuffix(_REPLACED)
+    if not final.exists():
+      replaced.rename(final)
+  for unfinished in folder.glob(f"*{_UNFINISHED}*"):
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def exists(workdir: Path) -> bool:
-  """Whether a run has saved a step, be it one that `clean` brings back."""
-  names = [path.name for path in (workdir / _FOLDER).glob("*")]
-  return any(name.isdecimal() or _REPLACED in name for name in names)
-
-
-def newest_of(workdir: Path) -> str:
-  """Returns a sentence that says what a run can go on from."""
+def describe_latest(workdir: Path) -> str:
+  """Returns a sentence that says which step a run can resume from."""
   steps = steps_of(workdir)
   if not steps:
     return "There is no checkpoint yet."
   return f"The newest checkpoint is that of step {steps[-1]}."
 
 
-def newest_good(workdir: Path) -> tuple[int | None, dict[int, str]]:
-  """Returns the newest step whose files are as they were written.
+def latest_valid(workdir: Path) -> tuple[int | None, dict[int, str]]:
+  """Returns the newest step whose files are unchanged since they were written.
 
   Args:
-    workdir: of a run, or of none.
+    workdir: folder of a run; it need not exist.
 
   Returns:
-    The step, None if nothing was saved, and what is wrong with newer ones.
+    The step, or None if nothing was saved; and the damage of each newer step.
 
   Raises:
-    InputError: none of the steps is good.
+    InputError: all checkpoints are damaged.
   """
-  bad: dict[int, str] = {}
+  damaged: dict[int, str] = {}
   for step in reversed(steps_of(workdir)):
-    problem = digests.problem(workdir / _FOLDER / str(step))
+    problem = digests.problem(folder_of(workdir, step))
     if not problem:
-      return step, bad
-    bad[step] = problem
-  if bad:
+      return step, damaged
+    damaged[step] = problem
+  if damaged:
+    step, problem = next(iter(damaged.items()))
     raise errors.InputError(
-      f"no checkpoint in workdir={str(workdir)!r} is good:"
-      f" {list_damaged(bad)}. Put one back from a copy, or choose another"
-      " --workdir to start anew."
+      f"no checkpoint in workdir={str(workdir)!r} is undamaged (step {step}:"
+      f" {problem}). Put one back from a copy, or choose another --workdir to"
+      " start anew."
     )
-  return None, bad
+  return None, damaged
 
 
-def quarantine(workdir: Path, bad: dict[int, str]) -> list[str]:
+def quarantine(workdir: Path, damaged: dict[int, str]) -> None:
   """Renames damaged checkpoints, so that their steps can be saved again.
 
   Args:
-    workdir: of the run.
-    bad: from `newest_good`.
-
-  Returns:
-    A line for each of them, for the user.
+    workdir: folder of the run.
+    damaged: from `latest_valid`; a warning is printed for each step.
   """
-  lines = []
-  for step, problem in bad.items():
-    folder = workdir / _FOLDER / str(step)
+  for step, problem in damaged.items():
+    folder = folder_of(workdir, step)
     names = (f"{step}.damaged-{number}" for number in itertools.count(1))
     name = next(name for name in names if not folder.with_name(name).exists())
     folder.rename(folder.with_name(name))
-    lines.append(
-      f"WARNING: the checkpoint of step {step} is damaged ({problem}); it is"
-      f" left as {_FOLDER}/{name}, and the step before it is taken."
+    print(
+      f"WARNING: the checkpoint of step {step} is damaged ({problem}). It is"
+      f" now {_FOLDER}/{name}, and the step before it is used.",
+      flush=True,
     )
-  return lines
 
 
 def restore(
   workdir: Path, step: int, state: TrainState
 ) -> tuple[TrainState, Progress]:
-  """Returns the state of a step, and what goes with it.
+  """Returns the state after a step, and the progress that goes with it.
 
   Args:
-    workdir: of the run.
-    step: from `newest_good`.
-    state: arrays or `jax.ShapeDtypeStruct`s, with their shardings.
+    workdir: folder of the run.
+    step: from `latest_valid`.
+    state: arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore to.
 
   Raises:
-    InputError: the checkpoint holds other arrays, or is of another version.
+    InputError: the checkpoint holds other arrays, or parameters alone.
   """
   folder = folder_of(workdir, step)
-  if not (folder / "progress").exists():
+  progress = _read_progress(folder)
+  if not progress:
     raise errors.InputError(
-      f"{str(folder)!r} holds weights from elsewhere, and no state to go on"
-      f" from; start with --config.init_from={workdir} and another --workdir."
+      f"{str(folder)!r} holds only parameters, from which training cannot"
+      f" resume; use --config.init_from={workdir} and another --workdir."
     )
   parts = {
     "params": state.params,
     "opt_state": state.opt_state,
     "plateau": state.plateau,
   }
-  _compare(folder, parts)
-  items = {}
-  for name, part in parts.items():
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      part,
-    )
-    items[name] = ocp.args.StandardRestore(abstract)
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    found: Any = checkpointer.restore(
-      folder,
-      args=ocp.args.Composite(progress=ocp.args.JsonRestore(), **items),
-    )
-  restored = TrainState(
-    jax.device_put(jnp.int32(step), state.step.sharding),
-    *(found[name] for name in parts),
+  _check_shapes(folder, parts)
+  found = _restore(
+    folder,
+    **{name: ocp.args.StandardRestore(part) for name, part in parts.items()},
   )
-  try:
-    return restored, Progress(**found.progress)
-  except TypeError as e:
-    raise errors.InputError(
-      f"{str(folder)!r} was saved by another version ({e}); choose another"
-      " --workdir to start anew."
-    ) from e
-
-
-def write_params(workdir: Path, params: Any) -> None:
-  """Makes a checkpoint, step 0, of parameters that come from elsewhere.
-
-  Args:
-    workdir: of the run, without a checkpoint.
-    params: {"features": ..., "classifier": ...} of float32 arrays.
-  """
-  folder = workdir.absolute() / _FOLDER
-  unfinished = folder / f"0{_UNFINISHED}"
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    args = ocp.args.Composite(params=ocp.args.StandardSave(params))
-    checkpointer.save(unfinished, args=args)
-  digests.write(unfinished)
-  unfinished.rename(folder / "0")
+  step_array = jax.device_put(jnp.int32(step), state.step.sharding)
+  restored = TrainState(step_array, *(found[name] for name in parts))
+  return restored, Progress(**progress)
 
 
 def restore_params(
   workdir: Path, params: Any, mesh: Mesh, which: str = "newest"
 ) -> tuple[int, Any]:
-  """Returns a step of a run and its parameters, on every device of a mesh.
+  """Returns a step and its parameters, replicated on a mesh.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     params: parameters of the same shapes, or their abstract shapes.
-    mesh: where to put the arrays.
-    which: `newest`, `best`, of the lowest validation error, or a step.
+    mesh: devices to put the arrays on.
+    which: see `find_step`.
 
   Raises:
     InputError: no such checkpoint, a damaged one, or one of other arrays.
   """
   step = find_step(workdir, which)
-  folder = folder_of(workdir, step)
-  _compare(folder, {"params": params})
+  _check_shapes(folder_of(workdir, step), {"params": params})
   return step, placement.replicate(mesh, read_params(workdir, step))
 
 
+def read_params(workdir: Path, step: int) -> Any:
+  """Returns the parameters of a checkpoint as numpy arrays."""
+  folder = folder_of(workdir, step) / "params"
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
+  )
+  args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+  return _arrays_handler().restore(folder, args=args)
+
+
 def find_step(workdir: Path, which: str) -> int:
-  """Returns a good step: `newest`, `best` or the one that is named."""
-  newest, bad = newest_good(workdir)
+  """Returns the step of an undamaged checkpoint.
+
+  Args:
+    workdir: folder of the run.
+    which: `newest`, `best` (of the lowest validation error) or a step.
+
+  Raises:
+    InputError: there is no such checkpoint, or it is damaged.
+  """
+  where = f"workdir={str(workdir)!r}"
+  newest, damaged = latest_valid(workdir)
   if newest is None:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
-    )
+    raise errors.InputError(f"{where} holds no checkpoint yet; train it first.")
   if which == "newest":
-    for step, problem in bad.items():
+    for step, problem in damaged.items():
       print(
         f"WARNING: the checkpoint of step {step} is damaged ({problem}); that"
-        f" of step {newest} is taken.",
+        f" of step {newest} is used.",
         file=sys.stderr,
       )
     return newest
-  step: Any = which
+  name = which
   if which == "best":
-    folder = workdir.absolute() / _FOLDER / str(newest)
-    if not (folder / "progress").exists():
-      raise errors.InputError(
-        f"step='best' is of training, but workdir={str(workdir)!r} holds"
-        " weights from elsewhere; take newest."
-      )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-      args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-      found: Any = checkpointer.restore(folder, args=args)
-    step = found.progress["best_step"]
-  held = steps_of(workdir)
-  if str(step) not in map(str, held):
-    meant = f", which is {step}," if which == "best" else ""
+    name = str(_read_progress(folder_of(workdir, newest)).get("best_step"))
+  steps = {str(step): step for step in steps_of(workdir)}
+  if name not in steps:
     raise errors.InputError(
-      f"step={which!r}{meant} is not in workdir={str(workdir)!r}; name one of"
-      f" {', '.join(map(str, held))}, or newest."
+      f"{where} has no checkpoint of step {name} (step={which!r}); choose one"
+      f" of {', '.join(steps)}, or newest."
     )
-  step = int(step)
-  problem = digests.problem(workdir / _FOLDER / str(step))
-  if problem:
+  if problem := digests.problem(folder_of(workdir, steps[name])):
     raise errors.InputError(
-      f"the checkpoint of step {step} in workdir={str(workdir)!r} is damaged"
-      f" ({problem}); take another, such as {newest}."
+      f"the checkpoint of step {name} in {where} is damaged ({problem}); choose"
+      f" another, such as {newest}."
     )
-  return step
+  return steps[name]
+
+
+def write_params(workdir: Path, params: Any) -> None:
+  """Writes parameters of another program as the checkpoint of step 0.
+
+  Args:
+    workdir: folder of a run without a checkpoint.
+    params: {"features": ..., "classifier": ...} of float32 arrays.
+  """
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    checkpointer.save(
+      unfinished_folder(workdir, 0),
+      args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+    )
+  commit(workdir, 0)
 
 
 def digest(params: Any) -> str:
   """Returns one SHA-256 of parameters.
 
-  It is that of, for each array in the order of its path: the path, data type
-  and shape in one line, as in `classifier/fc6/bias float32 (4096,)`, and the
-  bytes, little endian, the last axis running fastest.
+  It covers the arrays in the order of their paths: path, dtype and shape in a
+  line, as in `classifier/fc6/bias float32 (4096,)`, then the bytes in C order,
+  little endian.
 
   Args:
     params: a tree of arrays.
   """
   total = hashlib.sha256()
-  for name, leaf in sorted(_flat(params).items()):
+  for name, leaf in sorted(_flatten(params).items()):
     values = np.asarray(leaf)
     total.update(f"{name} {values.dtype} {values.shape}\n".encode())
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
@@ -469,7 +300,7 @@ def digest(params: Any) -> str:
   return total.hexdigest()
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def _flatten(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a tree by their paths."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -477,68 +308,45 @@ def _flat(tree: Any) -> dict[str, Any]:
   }
 
 
-def _items() -> Any:
-  # A Checkpointer would warn that one item is no whole checkpoint.
+def _restore(folder: Path, **items: Any) -> Any:
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(folder, args=ocp.args.Composite(**items))
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+  """Returns the fields of Progress, {} where only parameters were written."""
+  if not (folder / "progress").exists():
+    return {}
+  return _restore(folder, progress=ocp.args.JsonRestore()).progress
+
+
+def _arrays_handler() -> Any:
+  # A Checkpointer would warn that params alone are no whole checkpoint.
   return ocp.PyTreeCheckpointHandler()
 
 
 def _metadata(folder: Path) -> Any:
-  try:
-    found: Any = _items().metadata(folder)
-  except FileNotFoundError:
-    return {}  # It may hold nothing at all.
-  return found.tree
+  """Returns the tree of the arrays of a folder, without their values."""
+  return _arrays_handler().metadata(folder).tree
 
 
-def _compare(folder: Path, parts: dict[str, Any]) -> None:
-  """Raises InputError if a checkpoint holds other arrays than are wanted."""
+def _check_shapes(folder: Path, parts: dict[str, Any]) -> None:
+  """Raises InputError if a checkpoint holds arrays of other names or shapes."""
+
+  def shapes_of(tree: Any) -> dict[str, Any]:
+    return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
+
   differing = []
-  for name, part in parts.items():
-    there, wanted = (
-      {path: tuple(x.shape) for path, x in _flat(tree).items()}
-      for tree in (_metadata(folder / name), part)
-    )
-    for path in sorted(there | wanted):
-      if there.get(path) != wanted.get(path):
-        shapes = (held.get(path, "absent") for held in (there, wanted))
-        differing.append(
-          "{}/{} ({} there, {} here)".format(name, path, *shapes)
-        )
+  for part, tree in parts.items():
+    saved, wanted = shapes_of(_metadata(folder / part)), shapes_of(tree)
+    differing += [
+      f"{part}/{path} ({saved.get(path, 'absent')} there,"
+      f" {wanted.get(path, 'absent')} here)"
+      for path in sorted(saved | wanted)
+      if saved.get(path) != wanted.get(path)
+    ]
   if differing:
     raise errors.InputError(
       f"{str(folder)!r} is of another net: {errors.first_few(differing)}."
       " Choose the config that it was trained with, or another --workdir."
     )
-
-
-def read_params(workdir: Path, step: int) -> Any:
-  """Returns parameters as numpy arrays, on whatever devices they were written.
-
-  Args:
-    workdir: of the run.
-    step: of the checkpoint.
-  """
-  folder = folder_of(workdir, step) / "params"
-  whole = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
-  )
-  args = ocp.args.PyTreeRestore(restore_args=whole)
-  return _items().restore(folder, args=args)
-
-
-def list_damaged(bad: dict[int, str]) -> str:
-  """Returns what is wrong with checkpoints, the first three of them."""
-  lines = [f"step {step}: {problem}" for step, problem in bad.items()]
-  return errors.first_few(lines, 3, between="; ")
-
-
-def _reason(e: Exception) -> str:
-  # TensorStore names long paths, and then lines of its own code.
-  text = re.sub(r'"/[^"]*"|\[source locations.*', "", str(e), flags=re.DOTALL)
-  return errors.reason(e, text)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-  leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-  return jnp.all(jnp.stack(leaves))

@@ -1,40 +1,35 @@
-"""Config files: found, loaded, checked."""
+"""Configs: found by name or path, loaded, overridden by flags, checked."""
 
 import inspect
-import re
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from alexnet_jax import configs, networks, ops
+from alexnet_jax.parallel import layouts
 from alexnet_jax.runtime import cli, errors
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(configs.__path__[0])
 
 
 def load_config(path: str) -> config_dict.ConfigDict:
-  """Returns the config of `FILE.py` or `FILE.py:ARGUMENT`.
+  """Returns the config of `NAME` or `FILE.py`, either with `:ARGUMENT`.
 
   Raises:
-    InputError: there is no such file, or it refuses the argument.
+    InputError: there is no such config, or it refuses the argument.
   """
-  file, colon, argument = path.partition(":")
-  if not file.endswith(".py") or not Path(file).is_file():
-    raise errors.InputError(
-      f"{file!r} is no config file that exists; give one like"
-      " configs/alexnet.py."
-    )
-  get_config = runpy.run_path(file).get("get_config")
+  file, _, argument = path.partition(":")
+  get_config = runpy.run_path(str(find_config(file))).get("get_config")
   if get_config is None:
     raise errors.InputError(
-      f"{file!r} has no get_config(); start from configs/alexnet.py."
+      f"{file!r} has no get_config(); start from a copy of configs/alexnet.py."
     )
   parameters = inspect.signature(get_config).parameters.values()
   needed = any(p.default is inspect.Parameter.empty for p in parameters)
-  if (needed and not argument) or (colon and not parameters):
+  if (needed and not argument) or (argument and not parameters):
     raise errors.InputError(
       f"{path!r}: {file} {'needs an' if needed else 'takes no'} argument after"
       f" a colon{', such as list' if needed else ''}."
@@ -43,6 +38,20 @@ def load_config(path: str) -> config_dict.ConfigDict:
     return get_config(argument) if argument else get_config()
   except ValueError as e:
     raise errors.InputError(f"{path!r}: {e}.") from e
+
+
+def find_config(name: str) -> Path:
+  """Returns the file of one of our configs by its name, or of a path."""
+  if name.endswith(".py") or "/" in name:
+    if Path(name).is_file():
+      return Path(name)
+    raise errors.InputError(
+      f"config={name!r} does not exist; give a .py file or a config's name."
+    )
+  known = [path.stem for path in CONFIGS.glob("[a-z]*.py")]
+  if name not in known:
+    raise errors.unknown("config", name, known)
+  return CONFIGS / f"{name}.py"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -56,40 +65,212 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def define_config(default: Path = CONFIGS / "quickstart.py") -> None:
-  """Defines `--config=FILE[:ARGUMENT]`.
+class _ConfigParser(flags.ArgumentParser):
+  def parse(self, path: str) -> config_dict.ConfigDict:
+    return load_config(path).lock()
 
-  Args:
-    default: the config where none is named.
 
-  Raises:
-    InputError: see `load_config`; or no such field in the config.
-  """
-  # ml_collections reports what is wrong with a file by a traceback of its own.
-  asked = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(sys.argv))
-  if asked:
-    load_config(asked[1])
-  # Overrides on the command line are looked up here, before flags are parsed,
-  # unless a file is named: then they are when flags are.
-  try:
-    with cli.config_told():
+def define_config(default: str | Path = "quickstart") -> None:
+  """Defines the flags `--config=NAME` and `--config.FIELD=VALUE`."""
+  # Without --config the fields are looked up here, else when flags are parsed.
+  with cli.refuse_unknown_fields():
+    try:
       config_flags.DEFINE_config_file(
-        "config", str(default), "Config file; --config.FIELD=VALUE overrides."
+        "config",
+        str(find_config(str(default))),
+        "Name or file of a config, with :ARGUMENT if it takes one."
+        " --config.FIELD=VALUE changes a field; configs/alexnet.py lists them.",
       )
-  except (flags.Error, ValueError, TypeError, IndexError) as e:
-    reason = " ".join(str(e).split())
-    raise errors.InputError(f"bad --config flags: {reason}") from e
+    except (flags.Error, ValueError, TypeError, IndexError) as e:
+      reason = " ".join(str(e).split())
+      raise errors.InputError(f"bad --config flags: {reason}") from e
+  flags.FLAGS["config"].parser = _ConfigParser()
+  flags.FLAGS["config"].default_as_str = Path(default).stem
 
 
 def config() -> tuple[config_dict.ConfigDict, str]:
   """Returns the config of the command line and a name for it."""
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, argument = path.partition(":")
-  # No comma: evaluate's --workdir is a list.
-  name = "-".join(filter(None, (Path(file).stem, argument.replace(",", "+"))))
+  # No comma: evaluate's --workdir is a list. No slash: it names a folder.
+  changes, at, base = argument.replace(",", "+").partition("@")
+  words = (Path(file).stem, f"{changes}{at}{Path(base).stem}")
+  name = "-".join(filter(None, words))
   return flags.FLAGS.config.copy_and_resolve_references(), name
 
 
 def overridden() -> dict[str, Any]:
-  """Returns the fields that the command line has set, as one level of names."""
+  """Returns the fields that the command line sets, as one level of names."""
   return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+# The lowest and the highest value of every field that is a number, or a tuple
+# of numbers. Whole numbers have whole bounds; steps are counted in 32 bits.
+COUNT = (1, 2**31 - 1)
+POSITIVE, NOT_NEGATIVE = (1e-38, 2e9), (0.0, 2e9)
+NORM = dict(k=(1e-6, 1e6), alpha=(0.0, 1e6), beta=(0.0, 100.0), window=(1, 99))
+RANGES: dict[str, tuple[float, float]] = {
+  "num_classes": (2, 2**31 - 1),
+  "network.towers": (1, 2**20),
+  "network.pool_window": (2, 11),
+  "network.pool_stride": (1, 11),
+  "network.dropout_rate": (0.0, 0.999),
+  **{f"network.lrn.{name}": bounds for name, bounds in NORM.items()},
+  **{f"network.map_norm.{name}": bounds for name, bounds in NORM.items()},
+  "device_cache_fraction": (0.0, 1.0),
+  "momentum": (0.0, 0.999999),
+  "stop_at_train_error": (0.0, 0.999999),
+  "target_factor": (1.0, 2e9),
+  "dexp_rates": (2, 1000),
+  "seed": (0, 2**32 - 1),
+  "test_views": (1, 10),
+  **dict.fromkeys((
+    "image_size_px", "crop_size_px", "images_per_view", "reader_threads",
+    "steps_per_call", "batch_size", "batch_scaling_base", "microbatches",
+    "fc_batch_size", "ensemble", "plateau_patience", "total_steps",
+    "log_every_steps", "checkpoint_every_steps", "checkpoints_to_keep",
+  ), COUNT),
+  **dict.fromkeys((
+    "plateau_drops", "check_learning_after_steps", "skip_nonfinite_steps",
+  ), (0, 2**31 - 1)),
+  **dict.fromkeys((
+    "input_scale", "colour_noise_divisor", "colour_noise_epochs", "lars_trust",
+    "learning_rate", "learning_rate_drop_factor", "learning_rate_drop_epochs",
+    "total_epochs", "evaluate_every_epochs", "checkpoint_every_minutes",
+    "input_timeout_s",
+  ), POSITIVE),
+  **dict.fromkeys((
+    "colour_noise", "weight_decay", "learning_rate_of_biases",
+    "learning_rate_of_reinit_layers", "warmup_epochs",
+  ), NOT_NEGATIVE),
+}  # fmt: skip
+# Of a layer's row.
+ROW_RANGES = {
+  **dict.fromkeys(("filters", "units", "kernel", "stride"), (1, 2**20)),
+  "padding": (0, 2**20),
+  "sigma": (1e-12, 1e6),
+  "bias": (-1e6, 1e6),
+}
+MAY_BE_NONE = ("colour_noise_epochs", "total_steps", "fc_batch_size")
+TUPLES = ("input_scale", "learning_rate_drop_epochs")
+CHOICES = {
+  "test_views": (1, 10),
+  "compute_dtype": ("float32", "bfloat16"),
+  "network.activation": tuple(ops.ACTIVATIONS),
+  "optimizer": ("sgd", "lars"),
+  "schedule": ("plateau", "epochs", "linear", "exp", "dexp"),
+  "batch_scaling": ("none", "linear", "sqrt"),
+  "layout": layouts.LAYOUTS,
+}
+
+
+def check(config: Any) -> None:
+  """Checks each field of a config, and rules between fields.
+
+  Raises:
+    InputError: the field, its value and the rule.
+  """
+  fields = flatten(config.to_dict())
+  with cli.refuse_unknown_fields():
+    for name, bounds in RANGES.items():
+      for value in fields[name] if name in TUPLES else (fields[name],):
+        if value is not None or name not in MAY_BE_NONE:
+          _check_number(name, value, bounds)
+    for name, known in CHOICES.items():
+      if fields[name] not in known:
+        raise errors.unknown(name, fields[name], known)
+  _check_layers(fields)
+  _check_exceptions(fields)
+  _check_between(config)
+
+
+def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
+  low, high = bounds
+  whole = isinstance(low, int)
+  right = type(value) is int or (type(value) is float and not whole)
+  if not right or not low <= value <= high:  # No comparison with NaN holds.
+    raise errors.InputError(
+      f"{name}={value!r} must be {'whole, ' if whole else ''}at least"
+      f" {low:.10g}, at most {high:.10g}."
+    )
+
+
+def _check_layers(fields: dict[str, Any]) -> None:
+  layers = fields["network.layers"]
+  rows = [name.split(".")[1] for name in fields if name.endswith(".then")]
+  for layer in layers:
+    if layer not in rows:
+      raise errors.unknown("network.layers", layer, rows)
+    for name, bounds in ROW_RANGES.items():
+      field = f"network.{layer}.{name}"
+      if field in fields:
+        _check_number(field, fields[field], bounds)
+    for word in fields[f"network.{layer}.then"]:
+      if word not in networks.LAYERS:
+        raise errors.unknown(f"network.{layer}.then", word, networks.LAYERS)
+  shown = f"network.layers={tuple(layers)}"
+  if len(set(layers)) < len(layers):
+    raise errors.InputError(f"{shown} names a layer twice.")
+  classes = fields["num_classes"]
+  if not layers or fields.get(f"network.{layers[-1]}.units") != classes:
+    raise errors.InputError(
+      f"{shown} must end in a fully connected layer of num_classes={classes}"
+      " units."
+    )
+
+
+def _check_exceptions(fields: dict[str, Any]) -> None:
+  """Checks the tuples that give some layers a rate or decay of their own."""
+  layers = list(fields["network.layers"])
+  arrays = [f"{layer}/{x}" for layer in layers for x in ("kernel", "bias")]
+  for field, parts, known in (
+    ("weight_decay_of_layers", ("layer", "decay"), layers),
+    ("learning_rate_of_layers", ("epoch", "layer", "rate"), layers + arrays),
+  ):
+    for entry in fields[field]:
+      if not isinstance(entry, list | tuple) or len(entry) != len(parts):
+        raise errors.InputError(
+          f"{field} holds {entry!r}, which is not ({', '.join(parts)})."
+        )
+      for part, value in zip(parts, entry, strict=True):
+        if part != "layer":
+          _check_number(f"{field}: {part}", value, NOT_NEGATIVE)
+        elif value not in known:
+          raise errors.unknown(field, value, known)
+
+
+def _check_between(c: Any) -> None:
+  """Checks fields that depend on each other."""
+  windows = {norm: c.network[norm].window for norm in ("lrn", "map_norm")}
+  for broken, text in (
+    *(
+      (x % 2 == 0, f"network.{norm}.window={x} must be odd: it is centred.")
+      for norm, x in windows.items()
+    ),
+    (
+      c.network.pool_stride > c.network.pool_window,
+      f"network.pool_stride={c.network.pool_stride} must be at most"
+      f" network.pool_window={c.network.pool_window}, or pixels are left out.",
+    ),
+    (
+      len(c.input_scale) != 3,
+      f"input_scale={tuple(c.input_scale)} must be three numbers.",
+    ),
+    (
+      c.crop_size_px > c.image_size_px,
+      f"crop_size_px={c.crop_size_px} must be at most"
+      f" image_size_px={c.image_size_px}.",
+    ),
+    (
+      c.seed + c.ensemble > 2**32,
+      f"seed={c.seed} must be at most 2**32 - {c.ensemble} for"
+      f" ensemble={c.ensemble}.",
+    ),
+    (
+      c.schedule == "plateau" and not c.validation_split,
+      "schedule='plateau' watches the validation error, but validation_split"
+      " is ''; name a split, or pass --config.schedule=epochs.",
+    ),
+  ):
+    if broken:
+      raise errors.InputError(text)

@@ -1,4 +1,4 @@
-"""The folder of a run: who holds it, and what the run knows of itself."""
+"""The folder of a run: its lock, its config, and what it knows of its data."""
 
 import contextlib
 import fcntl
@@ -15,8 +15,7 @@ from alexnet_jax.data import records, statistics
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import errors
 
-# They say where, how often and when to give up, not what is computed, so a run
-# may change them.
+# Fields that say where, how often and when to give up, not what is computed.
 MAY_CHANGE_ON_RESUME = (
   "checkpoint_every_minutes",
   "checkpoint_every_steps",
@@ -36,22 +35,19 @@ MAY_CHANGE_ON_RESUME = (
 
 @contextlib.contextmanager
 def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
-  """Holds a workdir, new or of the same run, and writes `config.json` there.
-
-  A run is the same if its config differs in `MAY_CHANGE_ON_RESUME` alone.
+  """Locks a workdir, new or of the same run, and writes its `config.json`.
 
   Args:
     workdir: made if it does not exist.
-    config: of this run.
+    config: may differ from the saved one in `MAY_CHANGE_ON_RESUME`.
 
   Yields:
-    While no other process can claim it; the lock dies with the process.
+    While the lock is held; it ends with the process, however that ends.
 
   Raises:
-    InputError: the workdir cannot be written, is held by another process, or
+    InputError: the workdir cannot be written, is locked by another process, or
       belongs to another config.
   """
-  file = workdir / "config.json"
   with contextlib.ExitStack() as stack:
     with writing(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
@@ -63,31 +59,32 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
           f"workdir={str(workdir)!r} is in use by another program; wait until"
           " it ends, or choose another --workdir."
         ) from e
-      asked = config_files.flatten(json.loads(json.dumps(config.to_dict())))
-      try:
-        whole = _completed(_read_object(file)) if file.exists() else {}
-      except ValueError as e:
-        raise errors.InputError(f"{file} is damaged ({e}); remove it.") from e
-      held = config_files.flatten(whole) or asked
-      differing = [
-        f"{name} ({held.get(name)} there, {asked.get(name)} asked)"
-        for name in sorted(held | asked)
-        if held.get(name) != asked.get(name)
-        and name not in MAY_CHANGE_ON_RESUME
-      ]
-      if differing:
-        shown = " ".join(errors.first_few(differing).split())
-        raise errors.InputError(
-          f"workdir={str(workdir)!r} holds a run of another config:"
-          f" {shown}. Choose another --workdir."
-        )
+      if (workdir / "config.json").exists():
+        _check_same_run(workdir, config)
       write_config(workdir, config)
     yield
 
 
+def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+  saved, asked = (
+    config_files.flatten(json.loads(_to_json(each)))  # JSON has no tuples.
+    for each in (read_config(workdir), config)
+  )
+  differing = [
+    f"{name} ({saved.get(name)} there, {asked.get(name)} asked)"
+    for name in sorted(saved | asked)
+    if saved.get(name) != asked.get(name) and name not in MAY_CHANGE_ON_RESUME
+  ]
+  if differing:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds a run of another config:"
+      f" {errors.first_few(differing)}. Choose another --workdir."
+    )
+
+
 @contextlib.contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-  """Raises InputError where a workdir turns out not to be writable."""
+  """Raises InputError if the workdir cannot be written in the block."""
   try:
     yield
   except OSError as e:
@@ -97,73 +94,60 @@ def writing(workdir: Path) -> Iterator[None]:
     ) from e
 
 
+def replace_text(file: Path, text: str) -> None:
+  """Writes a file; whoever reads it meanwhile sees the old or the new text."""
+  new = file.with_suffix(".new")
+  new.write_text(text, encoding="utf-8")
+  os.replace(new, file)
+
+
 def write_config(workdir: Path, config: ConfigDict) -> None:
   """Writes `config.json`."""
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-  _replace(workdir / "config.json", text + "\n")
+  replace_text(workdir / "config.json", _to_json(config) + "\n")
+
+
+def _to_json(config: ConfigDict) -> str:
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
 def read_config(workdir: Path) -> Any:
   """Returns the config of a run.
 
+  Fields that are newer than the run are as in configs/alexnet.py, which is what
+  the code did before it had them.
+
   Raises:
     InputError: the workdir holds no run.
   """
-  file = workdir / "config.json"
   try:
-    return ConfigDict(_completed(_read_object(file))).lock()
-  # An AttributeError is for a field that is called as a method is.
-  except (OSError, ValueError, AttributeError) as e:
+    saved = json.loads((workdir / "config.json").read_text())
+    base = config_files.load_config(str(config_files.CONFIGS / "alexnet.py"))
+    added = json.loads(base.to_json())
+    del added["network"]
+    return ConfigDict(added | saved).lock()
+  # A TypeError is for JSON that is no object, an AttributeError for a field
+  # that is called as a method is.
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
     raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no run ({file.name}: {e}); train one"
-      " with alexnet train --workdir=DIR."
+      f"workdir={str(workdir)!r} holds no run (config.json: {e}); choose"
+      " another --workdir, or train one with alexnet train --workdir=DIR."
     ) from e
-
-
-def _completed(config: dict[str, Any]) -> dict[str, Any]:
-  """Returns a run's config with the fields that there were not yet.
-
-  They are as in configs/alexnet.py, which is what was done without them.
-  """
-  base = config_files.load_config(
-    str(config_files.CONFIGS / "alexnet.py")
-  ).to_json()
-  added = {k: v for k, v in json.loads(base).items() if k != "network"}
-  return added | config
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-  try:
-    found = json.loads(file.read_text())
-  except RecursionError as e:
-    raise ValueError("it is nested too deeply") from e
-  if not isinstance(found, dict):
-    raise ValueError("it holds no JSON object")
-  return found
-
-
-def _replace(file: Path, text: str) -> None:
-  new = file.with_suffix(".new")
-  new.write_text(text)
-  os.replace(new, file)
 
 
 def write_run_metadata(
   workdir: Path, class_names: tuple[str, ...], held: statistics.Statistics
 ) -> None:
-  """Writes what `kept` reads."""
+  """Writes what `read_run_metadata` reads."""
   statistics.write(workdir, held)
   names = json.dumps(class_names, indent=2, ensure_ascii=False)
-  # Where it is, all of them are whole.
-  new = workdir / "class_names.new"
-  new.write_text(names + "\n", encoding="utf-8")
-  new.replace(workdir / "class_names.json")
+  # Written last: where it is, the statistics are complete.
+  replace_text(workdir / "class_names.json", names + "\n")
 
 
 def check_run_metadata(
   workdir: Path, dataset: records.Dataset, held: statistics.Statistics
 ) -> None:
-  """Puts class names and statistics into a run's workdir, or compares them.
+  """Writes the class names and statistics of a new run, or compares them.
 
   Raises:
     InputError: the run was trained on other data.
@@ -172,16 +156,14 @@ def check_run_metadata(
     write_run_metadata(workdir, dataset.class_names, held)
     return
   class_names, known = read_run_metadata(workdir)
-  for what, same in (
-    ("classes", class_names == dataset.class_names),
-    ("a mean image", np.array_equal(known.mean_image, held.mean_image)),
+  if class_names != dataset.class_names or not np.array_equal(
+    known.mean_image, held.mean_image
   ):
-    if not same:
-      raise errors.InputError(
-        f"data_dir={str(dataset.directory)!r} has {what} other than the run in"
-        f" {str(workdir)!r} was trained with; restore the data, or choose"
-        " another --workdir."
-      )
+    raise errors.InputError(
+      f"data_dir={str(dataset.directory)!r} has other classes or another mean"
+      f" image than the run in {str(workdir)!r} was trained with; restore the"
+      " data, or choose another --workdir."
+    )
 
 
 def read_run_metadata(
@@ -201,7 +183,7 @@ def read_run_metadata(
       raise ValueError("it is no list of names")
   except (OSError, ValueError, RecursionError) as e:
     raise errors.InputError(
-      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); it is no run"
-      " of this version: train it anew."
+      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); train the run"
+      " again."
     ) from e
   return tuple(class_names), statistics.read(workdir)

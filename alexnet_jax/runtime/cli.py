@@ -1,21 +1,21 @@
-"""What every command shares: bad input in one line, and a progress bar."""
+"""What all commands share: flags, help, one-line errors, files, progress."""
 
 import contextlib
 import ctypes
 import errno
 import gc
+import inspect
 import os
 import re
-import select
 import signal
 import sys
-import threading
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from rich import progress as rich_progress
+from rich import progress as progress_bar
 from rich.console import Console
 
 from alexnet_jax.runtime import errors
@@ -26,44 +26,39 @@ def run(
   define_flags: Callable[[], Any],
   takes_files: bool = False,
 ) -> None:
-  """Runs a command; bad input ends it with one clear line and exit code 1.
+  """Runs a command, or prints its help; bad input ends it with exit code 1.
 
   Args:
-    main: the command, given what is left of the command line.
+    main: the command; gets the words of the command line that are not flags.
     define_flags: defines the command's absl flags.
-    takes_files: whether words that are no flags mean something to it.
+    takes_files: whether the command takes words that are not flags.
   """
 
-  def checked(argv: Sequence[str]) -> None:
-    if len(argv) > 1 and not takes_files:
-      raise errors.InputError(f"{argv[1]!r} is no flag; write --FLAG=VALUE.")
+  def checked_main(words: Sequence[str]) -> None:
+    if len(words) > 1 and not takes_files:
+      raise errors.InputError(f"{words[1]!r} is no flag; write --FLAG=VALUE.")
     try:
-      main(argv)
+      main(words)
     finally:
-      if sys.stdout:  # None if it was closed.
+      if sys.stdout:  # None if the shell has closed it.
         sys.stdout.flush()
 
-  def parse(argv: Sequence[str]) -> list[str]:
-    try:
-      with config_told():
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-      reason = " ".join(str(e).split()).rstrip(".")
-      raise errors.InputError(f"{reason}; --help lists the flags.") from e
-
-  # What was imported is no garbage; to look it through takes nearly a tenth of
-  # the time to the first step.
+  # Imported objects stay; not collecting them saves a tenth of the start.
   gc.freeze()
-  # What libraries log as errors is raised too, and told in one line.
+  # What libraries log as an error they also raise.
   logging.set_verbosity(logging.FATAL)
-  # Whatever is half-written is cleaned up on the way out.
+  # As an exception, so that unfinished files are removed on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-  hook, sys.unraisablehook = sys.unraisablehook, _signal_again
   try:
+    known = set(flags.FLAGS)
     define_flags()
-    app.run(checked, flags_parser=parse)
+    if {"-h", "--help"} & set(sys.argv):
+      print(_help(main, [name for name in flags.FLAGS if name not in known]))
+      return
+    app.run(checked_main, flags_parser=_parse)
   except errors.InputError as e:
-    print(f"error: {_one_line(str(e))}", file=sys.stderr)
+    text = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in str(e))
+    print(f"error: {text}", file=sys.stderr)  # In one line, whatever it names.
     if e.exit_immediately:
       sys.stdout.flush()
       os._exit(1)
@@ -71,133 +66,90 @@ def run(
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
-  except OSError as e:
-    if e.errno == errno.EPIPE and _is_unread():
-      _drop_output()
-      sys.exit(141)
-    if e.errno != errno.ENOSPC:
-      raise
-    _drop_output()
-    print(
-      f"error: the output cannot be written ({e.strerror}); make room, and give"
-      " the command again.",
-      file=sys.stderr,
-    )
-    sys.exit(1)
-  finally:
-    sys.unraisablehook = hook
-
-
-def _signal_again(unraisable: Any) -> None:
-  """Sends a signal again whose exception Python dropped.
-
-  It drops all that is raised in callbacks of the garbage collector, of which
-  jax has one, and in destructors.
-  """
-  raised_by = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
-  number = raised_by.get(unraisable.exc_type)
-  if number is None:
-    sys.__unraisablehook__(unraisable)
-    return
-  again = threading.Timer(0.1, os.kill, (os.getpid(), number))
-  again.daemon = True
-  again.start()
-
-
-def _one_line(text: str) -> str:
-  """Returns a text without what would break a line, and not too long.
-
-  Files of others have a say in it.
-  """
-  if len(text) > 3000:
-    text = f"{text[:2000]} ... {text[-500:]}"
-  return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
-
-
-def _is_unread() -> bool:
-  """Whether standard output is a pipe that nobody reads any more."""
-  output = select.poll()
-  output.register(1, 0)
-  return any(event & select.POLLERR for _, event in output.poll(0))
-
-
-def _drop_output() -> None:
-  """Sends what standard output does not take nowhere, lest it is told twice."""
-  try:
-    sys.stdout.flush()
-  except OSError:
+  except BrokenPipeError:  # The program that read the output has ended.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(141)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    with refuse_unknown_fields():
+      return flags.FLAGS(argv)
+  except flags.Error as e:
+    if isinstance(e.__context__, errors.InputError):
+      raise e.__context__ from e
+    text = " ".join(str(e).split()).rstrip(".")
+    raise errors.InputError(f"{text}; --help lists the flags.") from e
+
+
+def _help(main: Callable[..., Any], names: Sequence[str]) -> str:
+  """Returns a command's usage, and its flags with their defaults."""
+  lines = [inspect.getdoc(inspect.getmodule(main)) or "", "\nFlags:"]
+  for name in names:
+    flag = flags.FLAGS[name]
+    default = (flag.default_as_str or "").strip("'")
+    lines.append(f"  --{name}" + (f"={default}" if default else ""))
+    lines.append(textwrap.indent(textwrap.fill(flag.help, 72), " " * 6))
+  return "\n".join(lines)
 
 
 def keep_memory() -> None:
-  """Has what a step frees kept for the next, in blocks of up to 32 MB.
+  """Lets glibc keep freed memory for the next step, in blocks up to 32 MB.
 
-  Else glibc hands it back to the system after every step, which gives it out
-  again page by page. Other C libraries are left as they are.
+  By default it returns large blocks, and the system maps each page again.
   """
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   if mallopt:
-    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: its own largest.
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that glibc allows.
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def keep_programs() -> None:
-  """Has compiled programs kept on disk for the next run (jax's own cache).
+  """Caches compiled programs in ~/.cache/alexnet_jax.
 
-  In ~/.cache/alexnet_jax, or where JAX_COMPILATION_CACHE_DIR says; "" for none.
+  JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
   """
-  import jax  # Some commands need none.
+  import jax  # Some commands need none, and it takes a second.
 
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
-  kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  if os.path.isabs(kept):  # Who runs in a container may have no home.
-    folder = os.path.join(kept, "alexnet_jax")
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  if os.path.isabs(cache):  # In a container there may be no home.
+    folder = os.path.join(cache, "alexnet_jax")
     jax.config.update("jax_compilation_cache_dir", folder)
-    # An answer of the full net compiles within jax's own bound of one second.
+    # By default jax caches what takes a second; predicting takes less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @contextlib.contextmanager
-def config_told() -> Iterator[None]:
-  """Raises InputError where a config lacks a field that is to be set."""
+def refuse_unknown_fields() -> Iterator[None]:
+  """Raises InputError where a config lacks a field."""
   try:
     yield
   except (AttributeError, KeyError) as e:
     guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(e))
     name = guess[2] if guess else " ".join(str(e).split()).strip("'\"\\")
-    remedy = (
-      f"did you mean {guess[1]!r}?" if guess else "see configs/alexnet.py."
-    )
+    remedy = f"did you mean {guess[1]!r}?" if guess else "see --config=alexnet."
     raise errors.InputError(
       f"the config has no field {name!r} there; {remedy}"
     ) from e
 
 
 def make_folder(flag: str, folder: Path) -> None:
-  """Makes a folder that a flag names, if it is not there.
-
-  Raises:
-    InputError: it cannot be made.
-  """
+  """Makes the folder that a flag names, if it does not exist."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as e:
     raise errors.InputError(
-      f"{flag}={str(folder)!r} cannot be made ({e.strerror}); choose another"
-      " folder."
+      f"{flag}={str(folder)!r} cannot be made ({e.strerror}); choose another."
     ) from e
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-  """Yields an empty file to write; it takes the other's place when all is in.
+  """Yields a new file to write, which replaces `file` when all went well.
 
-  A link stays, and what it leads to is replaced.
-
-  Raises:
-    InputError: the folder is not there or cannot be written, or the file is a
-      folder, a pipe or a device.
+  If `file` is a link, it replaces the file that the link points to.
   """
   real = file.resolve()
   new = real.with_name(f".{real.stem}.{os.getpid()}{real.suffix}")
@@ -212,37 +164,27 @@ def replacing(file: Path) -> Iterator[Path]:
       new.unlink(missing_ok=True)
   except OSError as e:
     raise errors.InputError(
-      f"{str(file)!r} cannot be written ({e.strerror}); choose a file in a"
-      " folder that exists, with room."
+      f"{str(file)!r} cannot be written ({e.strerror}); choose another file."
     ) from e
+
+
+class _Rate(progress_bar.ProgressColumn):
+  def render(self, task: progress_bar.Task) -> str:
+    return f"{task.speed:,.0f}/s" if task.speed else ""
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-  """Shows a bar with rate and time left, on a terminal alone.
-
-  Args:
-    what: is counted.
-    total: of them.
-
-  Yields:
-    A function to call with how many more are done.
-  """
+  """Shows a progress bar on a terminal; yields a function to advance it by."""
   console = Console(stderr=True)
-  with rich_progress.Progress(
-    rich_progress.TextColumn(what),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TextColumn("{task.fields[rate]}"),
-    rich_progress.TimeRemainingColumn(),
+  with progress_bar.Progress(
+    progress_bar.TextColumn(what),
+    progress_bar.BarColumn(),
+    progress_bar.MofNCompleteColumn(),
+    _Rate(),
+    progress_bar.TimeRemainingColumn(),
     console=console,
     disable=not console.is_terminal,
   ) as bar:
-    task = bar.add_task(what, total=total, rate="")
-
-    def advance(count: int) -> None:
-      bar.update(task, advance=count)
-      speed = bar.tasks[task].speed
-      bar.update(task, rate=f"{speed:,.0f}/s" if speed else "")
-
-    yield advance
+    task = bar.add_task(what, total=total)
+    yield lambda count: bar.advance(task, count)

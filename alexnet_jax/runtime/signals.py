@@ -1,4 +1,4 @@
-"""How a run is asked to stop: SIGTERM and Ctrl-C, in one process or several."""
+"""How a user stops a run: SIGTERM or Ctrl-C, to one process of it."""
 
 import contextlib
 import os
@@ -15,65 +15,61 @@ _stop_requested = threading.Event()
 
 
 def stop_requested() -> bool:
-  """Whether this process, being the only one, was told to stop."""
+  """Whether a run of one process has received a signal to stop."""
   return _stop_requested.is_set() and jax.process_count() == 1
 
 
 class StopRequest:
-  """Says whether the run is to stop.
+  """Called after each step, says whether to save and stop now.
 
-  SIGTERM or Ctrl-C ask for it; a second Ctrl-C ends the process at once. One
-  that comes before the first question ends it too: there is nothing to save.
+  A second Ctrl-C, or a signal before the first call, ends the process at once.
   """
 
   def __init__(self):
-    self._questions = 0
+    self._num_calls = 0
 
   def __call__(self) -> bool:
-    """Returns whether to save and stop now, the same in all processes.
-
-    To be asked equally often by all of them, and by the main thread.
-    """
-    self._questions += 1
+    """Returns the same in all processes, which must call it equally often."""
+    self._num_calls += 1
     if jax.process_count() == 1:
       return _stop_requested.is_set()
-    # jax lets all stop at the number after the newest that was asked for.
-    return multihost_utils.reached_preemption_sync_point(self._questions)
+    # jax chooses a call that no process has made yet, and all stop there.
+    return multihost_utils.reached_preemption_sync_point(self._num_calls)
 
   def _handle(self, number: int, _) -> None:
-    """Runs in the main thread, when it comes back to Python."""
-    if not self._questions and jax.process_count() == 1:
-      # Not by an exception: some thread may never come back from its reading.
+    """Runs in the main thread, once it executes Python again."""
+    if not self._num_calls and jax.process_count() == 1:
+      # An exception would wait for data threads that may hang.
       errors.exit_immediately("told to stop before the first step", 0)
 
-  def _hear(self, pipe: int) -> None:
-    """Runs in a thread of its own: the main one may be within a long step."""
+  def _listen(self, pipe: int) -> None:
+    """Runs in its own thread, since the main one may be in a long step."""
     while numbers := os.read(pipe, 1):
       if numbers[0] == signal.SIGINT and _stop_requested.is_set():
         errors.exit_immediately("interrupted", 130)
-      if not _stop_requested.is_set() and self._questions:
+      if not _stop_requested.is_set() and self._num_calls:
         os.write(2, b"stopping after this step; Ctrl-C stops at once\n")
       _stop_requested.set()
       if numbers[0] == signal.SIGINT and jax.process_count() > 1:
-        os.kill(os.getpid(), signal.SIGTERM)  # jax tells the others.
+        os.kill(os.getpid(), signal.SIGTERM)  # jax tells the other processes.
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[StopRequest]:
-  """Yields the request; to be entered after jax has met other processes."""
+  """Yields what says when to stop. Enter it after `hosts.initialize`."""
   request = StopRequest()
   _stop_requested.clear()
-  heard, told = os.pipe()
-  os.set_blocking(told, False)
-  threading.Thread(target=request._hear, args=[heard], daemon=True).start()
-  # Of several processes, jax takes SIGTERM and tells it to all.
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  threading.Thread(target=request._listen, args=[reader], daemon=True).start()
+  # With several processes, SIGTERM is left to jax, which tells all of them.
   taken = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
   before = {number: signal.signal(number, request._handle) for number in taken}
-  signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   try:
     yield request
   finally:
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():
       signal.signal(number, handler)
-    os.close(told)
+    os.close(writer)

@@ -3,8 +3,8 @@
   alexnet checkpoint verify --workdir=DIR
   alexnet checkpoint digest --workdir=DIR
 
-`verify` compares every file of every checkpoint with its SHA-256; `digest`
-prints one SHA-256 of the newest parameters, to compare runs by.
+`verify` compares every file of every checkpoint with its SHA-256. `digest`
+prints one SHA-256 of the parameters, to compare runs by.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,32 @@ from alexnet_jax.runtime import cli, errors
 
 
 def _verify(workdir: Path) -> None:
-  """Prints the state of every checkpoint; raises InputError for a bad one."""
-  bad = {}
-  for step in checkpoint.steps_of(workdir):
+  """Prints a line for each good checkpoint; raises for damaged ones."""
+  steps = checkpoint.steps_of(workdir)
+  if not steps:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
+    )
+  damaged = []
+  for step in steps:
     folder = checkpoint.folder_of(workdir, step)
     if problem := digests.problem(folder):
-      bad[step] = problem
+      damaged.append(f"step {step}: {problem}")
       continue
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     print(f"step {step}: good, {len(files)} files, {size / 1e6:.1f} MB")
-  if bad:
+  if damaged:
     raise errors.InputError(
       f"workdir={str(workdir)!r} has damaged checkpoints:"
-      f" {checkpoint.list_damaged(bad)}. The next run takes the newest good"
-      " one."
+      f" {errors.first_few(damaged, 3, between='; ')}. The next run resumes"
+      " from the newest good one."
     )
 
 
 def main(words: Sequence[str]) -> None:
   """Runs the command."""
   workdir = Path(flags.FLAGS.workdir)
-  if not checkpoint.steps_of(workdir):
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
-    )
   match words[1:]:
     case ["verify"]:
       _verify(workdir)

@@ -1,4 +1,4 @@
-"""The error of one run, or of several together, on a split.
+"""The error of one run, or of several as an ensemble, on a split.
 
 alexnet evaluate --workdir=DIR[,DIR...]
 """
@@ -18,69 +18,68 @@ from alexnet_jax.runtime import cli, errors
 def evaluate_runs(
   workdirs: Sequence[Path],
   *,
-  weights: Sequence[float] | None = None,
+  weights: Sequence[float | str] = (),
   views: int | None = None,
   step: str = "newest",
   data_dir: str = "",
   split: str = "",
 ) -> tuple[list[opened.Run], int, dict[str, float]]:
-  """Evaluates runs together on a split.
+  """Evaluates runs, several as an ensemble.
 
   Args:
     workdirs: of the runs.
-    weights: of the runs in the mean of their softmaxes; equal by default.
-    views: 1 or 10 for all of them; by default what each config says.
-    step: of each run, `newest`, `best` or a number.
-    data_dir: of a data set of their classes; by default the first run's.
-    split: of it, in TFDS's words; by default the first run's test split.
+    weights: of each run in the mean of the softmaxes; equal by default.
+    views: 1 or 10; by default what the config of each run says.
+    step: of each run: `newest`, `best` or a number.
+    data_dir: by default that of the first run.
+    split: as TFDS names it; by default the first run's test split.
 
   Returns:
-    The runs, the number of images and `evaluate_split`'s figures.
+    The runs, the number of images, and loss, top-1 and top-5 error.
 
   Raises:
-    InputError: no run, no checkpoint, no data, no such split, runs of other
-      images or classes than the first, or bad weights or views.
+    InputError: no such run, checkpoint, data or split; bad weights or views; a
+      run on images or classes other than those of the data.
   """
   if views is not None and views not in evaluate.VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
-  weights = list(weights or [1.0] * len(workdirs))
   if not workdirs:
     raise errors.InputError("--workdir names no run; write --workdir=DIR.")
-  if (
-    len(weights) != len(workdirs)
-    or not all(weight > 0 for weight in weights)
-    or not math.isfinite(sum(weights))
-  ):
+  try:
+    shares = [float(weight) for weight in weights] or [1.0] * len(workdirs)
+  except ValueError:
+    shares = []
+  if len(shares) != len(workdirs) or not all(0 < x < math.inf for x in shares):
     raise errors.InputError(
-      f"--weights={','.join(f'{w:g}' for w in weights)} must be one positive"
-      f" number for each of the {len(workdirs)} runs."
+      f"--weights={','.join(map(str, weights))} must be positive numbers, one"
+      f" for each of the {len(workdirs)} runs."
     )
   mesh = placement.make_mesh()
   runs = [opened.open_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
   examples = opened.examples_of(config, data_dir, split)
-  dataset = examples.dataset
-  members = []
-  for workdir, run, weight in zip(workdirs, runs, weights, strict=True):
+  wanted = config.image_size_px, examples.dataset.class_names
+  nets = []
+  for workdir, run, share in zip(workdirs, runs, shares, strict=True):
     class_names, statistics = run_files.read_run_metadata(workdir)
-    size = run.config.image_size_px
-    if (size, class_names) != (config.image_size_px, dataset.class_names):
+    size_px = run.config.image_size_px
+    if (size_px, class_names) != wanted:
       raise errors.InputError(
         f"workdir={str(workdir)!r} was trained on images of another size or on"
-        f" other classes than {str(dataset.directory)!r} has; evaluate it on"
-        " its own data."
+        f" other classes than {str(examples.dataset.directory)!r} has; evaluate"
+        " it on its own data."
       )
     augmentation = augment.from_config(run.config, statistics)
-    seen = augment.views(
-      views or run.config.test_views, size, run.config.crop_size_px
-    )
     view_step = steps.make_view_step(run.net, augmentation, mesh)
-    members += [
-      evaluate.Net(view_step, params, seen, weight / len(run.members))
+    count = views or run.config.test_views
+    offsets = augment.views(count, size_px, run.config.crop_size_px)
+    nets += [
+      evaluate.Net(view_step, params, offsets, share / len(run.members))
       for params in run.members
     ]
-  figures = evaluate.evaluate_split(members, examples, config, mesh)
-  return runs, len(examples), figures
+  figures = evaluate.evaluate_nets(nets, examples, config, mesh)
+  assert figures  # None is for who can stop it.
+  return runs, len(examples), figures[-1]
 
 
 def main(_) -> None:
@@ -88,49 +87,32 @@ def main(_) -> None:
   options = flags.FLAGS
   cli.keep_memory()
   cli.keep_programs()
-  try:
-    weights = [float(weight) for weight in options.weights]
-  except ValueError as e:
-    raise errors.InputError(
-      f"--weights={','.join(options.weights)} must be numbers."
-    ) from e
-  workdirs = [Path(workdir) for workdir in options.workdir]
   runs, count, figures = evaluate_runs(
-    workdirs,
-    weights=weights,
+    [Path(workdir) for workdir in options.workdir],
+    weights=options.weights,
     views=options.views,
     step=options.step,
     data_dir=options.data_dir,
     split=options.split,
   )
-  views = [options.views or run.config.test_views for run in runs]
   words = {1: "one central view", 10: "ten views"}
-  seen = " and ".join(words[count] for count in sorted(set(views)))
-  count_nets = sum(len(run.members) for run in runs)
-  nets = f"{count_nets} nets, " if count_nets > 1 else ""
-  about = f"step {', '.join(str(run.step) for run in runs)}"
+  views = {words[options.views or run.config.test_views] for run in runs}
+  nets = sum(len(run.members) for run in runs)
+  about = [options.split or runs[0].config.test_split, f"{count:,} images"]
+  about += [f"{nets} nets"] if nets > 1 else []
+  about += [" and ".join(sorted(views))]
   print(
-    f"{options.split or runs[0].config.test_split}, {count:,} images,"
-    f" {nets}{seen}, {about}:"
+    f"{', '.join(about)}, step {', '.join(str(run.step) for run in runs)}:"
     f" top-1 error {figures['top1_error']:.2%},"
     f" top-5 error {figures['top5_error']:.2%}, loss {figures['loss']:.4f}"
   )
 
 
 def _define_flags() -> None:
-  flags.DEFINE_list(
-    "workdir", None, "Folder of the run; several make an ensemble.",
-    required=True,
-  )  # fmt: skip
-  flags.DEFINE_list(
-    "weights", [], "Weight of each run in the ensemble; equal by default."
-  )
-  flags.DEFINE_integer(
-    "views", None, "1 or 10 views of each image; by default the config's."
-  )
-  flags.DEFINE_string(
-    "step", "newest", "Checkpoint: newest, best (by validation) or a step."
-  )
+  flags.DEFINE_list("workdir", None, "Folder of each run.", required=True)
+  flags.DEFINE_list("weights", [], "Weight of each run; equal by default.")
+  flags.DEFINE_integer("views", None, "1 or 10; by default the config's.")
+  flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")
 

@@ -1,15 +1,11 @@
-"""What a layer makes of every image of a split, in a file.
+"""Writes a layer's output for every image of a split into a file.
 
   alexnet features --workdir=RUN --split=test --output=FILE.npz
 
-FILE.npz holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
-and `layer`; FILE.array_record an example each, as TFDS writes them, of
-`features` (flat), `shape` and `label`. `alexnet probe` learns
-from the .npz.
+The file holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
+and `layer`. `alexnet probe` trains a linear classifier on it.
 """
 
-import contextlib
-import errno
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +13,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from array_record.python import (
-  array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.data import batches, records
 from alexnet_jax.runs import opened
@@ -28,15 +20,14 @@ from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 
 _BATCH = 64
-_ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
 
 def check_single(model: inference.Model) -> None:
   """Raises InputError for an ensemble."""
   if len(model.members) > 1:
     raise errors.InputError(
-      f"the run holds {len(model.members)} nets of an ensemble, whose features"
-      " are not of one kind; take a run of a single net."
+      f"the run is an ensemble of {len(model.members)} nets, whose features"
+      " cannot be mixed; choose a run of a single net."
     )
 
 
@@ -46,7 +37,7 @@ def batches_of(
   """Yields images uint8 [B, S, S, 3] and labels int [B] of a split, in order.
 
   Args:
-    model: whose images they are to be.
+    model: gives the size of the images.
     examples: from `opened.examples_of`.
 
   Raises:
@@ -69,103 +60,61 @@ def batches_of(
 def nearest(
   features_NxD: np.ndarray, queries_QxD: np.ndarray, count: int
 ) -> np.ndarray:
-  """Returns which features are nearest to each query, int [Q, count].
+  """Returns the indices of the features nearest to each query, int [Q, count].
 
   By Euclidean distance (paper 6.1), the nearest first.
   """
-  # |f - q|^2 without |q|^2, which is the same for all; float32, as a product.
+  # |f - q|^2 less |q|^2, which is the same for all f.
   squares_N = np.einsum("nd,nd->n", features_NxD, features_NxD)
   distances_QxN = squares_N[None] - 2 * (queries_QxD @ features_NxD.T)
   some = np.argpartition(distances_QxN, min(count, len(squares_N)) - 1, axis=1)
   some = some[:, :count]
-  held = np.take_along_axis(distances_QxN, some, axis=1)
-  return np.take_along_axis(some, held.argsort(axis=1, kind="stable"), axis=1)
+  distances = np.take_along_axis(distances_QxN, some, axis=1)
+  order = distances.argsort(axis=1, kind="stable")
+  return np.take_along_axis(some, order, axis=1)
 
 
 def write(
   file: Path, model: inference.Model, examples: records.Examples, layer: str
 ) -> None:
-  """Writes a layer's outputs for a split as they come, a batch in memory.
+  """Writes an .npz file as np.savez would, with one batch in memory at a time.
 
   Args:
-    file: `.npz`, else of array records.
-    model: of one net.
+    file: to write.
+    model: of a single net.
     examples: from `opened.examples_of`.
     layer: see `Model.features`.
 
   Raises:
-    InputError: see `check_single`, `batches_of` and `Model.features`.
+    InputError: an ensemble; see `batches_of` and `Model.features`.
   """
   check_single(model)
-  found = (
-    (model.features(images, layer), labels.astype(np.int64))
-    for images, labels in batches_of(model, examples)
-  )
-  if file.suffix == ".npz":
-    about = {"layer": layer, "class_names": examples.dataset.class_names}
-    _write_arrays(file, found, len(examples), about)
-  else:
-    _write_records(file, found)
-
-
-def _write_arrays(
-  file: Path,
-  found: Iterator[tuple[np.ndarray, np.ndarray]],
-  count: int,
-  about: dict[str, Any],
-) -> None:
-  """Writes what np.savez would, which wants all features at once."""
-  labels: list[np.ndarray] = []
+  empty = model.features([], layer)
+  header = np.lib.format.header_data_from_array_1_0(empty)
+  header["shape"] = (len(examples), *empty.shape[1:])
+  labels = [np.zeros(0, np.int64)]
   with zipfile.ZipFile(file, "w") as archive:
     with archive.open("features.npy", "w", force_zip64=True) as part:
-      for features, own in found:
-        if not labels:
-          header = np.lib.format.header_data_from_array_1_0(features)
-          header["shape"] = (count, *features.shape[1:])
-          np.lib.format.write_array_header_1_0(part, header)
-        part.write(features.tobytes())
-        labels.append(own)
-    about = {"labels": np.concatenate(labels), **about}
-    for name, value in about.items():
+      np.lib.format.write_array_header_1_0(part, header)
+      for images, own in batches_of(model, examples):
+        part.write(model.features(images, layer).tobytes())
+        labels.append(own.astype(np.int64))
+    rest = {
+      "labels": np.concatenate(labels),
+      "layer": np.array(layer),
+      "class_names": np.array(examples.dataset.class_names),
+    }
+    for name, value in rest.items():
       with archive.open(f"{name}.npy", "w") as part:
-        np.lib.format.write_array(part, np.asarray(value), allow_pickle=False)
-
-
-def _write_records(
-  file: Path, found: Iterator[tuple[np.ndarray, np.ndarray]]
-) -> None:
-  with _telling_of_disks():
-    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
-  for features, labels in found:
-    for feature, label in zip(features, labels, strict=True):
-      example = _ExampleProto()
-      held = example.features.feature
-      held["features"].float_list.value.extend(feature.ravel().tolist())
-      held["shape"].int64_list.value.extend(feature.shape)
-      held["label"].int64_list.value.append(int(label))
-      with _telling_of_disks():
-        writer.write(example.SerializeToString())
-  with _telling_of_disks():
-    writer.close()
-
-
-@contextlib.contextmanager
-def _telling_of_disks() -> Iterator[None]:
-  """Raises OSError where ArrayRecord tells a full disk by a RuntimeError."""
-  try:
-    yield
-  except RuntimeError as e:
-    raise OSError(errno.EIO, str(e).partition(";")[0]) from e
+        np.lib.format.write_array(part, value, allow_pickle=False)
 
 
 def main(_: Any) -> None:
   """Runs the command."""
   options = flags.FLAGS
   output = Path(options.output)
-  if output.suffix not in (".npz", ".array_record"):
-    raise errors.InputError(
-      f"--output={options.output!r} must end in .npz or .array_record."
-    )
+  if output.suffix != ".npz":
+    raise errors.InputError(f"--output={options.output!r} must end in .npz.")
   cli.keep_memory()
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
@@ -185,9 +134,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")
   flags.DEFINE_string("layer", "fc7", "conv1, norm1, pool1, ... or the last.")
-  flags.DEFINE_string(
-    "output", None, "FILE.npz or FILE.array_record to write.", required=True
-  )
+  flags.DEFINE_string("output", None, "FILE.npz to write.", required=True)
 
 
 def command() -> None:

@@ -1,10 +1,12 @@
-"""The architecture table of a config, or how two configs differ.
+"""The layers of a config with shapes and counts, or how two configs differ.
 
-alexnet summary --config=configs/alexnet.py
-alexnet summary --diff configs/alexnet.py configs/run145.py
+alexnet summary --config=alexnet
+alexnet summary --diff alexnet run145
 """
 
+import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +16,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_jax import networks
+from alexnet_jax import model, networks
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
 
 Line = tuple[str, str, str, str, str]
-"""Layer, output, filters, parameters and MACs of a layer, in words."""
+"""Name, output shape, settings, parameters and MACs of a layer, as text."""
+
+# Fields that other columns show, or that matter only in training.
+_HIDDEN = (
+  "name", "parent", "filters", "units", "sigma", "bias", "dropout_index",
+  "axis",
+)  # fmt: skip
 
 
-def lines(network: networks.Network) -> tuple[list[Line], Line]:
+def lines(network: model.Network) -> tuple[list[Line], Line]:
   """Returns a line for every layer of a net, and one for the totals."""
   side = network.input_size_px
   rows = networks.rows(network)
@@ -31,7 +39,7 @@ def lines(network: networks.Network) -> tuple[list[Line], Line]:
     (
       _name(row.layer),
       " x ".join(map(str, row.output_shape)),
-      _filters(row.layer),
+      _settings(row.layer),
       f"{row.parameters:,}" if row.parameters else "",
       f"{row.macs:,}" if row.macs else "",
     )
@@ -42,14 +50,7 @@ def lines(network: networks.Network) -> tuple[list[Line], Line]:
   return layers, ("total", "", "", f"{parameters:,}", f"{macs:,}")
 
 
-def _grid(*first: str) -> Table:
-  grid = Table(*first, box=box.SIMPLE_HEAD)
-  for heading in ("output", "filters", "parameters", "MACs / image"):
-    grid.add_column(heading, justify="right")
-  return grid
-
-
-def table(network: networks.Network) -> Table:
+def table(network: model.Network) -> Table:
   """Returns the table of a net: a line for every layer, and the totals."""
   layers, totals = lines(network)
   grid = _grid("layer")
@@ -61,99 +62,92 @@ def table(network: networks.Network) -> Table:
 
 
 def difference(a: Any, b: Any) -> tuple[Table, Table]:
-  """Returns how two configs differ: fields, and layers with their totals.
+  """Returns how two configs differ: in fields, and in layers and totals.
 
   Args:
-    a: a whole config, its lines marked with -.
-    b: another, its lines marked with +.
+    a: a whole config; its lines are marked with -.
+    b: another; its lines are marked with +.
   """
   fields = Table("field", "-", "+", box=box.SIMPLE_HEAD)
-  mine, theirs = (config_files.flatten(config.to_dict()) for config in (a, b))
-  for name in sorted(mine | theirs):
-    held, other = (side.get(name, "no such field") for side in (mine, theirs))
-    if held != other:
-      fields.add_row(name, str(held), str(other))
-  grid = _grid("", "layer")
-  (ours, total), (others, other_total) = (
+  flat_a, flat_b = (config_files.flatten(x.to_dict()) for x in (a, b))
+  for name in sorted(flat_a | flat_b):
+    old, new = (flat.get(name, "no such field") for flat in (flat_a, flat_b))
+    if old != new:
+      fields.add_row(name, str(old), str(new))
+  layers = _grid("", "layer")
+  (lines_a, total_a), (lines_b, total_b) = (
     lines(networks.from_config(config)) for config in (a, b)
   )
-  matcher = difflib.SequenceMatcher(None, ours, others, autojunk=False)
+  matcher = difflib.SequenceMatcher(None, lines_a, lines_b, autojunk=False)
   for tag, i, j, k, m in matcher.get_opcodes():
     if tag != "equal":
-      for sign, changed in (("-", ours[i:j]), ("+", others[k:m])):
-        for line in changed:
-          grid.add_row(sign, *line)
-  if total != other_total:
-    grid.add_section()
-    grid.add_row("-", *total)
-    grid.add_row("+", *other_total)
-  return fields, grid
+      for line in lines_a[i:j]:
+        layers.add_row("-", *line)
+      for line in lines_b[k:m]:
+        layers.add_row("+", *line)
+  if total_a != total_b:
+    layers.add_section()
+    layers.add_row("-", *total_a)
+    layers.add_row("+", *total_b)
+  return fields, layers
 
 
-def _name(layer: networks.Layer) -> str:
-  match layer:
-    case networks.Conv() | networks.Dense():
-      return layer.name
-    case networks.Activation():
-      return f"  {layer.function}"
-    case networks.LocalResponseNorm():
-      within = f"{layer.towers} towers, " if layer.towers > 1 else ""
-      return f"  lrn {within}k {layer.k:g}, alpha {layer.alpha:g}"
-    case networks.MapNorm():
-      return f"  map norm {layer.window} x {layer.window}"
-    case networks.MaxPool():
-      inside = ", inside" * (not layer.ceil)
-      return f"  max pool {layer.window} / {layer.stride}{inside}"
-    case networks.AveragePool():
-      return f"  average pool {layer.window} / {layer.stride}"
-    case networks.Dropout():
-      return f"  dropout {layer.rate:g}{', rescaled' * layer.rescaled}"
-    case networks.Join():
-      return "  towers join"
-    case networks.Flatten():
-      return "  flatten"
+def _grid(*first: str) -> Table:
+  grid = Table(*first, "output", "settings", box=box.SIMPLE_HEAD)
+  for heading in ("parameters", "MACs / image"):
+    grid.add_column(heading, justify="right")
+  return grid
 
 
-def _filters(layer: networks.Layer) -> str:
-  if not isinstance(layer, networks.Conv | networks.Dense):
-    return ""
-  towers = f"{layer.towers} x " if layer.towers > 1 else ""
-  if isinstance(layer, networks.Dense):
-    return towers and f"{towers}{layer.units // layer.towers}"
-  side, filters = layer.kernel, layer.filters // layer.towers
-  padding = f" pad {layer.padding}" if layer.padding else ""
-  return f"{towers}{filters} of {side} x {side} / {layer.stride}{padding}"
+def _name(layer: model.Layer) -> str:
+  """Returns the name of a layer with weights, else the name of its class."""
+  words = re.findall("[A-Z][a-z]+", type(layer).__name__)
+  return layer.name or f"  {' '.join(words).lower()}"
+
+
+def _settings(layer: model.Layer) -> str:
+  """Returns the fields of a layer, without defaults of 0, 1 or None."""
+  found = []
+  for field in dataclasses.fields(layer):
+    value = getattr(layer, field.name)
+    is_plain = value == field.default and value in (0, 1, None)
+    if field.name in _HIDDEN or is_plain:
+      continue
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, str):
+      text = f"{field.name.replace('_', ' ')} {text}"
+    found.append(text)
+  return ", ".join(found)
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the command."""
-  console = Console(width=None if sys.stdout.isatty() else 110)
+  console = Console(width=None if sys.stdout.isatty() else 130)
   if not flags.FLAGS.diff and len(argv) == 1:
     config, _ = config_files.config()
     console.print(table(networks.from_config(config)), highlight=False)
     return
   if len(argv) != 3 or not flags.FLAGS.diff:
     raise errors.InputError(
-      f"{len(argv) - 1} config files were given; write --config=FILE for one,"
-      " or --diff FILE FILE for two."
+      f"{len(argv) - 1} configs are named; write --config=NAME for one, or"
+      " --diff NAME NAME for two."
     )
-  overrides = [word for word in sys.argv if word.startswith("--config")]
-  if overrides:
+  if config_files.overridden():
     raise errors.InputError(
-      f"--diff compares files alone, without {overrides[0]}."
+      "--diff compares two configs as they are; drop --config.FIELD=VALUE."
     )
   a, b = (config_files.load_config(path) for path in argv[1:])
-  fields, grid = difference(a, b)
+  fields, layers = difference(a, b)
   if not fields.row_count:
     console.print("no field differs", highlight=False)
     return
   console.print(fields, highlight=False)
-  if grid.row_count:
-    console.print(grid, highlight=False)
+  if layers.row_count:
+    console.print(layers, highlight=False)
 
 
 def _define_flags() -> None:
-  flags.DEFINE_bool("diff", False, "Compare two config files.")
+  flags.DEFINE_bool("diff", False, "Compare two configs.")
   config_files.define_config()
 
 

@@ -5,7 +5,7 @@ at a time. Each change is one of configs/ablations.py, with the same rates, the
 same length, the same seeds; the base alone was tuned, on validation images.
 """
 
-from configs import ablations
+from alexnet_jax.configs import ablations
 from experiments.harness.plan import Arm, Experiment
 
 BASE = "alexnet_cifar10"

@@ -4,12 +4,12 @@
 as machine learning does (a correlation): `H' = 1 + (H + pads - window) //
 stride`. A pad is a count of zeros before the first and after the last pixel of
 an axis; a negative one cuts pixels off. Results have the dtype of the input
-and are added up in float32. The nets use `direct`, which is the quickest on the
-machines measured; experiments/convolutions compares all.
+and are summed in float32. The package convolves as `direct` does.
 
-Both gradients of a convolution are convolutions: that of the input takes dy,
-dilated by the stride, and the kernel turned by 180 degrees; that of the kernel
-takes the input and dy as its window. Each algorithm computes them its own way.
+Both gradients of a convolution are convolutions. The input's gradient convolves
+dy, dilated by the stride, with the kernel turned by 180 degrees. The kernel's
+gradient convolves the input with dy as the window. Each algorithm computes both
+in its own way.
 """
 
 import functools
@@ -328,7 +328,10 @@ def _fft_forward(x, kernel, stride, pads):
 def _fft_backward(stride, pads, residuals, dy):
   x, kernel = residuals
   sides = _spectrum_sides(x, pads)
-  dy = _maps_to_spectra(pad(dy, ((0, 0), (0, 0)), dilation=stride), sides)
+  dilation = (0, 0, stride - 1)
+  config = [(0, 0, 0), dilation, dilation, (0, 0, 0)]
+  dilated = lax.pad(dy, jnp.zeros((), dy.dtype), config)
+  dy = _maps_to_spectra(dilated, sides)
   dx = dy @ _kernel_to_spectra(kernel, sides).swapaxes(2, 3)
   dx = _unpad(_spectra_to_maps(dx, sides), pads, x.shape[1:3])
   dkernel = _maps_to_spectra(pad(x, pads), sides).swapaxes(2, 3) @ dy.conj()

@@ -4,10 +4,10 @@
   python experiments/convolutions/run.py --quick    # batch 2, 1 trial
   python experiments/convolutions/run.py --draw     # tables and plot anew
 
-Of the two-tower net: conv1 and conv3 whole, conv2, conv4 and conv5 of one
-tower. The trials of all algorithms alternate. Each ends by writing results.csv,
-convolutions.png and the tables in README.md; a layer, direction and algorithm
-without a row, or without a reason in `skipped`, ends the script.
+Layers of the two-tower net: conv1 and conv3 whole, one tower of conv2, conv4
+and conv5. The trials of all algorithms alternate. Each command writes
+results.csv, convolutions.png and the tables in README.md. It fails if a layer,
+direction and algorithm has neither a row nor a reason in `skipped`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Averages the answers of 1, 3, 5 and 7 nets, every choice of them.
+"""Averages the answers of every choice of 1, 3, 5 and 7 nets.
 
   python -m experiments.ensemble.verdict
 
@@ -49,8 +49,8 @@ def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
   (arm,) = plan.load(NAME).arms
   if failed := results.failures(rows, arm.name):
     raise errors.InputError(
-      f"of the nets of {arm.name!r} some have failed ({failed}), with which"
-      " nothing is averaged; choose a config whose nets all end well."
+      f"some nets of {arm.name!r} failed ({failed}) and have no answers to"
+      " average; choose a config whose nets all finish."
     )
   answers: dict[int, dict[str, np.ndarray]] = {}
   labels = np.empty(0)
@@ -71,13 +71,11 @@ def _answers() -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
 def _effect(
   missed: np.ndarray, single: np.ndarray
 ) -> tuple[float, float, float]:
-  """Returns the difference to single nets, in points, low and high."""
+  """Returns the difference from single nets in points, low and high."""
   each = 100 * (missed.mean(axis=0) - single.mean(axis=0))
-  half = (
-    stats.norm.ppf((1 + intervals.LEVEL) / 2) * each.std() / len(each) ** 0.5
-  )
-  mean = each.mean()
-  return mean, mean - half, mean + half
+  mean, error = each.mean(), stats.sem(each, ddof=0)
+  low, high = stats.norm.interval(intervals.LEVEL, loc=mean, scale=error)
+  return mean, low, high
 
 
 def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:

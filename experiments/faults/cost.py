@@ -21,10 +21,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import augment, model, optimizer, steps
+from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.configs import alexnet
 from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.runs import checkpoint, digests
-from configs import alexnet
+from alexnet_jax.runs import checkpoint, digests, logs, states
+from alexnet_jax.runs.saving import Saver
+from alexnet_jax.runtime import platforms
 
 HERE = Path(__file__).parent
 ROUNDS, STEPS = 5, 6
@@ -35,7 +37,7 @@ def saving(folder: Path) -> list[dict[str, float]]:
   """Returns the seconds of rounds of steps, without and with a save."""
   config = alexnet.get_config()
   config.batch_size = BATCH
-  net = model.from_config(config)
+  net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, 1)
   mesh = placement.make_mesh(1)
   tx, _ = optimizer.from_config(config, 1000, 1000, layout.axes_of)
@@ -51,9 +53,10 @@ def saving(folder: Path) -> list[dict[str, float]]:
     colour_axes=np.eye(3, dtype=np.float32),
     colour_sds=np.full(3, 50, np.float32),
   )
-  state = steps.init_state(steps.init_params(net, 0), tx)
+  state = states.init_state(states.init_params(net, 0), tx)
   state = jax.device_put(state, placement.shardings(mesh, placement.REPLICATED))
-  step = steps.make_train_step(net, tx, augmentation, layout, mesh, 0)
+  step = steps.make_step(config, net, tx, augmentation, layout, mesh)
+  step = platforms.jit(step, donate_argnums=0)
   rng = np.random.default_rng(0)
   batch = {
     "image": rng.integers(0, 256, (BATCH, 256, 256, 3), dtype=np.uint8),
@@ -61,7 +64,9 @@ def saving(folder: Path) -> list[dict[str, float]]:
   }
   batch = placement.put_batch(mesh, layout.batch_spec, (BATCH,), batch)
   rows = []
-  saver = checkpoint.Saver(folder, keep=1, every_minutes=None, say=print)
+  folder.mkdir()
+  log = logs.NullLogger(folder, 0, True)
+  saver = Saver(folder, keep=1, every_minutes=None, log=log)
   with saver:
     for turn in range(ROUNDS + 1):  # The first compiles.
       seconds = {}
@@ -74,7 +79,7 @@ def saving(folder: Path) -> list[dict[str, float]]:
           state, sums = step(state, batch)
           jax.block_until_ready(sums)
         seconds[saves] = time.perf_counter() - start
-        running = saver._ending is not None and not saver._ending.done()
+        running = saver._thread is not None and saver._thread.is_alive()
         saver.wait()
       if turn:
         rows.append(
@@ -118,7 +123,7 @@ def resuming(folder: Path) -> list[dict[str, float]]:
   )  # fmt: skip
   workdir = folder / "run"
   command = [
-    sys.executable, "-m", "alexnet_jax.main", "--config=configs/alexnet.py",
+    sys.executable, "-m", "alexnet_jax", "train", "--config=configs/alexnet.py",
     f"--workdir={workdir}", f"--config.data_dir={data}",
     "--config.validation_split=", "--config.test_split=",
     "--config.schedule=epochs", "--config.total_steps=1000",
@@ -135,7 +140,7 @@ def resuming(folder: Path) -> list[dict[str, float]]:
     seen = {}
     for line in process.stdout:
       now = round(time.perf_counter() - start, 1)
-      if line.startswith("going on"):
+      if line.startswith("resuming"):
         seen["restored_s"] = now
       if line.startswith("step "):
         name = "first_step_s" if "first_step_s" not in seen else "second_step_s"

@@ -2,9 +2,9 @@
 
   python experiments/faults/fuzz.py --minutes=10
 
-Targets take turns of TURN examples, so that each gets its share of the time.
-What breaks one is printed at its simplest, with the seed; fuzz.csv gets a row
-of each target. The exit code is 1 if anything broke.
+Targets alternate after TURN examples, so that each gets an equal share of the
+time. A failing example is printed in its simplest form with the seed. fuzz.csv
+gets a row for each target. The exit code is 1 if any example failed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
           lambda test, seed=seed: hypothesis.seed(seed)(settings(test)),
           on_example=lambda name=name: examples.update([name]),
         )
-      # Whatever the code under test raises is what is looked for.
+      # Any exception of the code under test is a finding.
       except Exception:
         failures[name] += 1
         print(f"{name}, seed {seed}:", flush=True)

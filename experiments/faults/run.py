@@ -1,10 +1,10 @@
-"""Kills runs, damages checkpoints, fills disks; compares what resumes end in.
+"""Kills runs, damages checkpoints and fills disks; compares the resumed runs.
 
   python experiments/faults/run.py [--kills=100] [--corruptions=100]
 
-Each trial ends in the same command again, and survives if that ends in the
-parameters and metrics of an undisturbed run, bit for bit. Full and read-only
-disks are mounted, which takes root; elsewhere they are skipped. Every run is a
+After each fault the same command runs again. A trial survives if its parameters
+and metrics equal those of an undisturbed run bit for bit. Full and read-only
+disks are mounted, which needs root, and skipped otherwise. Every run is a
 process, forked from one that has imported the program, to start sooner. Results
 go to results.csv.
 """
@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import random
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from alexnet_jax import main as command
 from alexnet_jax.data.prepare import shapes
 
 HERE = Path(__file__).parent
@@ -63,14 +63,13 @@ DAMAGES = ("one bit", "16 bytes", "4 KiB of zeros", "truncated", "missing")
 FORKED = multiprocessing.get_context("forkserver")
 
 
-def _main(arguments: list[str], output: Path) -> None:
-  """Is the program, in a process of its own."""
+def _train(arguments: list[str], output: Path) -> None:
+  """Runs `alexnet train` in this process; all that it prints goes to a file."""
   stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
   os.dup2(stream, 1)
   os.dup2(stream, 2)
-  sys.argv = ["alexnet_jax.main", *arguments]
-  sys.modules.pop("alexnet_jax.main")
-  runpy.run_module("alexnet_jax.main", run_name="__main__", alter_sys=True)
+  sys.argv = ["alexnet train", *arguments]
+  command.command()
 
 
 class Command:
@@ -83,7 +82,9 @@ class Command:
     fields = {**FIELDS, "data_dir": data}
     arguments = [f"--config.{field}={value}" for field, value in fields.items()]
     arguments.append(f"--workdir={workdir}")
-    self._process = FORKED.Process(target=_main, args=(arguments, self._output))
+    self._process = FORKED.Process(
+      target=_train, args=(arguments, self._output)
+    )
     self._process.start()
 
   @property
@@ -196,7 +197,7 @@ def where(workdir: Path, command: Command) -> str:
   last = (records(workdir) or [{"split": "", "step": 0}])[-1]
   trained = last["split"] == "train" and last["step"] % EVALUATE_EVERY == 0
   ended = last["split"] != "train" and last["step"] == FIELDS["total_steps"]
-  if not re.search(r"^(step|going)", command.output, re.MULTILINE):
+  if not re.search(r"^(step|resuming)", command.output, re.MULTILINE):
     found.append("starting")
   elif trained or ended:
     found.append("evaluating")
@@ -308,8 +309,8 @@ def corruptions(trials: Trials, count: int) -> None:
     command = trials.start(workdir)
     survived = command.wait() == 0 and trials.same(workdir)
     told = re.search(
-      rf"WARNING: the checkpoint of step {newest} is damaged \((.*)\); it is"
-      rf" left as checkpoints/{newest}\.damaged-1,",
+      rf"WARNING: the checkpoint of step {newest} is damaged \((.*)\)\. It is"
+      rf" now checkpoints/{newest}\.damaged-1,",
       command.output,
     )
     # A damaged SHA256SUMS may say that of any file.

@@ -1,4 +1,4 @@
-"""Answers Fig. 1's question from results.csv: table, plot, checks.
+"""Checks the chosen rates, and writes the tables and the plot of Fig. 1.
 
 python -m experiments.figure1.verdict
 """
@@ -39,7 +39,7 @@ def main(_: Any = None) -> None:
 
 
 def _error(rows: list[dict[str, str]], arm: str) -> float | str:
-  """Returns the mean training error of an arm, or what became of its nets."""
+  """Returns the mean training error of an arm, or how its nets failed."""
   bad = {row["outcome"] for row in rows if row["arm"] == arm}
   if bad := bad - {results.FINISHED}:
     return " or ".join(sorted(bad))
@@ -100,7 +100,7 @@ def _ratios(rows: list[dict[str, str]]) -> list[str]:
       if units != "relu" and len(relu) == count:
         ratio, low, high = intervals.of_ratio(reached, relu)
         cells[3] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
-        # The original's side: ReLU comes there sooner.
+        # In the original ReLU gets there sooner, so the ratio is above 1.
         sign = int(original != experiment.NO_ORIGINAL)
         cells[5] = intervals.verdict(low - 1, high - 1, sign)
     else:

@@ -1,10 +1,10 @@
-"""Measures what it takes to bring weights in and to be answered, here.
+"""Measures the time and memory to import weights and to answer images.
 
   make peers && python -m experiments.footprint.answers
 
-Of the full net, with drawn weights in torchvision's file layout; features are
-of `data/cifar10` (../ablations). Commands run as a user types them, one after
-another. Results go to answers.csv and the README.
+The full net has random weights in torchvision's file layout; features are
+computed of `data/cifar10` (../ablations). Commands run one after another.
+Results go to answers.csv and the README.
 """
 
 import multiprocessing
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import networks
 from alexnet_jax.tools import features
-from alexnet_jax.tools.convert import arrays, files, nets
+from alexnet_jax.tools.convert import arrays, nets
 from experiments.footprint.run import run
 from experiments.harness import tables
 
@@ -32,9 +33,8 @@ COLUMNS = ["what", "median", "least", "most", "unit", "peak_gb"]
 
 
 def _write_weights(file: Path) -> None:
-  """Writes drawn weights of torchvision's net, 244 MB."""
+  """Writes random weights of torchvision's net, 244 MB."""
   rng = np.random.default_rng(0)
-  torch = files.torch_itself()
   network = networks.from_config(nets.config_of(nets.NETS["torchvision"]))
   state = {
     name: torch.from_numpy(rng.normal(0, 0.02, shape).astype(np.float32))
@@ -71,7 +71,7 @@ def main() -> None:
     folder = Path(name)
     os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
     weights = folder / "alexnet.pth"
-    # Of this process's memory Linux counts the peak to all that it starts.
+    # Linux counts this process's peak memory as that of its children too.
     writer = multiprocessing.get_context("spawn").Process(
       target=_write_weights, args=[weights]
     )
@@ -90,7 +90,7 @@ def main() -> None:
     rows.append(_commands("the same, compiled programs kept", *asked))
     small = folder / "small"
     run(
-      "main", "--config=configs/alexnet_cifar10.py", f"--workdir={small}",
+      "train", "--config=configs/alexnet_cifar10.py", f"--workdir={small}",
       "--config.total_steps=1", "--config.validation_split=",
       "--config.test_split=",
     )  # fmt: skip

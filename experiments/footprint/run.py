@@ -22,8 +22,8 @@ ROOT = HERE.parents[1]
 TRIALS = 3
 
 
-def run(module: str, *flags: str) -> dict[str, float]:
-  """Runs a command of the package.
+def run(command: str, *flags: str) -> dict[str, float]:
+  """Runs `alexnet COMMAND`.
 
   Returns:
     `seconds` in all, `first_step_s` until it reports its first training record
@@ -32,7 +32,7 @@ def run(module: str, *flags: str) -> dict[str, float]:
   """
   start = time.perf_counter()
   process = subprocess.Popen(
-    [sys.executable, "-m", f"alexnet_jax.{module}", *flags],
+    [sys.executable, "-m", "alexnet_jax", command, *flags],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     text=True,
@@ -45,7 +45,7 @@ def run(module: str, *flags: str) -> dict[str, float]:
       first = time.perf_counter() - start
   _, status, usage = os.wait4(process.pid, 0)
   if status:
-    raise SystemExit(f"{module} {' '.join(flags)} ended with status {status}")
+    raise SystemExit(f"{command} {' '.join(flags)} ended with status {status}")
   return {
     "seconds": time.perf_counter() - start,
     "first_step_s": first,
@@ -66,13 +66,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
       data = f"--config.data_dir={folder}/shapes"
       workdir = f"--workdir={folder}/run"
-      trained = run("main", workdir, data)
+      trained = run("train", workdir, data)
       tested = run("evaluate", workdir)
       trained["seconds"] += tested["seconds"]
       trained.pop("first_step_s")
       record(f"quickstart, all, trial {trial}", trained)
       short = run(
-        "main",
+        "train",
         f"--workdir={folder}/short",
         data,
         "--config.total_steps=3",
@@ -85,7 +85,7 @@ def main() -> None:
     data = Path(folder, "shapes")
     shapes.generate(data, train=384, validation=10, test=10, size_px=256)
     full = run(
-      "main",
+      "train",
       "--config=configs/alexnet.py",
       f"--workdir={folder}/run",
       f"--config.data_dir={data}",

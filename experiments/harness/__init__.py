@@ -1,1 +1,1 @@
-"""What trains the nets of an experiment and compares them."""
+"""Trains the nets of an experiment and compares its arms."""

@@ -1,9 +1,9 @@
-"""What each arm of an experiment is worth beside its base.
+"""Compares each arm of an experiment with its base.
 
   python -m experiments.harness.effects NAME
 
-Reads results.csv and the answers of each net; writes effects.csv, the table of
-the README and the plot.
+Reads results.csv and which test images each net got wrong; writes effects.csv,
+the table of the README and the plot.
 """
 
 from collections.abc import Sequence
@@ -28,72 +28,64 @@ COLUMNS = [
   "original",
   "change",
 ]
+"""Effects are in points of test error, low and high the ends of an interval."""
 
 
 def main(words: Sequence[str]) -> None:
   """Runs the command."""
-  if len(words) != 2:
-    raise errors.InputError(
-      f"{' '.join(words[1:])!r} must be the name of one experiment; write"
-      " python -m experiments.harness.effects NAME."
-    )
-  title = words[1]
-  experiment, folder = plan.load(title), plan.HERE / title
+  name = run.experiment_name(words, "effects")
+  experiment, folder = plan.load(name), plan.HERE / name
   arms = experiment.arms[1:]
   if not arms or experiment.metric not in run.VIEWS:
     raise errors.InputError(
-      f"{title!r} has no arms that differ from a base in their test error; name"
-      " another experiment."
+      f"the arms of {name!r} are not compared by test error; name another"
+      " experiment."
     )
-  rows = results.whole(title)
-  found = [_effect(title, experiment, rows, arm) for arm in arms]
+  rows = results.whole(name)
+  found = [_effect(name, experiment, rows, arm) for arm in arms]
   tables.fill(folder / "README.md", "effects", _table(experiment, rows, found))
   tables.write_csv(folder / "effects.csv", COLUMNS, found)
-  tables.save_plot(_plot(found), folder / title)
+  tables.save_plot(_plot(found), folder / name)
   print(f"wrote README.md, effects.csv and the plot of {folder}")
 
 
 def _effect(
-  title: str, experiment: plan.Experiment, rows: list[dict[str, str]], arm: Arm
+  name: str, experiment: plan.Experiment, rows: list[dict[str, str]], arm: Arm
 ) -> dict[str, Any]:
-  """Returns a row of effects.csv, in points of error; seeds are paired."""
-  base = experiment.arms[0]
-  name, metric = arm.nets_of or arm.name, arm.metric or experiment.metric
-  ours = results.numbers(rows, name, metric)
-  theirs = results.numbers(rows, base.name, experiment.metric)
+  """Returns a row of effects.csv; nets of the same seed are pairs."""
+  base = experiment.arms[0].name
+  nets, metric = arm.nets_of or arm.name, arm.metric or experiment.metric
+  ours = results.numbers(rows, nets, metric)
+  theirs = results.numbers(rows, base, experiment.metric)
   seeds = sorted(ours.keys() & theirs.keys())
-  about = {
+  failed = results.failures(rows, nets)
+  row = {
     "arm": arm.name,
     "change": arm.change,
     "pairs": len(seeds),
     "original": arm.original,
   }
   if len(seeds) < 2:
-    reason = f"{len(seeds)} of 2 pairs that it takes"
-    if failed := results.failures(rows, name):
-      reason = failed
-    elif failed := results.failures(rows, base.name):
-      reason = f"of the base {failed}"
-    return about | {"verdict": reason}
+    failed_base = results.failures(rows, base)
+    reason = failed or (failed_base and f"base: {failed_base}")
+    return row | {"verdict": reason or f"{len(seeds)} of 2 pairs needed"}
 
   def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
     return intervals.of_paired_difference(
-      *(
-        np.array([results.wrong(title, whose, seed, what) for seed in seeds])
-        for whose, what in ((name, metric), (base.name, metric_of_base))
-      )
+      np.array([results.wrong(name, nets, s, metric) for s in seeds]),
+      np.array([results.wrong(name, base, s, metric_of_base) for s in seeds]),
     )
 
   effect, low, high = compare(metric, experiment.metric)
   points = {"effect": effect, "low": low, "high": high}
   if not arm.metric:
-    view = "one_view_error"
-    points["one_view_effect"] = compare(view, view)[0]
+    one_view = "one_view_error"
+    points["one_view_effect"] = compare(one_view, one_view)[0]
   verdict = intervals.verdict(low, high, arm.sign)
-  if failed := results.failures(rows, name):
+  if failed:
     verdict += f" ({failed})"
-  rounded = {name: round(100 * value, 2) for name, value in points.items()}
-  return about | rounded | {"verdict": verdict}
+  rounded = {key: round(100 * value, 2) for key, value in points.items()}
+  return row | rounded | {"verdict": verdict}
 
 
 def _table(
@@ -101,33 +93,36 @@ def _table(
   rows: list[dict[str, str]],
   found: list[dict[str, Any]],
 ) -> list[str]:
-  base = experiment.arms[0]
+  """Returns the lines of the README's table."""
+  base = experiment.arms[0].name
   lines = []
-  for metric, views in (("ten_view_error", "ten"), ("one_view_error", "one")):
-    rates = results.numbers(rows, base.name, metric)
-    if not rates:
-      continue
-    mean, low, high = intervals.of_mean(np.array(list(rates.values())))
-    lines.append(
-      f"Base, {views} view{'s' * (views == 'ten')}: {mean:.2%} ({low:.2%} to"
-      f" {high:.2%}), {len(rates)} nets."
-    )
-  if failed := results.failures(rows, base.name):
-    lines.append(f"Of the base: {failed}.")
+  for metric, views in (
+    ("ten_view_error", "ten views"),
+    ("one_view_error", "one view"),
+  ):
+    rates = results.numbers(rows, base, metric)
+    if rates:
+      mean, low, high = intervals.of_mean(np.array(list(rates.values())))
+      lines.append(
+        f"Base, {views}: {mean:.2%} ({low:.2%} to {high:.2%}), {len(rates)}"
+        " nets."
+      )
+  if failed := results.failures(rows, base):
+    lines.append(f"Base: {failed}.")
   lines += [
     "",
     "| arm | change | pairs | effect | one view | original | verdict |",
     "|---|---|---|---|---|---|---|",
   ]
   for row in found:
-    effect = one = ""
+    effect = one_view = ""
     if "effect" in row:
       low, high = row["low"], row["high"]
       effect = f"{row['effect']:+.2f} ({low:+.2f} to {high:+.2f})"
     if "one_view_effect" in row:
-      one = f"{row['one_view_effect']:+.2f}"
+      one_view = f"{row['one_view_effect']:+.2f}"
     cells = (
-      f"`{row['arm']}`", row["change"], str(row["pairs"]), effect, one,
+      f"`{row['arm']}`", row["change"], str(row["pairs"]), effect, one_view,
       row["original"], row["verdict"],
     )  # fmt: skip
     lines.append(f"| {' | '.join(cells)} |")
@@ -135,6 +130,7 @@ def _table(
 
 
 def _plot(found: list[dict[str, Any]]) -> Figure:
+  """Draws the effects and their intervals, smallest below."""
   ordered = sorted(found, key=lambda row: row.get("effect", np.inf))
   figure, axes = plt.subplots(
     figsize=(5.2, 1.2 + 0.18 * len(ordered)), layout="constrained"

@@ -1,83 +1,87 @@
-"""How sure a mean, a difference of paired nets, or a ratio is."""
+"""95 % intervals of a mean, of a difference of paired nets, and of a ratio."""
 
 import numpy as np
 from scipy import stats
 
-from alexnet_jax.tools.report import command as report
-
-LEVEL = report.CONFIDENCE
+LEVEL = 0.95
 
 
 def of_mean(values: np.ndarray) -> tuple[float, float, float]:
-  """Returns mean, low and high of Student's interval over seeds.
+  """Returns the mean, and low and high of its interval (Student's t).
 
   Args:
-    values: float [S], one for each seed; of one alone the interval is endless.
+    values: float [S], one for each seed. One value has an infinite interval.
   """
-  mean, half = report.interval(values.tolist())
-  half = np.inf if half is None else half
-  return mean, mean - half, mean + half
+  mean = float(values.mean())
+  if len(values) < 2:
+    return mean, -np.inf, np.inf
+  error = stats.sem(values)
+  low, high = stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
+  return mean, float(low), float(high)
 
 
 def of_paired_difference(
   wrong: np.ndarray, wrong_base: np.ndarray
 ) -> tuple[float, float, float]:
-  """Returns the difference of two error rates, and the interval's low and high.
+  """Returns the difference of two error rates, low and high.
 
-  Another seed would have given another difference, and so would other images.
-  The variances are those that a bootstrap of pairs of nets (with S - 1 for S)
-  and one of images come to; what both of them count, the luck of one net with
-  one image, is taken off the second. Each has its own quantile: Student's of
-  the few seeds, the normal one of the many images. Few seeds may agree by luck:
-  the interval is never narrower than that of the images alone.
+  The interval is for other seeds and other images. It adds two variances: of
+  the mean over seeds and of the mean over images. Both contain the noise of one
+  net on one image, so the second is taken without it. The few seeds have
+  Student's quantile, the many images the normal one. A few seeds may agree by
+  chance, so the interval is at least as wide as that of the images alone.
 
   Args:
-    wrong: bool [S, N], which of N images the net of each seed got wrong.
-    wrong_base: bool [S, N], of the base arm, of the same seeds and images.
+    wrong: bool [S, N], whether the net of each seed got each image wrong.
+    wrong_base: bool [S, N], the same for the base arm's nets of these seeds.
   """
   differences_SxN = wrong.astype(np.float64) - wrong_base
   seeds, images = differences_SxN.shape
   mean = float(differences_SxN.mean())
   if seeds < 2:
     return mean, -np.inf, np.inf
-  of_seed = differences_SxN.mean(axis=1, keepdims=True)
-  of_image = differences_SxN.mean(axis=0, keepdims=True)
-  luck = differences_SxN - of_seed - of_image + mean
-  by_seeds = of_seed.var(ddof=1) / seeds
-  by_images = of_image.var(ddof=1) / images
-  by_luck = (luck**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
-  of_few = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
-  of_many = float(stats.norm.ppf((1 + LEVEL) / 2))
-  both = of_few**2 * by_seeds + of_many**2 * max(by_images - by_luck, 0)
-  half = max(both, of_many**2 * by_images) ** 0.5
+  seed_means = differences_SxN.mean(axis=1, keepdims=True)
+  image_means = differences_SxN.mean(axis=0, keepdims=True)
+  noise_SxN = differences_SxN - seed_means - image_means + mean
+  by_seeds = seed_means.var(ddof=1) / seeds
+  by_images = image_means.var(ddof=1) / images
+  by_noise = (noise_SxN**2).sum() / ((seeds - 1) * (images - 1))
+  by_noise /= seeds * images
+  student = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
+  normal = float(stats.norm.ppf((1 + LEVEL) / 2))
+  both = student**2 * by_seeds + normal**2 * max(by_images - by_noise, 0)
+  half = max(both, normal**2 * by_images) ** 0.5
   return mean, mean - half, mean + half
 
 
 def of_ratio(
   numerators: np.ndarray, denominators: np.ndarray
 ) -> tuple[float, float, float]:
-  """Returns the ratio of two geometric means over seeds, low and high.
+  """Returns the ratio of two geometric means, low and high.
 
-  Welch's interval of the difference of logarithms: the arms share no seed's
-  numbers but by name.
+  Welch's interval for the difference of the logarithms; the nets of the two
+  arms are not paired.
 
   Args:
-    numerators: float [S], positive.
+    numerators: float [S], positive, one for each seed.
     denominators: float [T], positive.
   """
   logs = [np.log(numerators), np.log(denominators)]
-  mean = float(logs[0].mean() - logs[1].mean())
+  ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
   if min(map(len, logs)) < 2:
-    return float(np.exp(mean)), 0.0, np.inf
+    return ratio, 0.0, np.inf
   interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(LEVEL)
-  return (
-    float(np.exp(mean)), float(np.exp(interval.low)),
-    float(np.exp(interval.high)),
-  )  # fmt: skip
+  return ratio, float(np.exp(interval.low)), float(np.exp(interval.high))
 
 
 def verdict(low: float, high: float, sign: int) -> str:
-  """Returns what an interval of a difference says of the original's sign."""
+  """Returns whether the interval of a difference agrees with the original.
+
+  Args:
+    low: end of the interval.
+    high: end of the interval.
+    sign: of the original's difference; 0 if there is none.
+  """
   if not sign:
     return "nothing to compare"
   if low <= 0 <= high:

@@ -1,4 +1,4 @@
-"""What an experiment is: arms, seeds and the question, as data."""
+"""An experiment as data: its arms, their seeds, and what judges them."""
 
 import dataclasses
 import hashlib
@@ -15,6 +15,7 @@ from alexnet_jax.runs import config_files, run_files
 from alexnet_jax.runtime import cli, errors
 
 HERE = Path(__file__).parents[1]
+"""The folder of all experiments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Arm:
   """One way to train.
 
   Attributes:
-    name: in results.csv and folders.
+    name: in results.csv and in the names of folders.
     config: as `--config=` takes it.
-    change: from the base, in words.
-    fields: of the config, that differ from it.
-    original: what the originals saw, with the source.
-    sign: of the original's effect on the error beside the base arm: 1 if it is
-      higher, -1 if lower, 0 if none is known.
-    nets_of: the arm whose nets these are, if it only looks at them otherwise.
-    metric: a column of results.csv, if not the experiment's.
-    seeds: how many nets, of seeds from 0.
+    change: what differs from the base, in words.
+    fields: of the config, to be set.
+    original: what the original authors saw, with the source.
+    sign: of the original's effect on the error: 1 higher than the base, -1
+      lower, 0 not known.
+    nets_of: the arm whose nets are judged, if this arm trains none.
+    metric: the column of results.csv, if not the experiment's.
+    seeds: number of nets; their seeds start from 0.
   """
 
   name: str
@@ -51,9 +52,9 @@ class Experiment:
 
   Attributes:
     arms: the base first.
-    metric: the column of results.csv that the arms are judged by.
-    keeps_answers: whether the log probabilities that each net gives the test
-      images are kept with its metrics.
+    metric: the column of results.csv that judges the arms.
+    keeps_answers: whether each net's log probabilities of the test images are
+      kept.
   """
 
   arms: tuple[Arm, ...]
@@ -65,40 +66,35 @@ def load(name: str) -> Experiment:
   """Returns `EXPERIMENT` of experiments/NAME/experiment.py.
 
   Raises:
-    InputError: there is no such experiment, or two of its arms have one name.
+    InputError: there is no such experiment, or two of its arms share a name.
   """
   known = [file.parent.name for file in HERE.glob("*/experiment.py")]
   if name not in known:
     raise errors.unknown("experiment", name, known)
   file = HERE / name / "experiment.py"
   experiment = runpy.run_path(str(file)).get("EXPERIMENT")
-  if not isinstance(experiment, Experiment):
-    raise errors.InputError(
-      f"{file} has no EXPERIMENT; write one, an Experiment of"
-      " experiments.harness.plan."
-    )
+  if experiment is None:
+    raise errors.InputError(f"{file} must define EXPERIMENT.")
   names = [arm.name for arm in experiment.arms]
   for arm in names:
     if names.count(arm) > 1:
-      raise errors.InputError(
-        f"{file} has the arm {arm!r} twice; give each a name of its own."
-      )
+      raise errors.InputError(f"{file} has two arms {arm!r}; rename one.")
   return experiment
 
 
 def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
-  """Returns the arms of these names, all if there are none, that train nets.
+  """Returns the named arms, or all arms that train nets if none is named.
 
   Raises:
-    InputError: there is no such arm, or it has no nets of its own.
+    InputError: there is no such arm, or it trains no nets.
   """
   by_name = {arm.name: arm for arm in experiment.arms if not arm.nets_of}
   nets_of = {arm.name: arm.nets_of for arm in experiment.arms if arm.nets_of}
   for name in names:
     if name in nets_of:
       raise errors.InputError(
-        f"--only={name!r} trains nothing: its nets are those of"
-        f" {nets_of[name]!r}; name that."
+        f"--only={name!r} trains no nets: it judges those of"
+        f" {nets_of[name]!r}; name that arm."
       )
     if name not in by_name:
       raise errors.unknown("--only", name, by_name)
@@ -106,16 +102,20 @@ def select(experiment: Experiment, names: Iterable[str]) -> tuple[Arm, ...]:
 
 
 def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
-  """Returns the whole config of a program that trains nets of an arm.
+  """Returns the config of a program that trains nets of an arm.
+
+  Args:
+    arm: of the nets.
+    seed: of the first net.
+    members: number of nets.
 
   Raises:
-    InputError: the arm has a field that the config has not, or a value of
-      another type.
+    InputError: the config lacks one of the arm's fields, or has another type.
   """
   config = config_files.load_config(str(HERE.parent / arm.config))
   fields = {**arm.fields, "seed": seed, "ensemble": members}
   try:
-    with cli.config_told():
+    with cli.refuse_unknown_fields():
       config.update_from_flattened_dict(fields)
   except (errors.InputError, TypeError) as e:
     raise errors.InputError(f"arm {arm.name!r}: {e}") from e
@@ -123,28 +123,28 @@ def config_of(arm: Arm, seed: int = 0, members: int = 1) -> ConfigDict:
 
 
 def digest_of(config: ConfigDict) -> str:
-  """Returns twelve digits that tell what is trained, whatever the seed."""
+  """Returns twelve hex digits that depend on all but the seed."""
   return digest_of_fields(fields_of(config.to_dict()))
 
 
 def digest_of_fields(fields: Mapping[str, Any]) -> str:
-  """Returns the digest of what `fields_of` tells."""
+  """Returns the digest of what `fields_of` returns."""
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields of a config that tell what is trained, as in JSON."""
+  """Returns the fields of a config that decide what is trained, as in JSON."""
   free = {*run_files.MAY_CHANGE_ON_RESUME, "seed", "ensemble"}
-  free.remove("data_dir")  # Here it stays where it is, and tells what is seen.
-  free.remove("log_every_steps")  # It says when `stop_at_train_error` looks.
+  free.remove("data_dir")  # An experiment's data decide its results.
+  free.remove("log_every_steps")  # It decides when `stop_at_train_error` stops.
   fields = config_files.flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields.items() if name not in free}
 
 
 def command_of(name: str, arm: Arm, seed: int) -> str:
-  """Returns the command that trains one net of an experiment's arm again."""
+  """Returns the command that trains one net of an arm again."""
   fields = {**arm.fields, "seed": seed}
-  words = ["python", "-m", "alexnet_jax.main", f"--config={arm.config}"]
+  words = ["alexnet", "train", f"--config={arm.config}"]
   words += [f"--config.{name}={value}" for name, value in fields.items()]
   return shlex.join([*words, f"--workdir=runs/{name}/{arm.name}-{seed}"])

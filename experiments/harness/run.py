@@ -1,12 +1,13 @@
-"""Trains the nets of an experiment that are still to be trained.
+"""Trains the nets of an experiment that have no row in results.csv yet.
 
   python -m experiments.harness.run NAME [--only=ARM,ARM] [--seeds=5]
 
-Killed or told to stop, the same command goes on where it was; several side by
-side, each on cores or a device of its own, share the work. Each net gives a row
-of experiments/NAME/results.csv and a folder in experiments/NAME/runs; weights
-stay in runs/experiments, where another experiment with the same config finds
-them.
+After a kill or a stop signal, the same command continues. Several of them, each
+on cores or a device of its own, share the work. Each net gets a row in
+experiments/NAME/results.csv and a folder in experiments/NAME/runs. Weights stay
+in runs/experiments, where other experiments with the same config find them.
+
+A program trains one net, or several of consecutive seeds as an ensemble.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,54 +35,76 @@ from alexnet_jax.runs import logs, opened, run_files
 from alexnet_jax.runtime import cli, errors, platforms, signals
 from experiments.harness import plan, results
 
-THEN = ", then "  # Between what trained a net one after another.
-_ABOUT = "about.json"  # In a workdir: what trained its nets, and how long.
 VIEWS = {"one_view_error": 1, "ten_view_error": 10}
+CHANCE_TOLERANCE = 0.01
+"""A net has learned if its loss is below chance's by this fraction."""
+_THEN = ", then "  # between the commits that trained a net one after another
+_ABOUT = "about.json"  # in a workdir: commits, devices, versions and seconds
 
 
 def main(words: Sequence[str]) -> None:
   """Runs the command."""
-  if len(words) != 2:
-    raise errors.InputError(
-      f"{' '.join(words[1:])!r} must be the name of one experiment; write"
-      " python -m experiments.harness.run NAME."
-    )
-  options, name = flags.FLAGS, words[1]
-  experiment = plan.load(name)
+  name = experiment_name(words, "run")
+  experiment, options = plan.load(name), flags.FLAGS
   if options.only == []:
     raise errors.InputError("--only='' must name an arm; leave it out for all.")
   arms = plan.select(experiment, options.only or ())
-  # One on a CPU by measurement (experiments/seeds_at_once).
+  # On a CPU an ensemble is no quicker (experiments/seeds_at_once).
   at_once = options.seeds_at_once or (5 if platforms.loops_are_fast() else 1)
-  for flag in ("seeds", "seeds_at_once"):
-    value: Any = options[flag].value
-    if value is not None and value < 1:
-      raise errors.InputError(f"--{flag}={value} must be 1 or more.")
   seeds = {arm.name: options.seeds or arm.seeds for arm in arms}
-  configs = {
-    arm.name: plan.config_of(arm) for arm in plan.select(experiment, ())
-  }
-  results.check(results.read(name), configs, name)
   cli.keep_memory()
   cli.keep_programs()
-  _commit()  # That of the code which runs, whatever is committed meanwhile.
   with signals.handle_signals() as should_stop:
-    # Breadth first: every arm has some seeds before one has them all.
-    for first in range(0, max(seeds.values()), at_once):
-      for arm in arms:
-        group = range(first, min(first + at_once, seeds[arm.name]))
-        digest = plan.digest_of(configs[arm.name])
-        _run(name, arm, group, digest, should_stop)
-        if should_stop():
-          print("told to stop; the same command goes on")
-          return
+    train_missing(name, seeds, at_once, should_stop)
+
+
+def train_missing(
+  name: str,
+  seeds: Mapping[str, int],
+  at_once: int,
+  should_stop: Callable[[], bool],
+) -> None:
+  """Trains and tests the nets of an experiment that have no row yet.
+
+  Args:
+    name: of the experiment.
+    seeds: how many nets of each arm.
+    at_once: nets in a program, at most.
+    should_stop: asked after every step.
+
+  Raises:
+    InputError: results.csv is damaged, or has rows of another config.
+  """
+  arms = {arm.name: arm for arm in plan.select(plan.load(name), ())}
+  configs = {arm: plan.config_of(arms[arm]) for arm in arms}
+  results.check(results.read(name), configs, name)
+  _commit()  # cached now: of the code that runs, whatever is committed later
+  # Every arm gets its first seeds before one arm gets all of them.
+  for first in range(0, max(seeds.values()), at_once):
+    for arm, count in seeds.items():
+      group = range(first, min(first + at_once, count))
+      digest = plan.digest_of(configs[arm])
+      _train_arm(name, arms[arm], group, digest, should_stop)
+      if should_stop():
+        print("stopped by a signal; the same command continues")
+        return
   nets = sum(
     int(r["seed"]) < seeds.get(r["arm"], 0) for r in results.read(name)
   )
   print(f"{results.file_of(name)} has {nets} of {sum(seeds.values())} nets")
 
 
-def _run(
+def experiment_name(words: Sequence[str], module: str) -> str:
+  """Returns the one argument of a command of this package."""
+  if len(words) != 2:
+    raise errors.InputError(
+      f"{' '.join(words[1:])!r} must be the name of one experiment; write"
+      f" python -m experiments.harness.{module} NAME."
+    )
+  return words[1]
+
+
+def _train_arm(
   name: str,
   arm: plan.Arm,
   seeds: Sequence[int],
@@ -90,42 +113,43 @@ def _run(
 ) -> None:
   """Trains and tests the nets of an arm that have no row yet."""
   for program in _programs(name, arm, seeds, digest):
-    print(f"{name}: {arm.name}, seeds {program[0]} to {sum(program) - 1}")
+    first, last = program[0], sum(program) - 1
+    print(f"{name}: {arm.name}, seeds {first} to {last}")
     workdir = results.WORKDIRS / digest / f"{program[0]}-{program[1]}"
-    with _claim(workdir) as free:
-      if not free:
-        print("  another program is at it")
+    with _claim(workdir) as claimed:
+      if not claimed:
+        print("  another program trains these")
         continue
-      wanted = [
+      missing = [
         seed
-        for seed in _pending(name, arm, seeds)
-        if seed in range(program[0], sum(program))
+        for seed in _missing(name, arm, seeds)
+        if seed in range(first, last + 1)
       ]
-      if not wanted:  # Another program was.
+      if not missing:  # another program has trained them
         continue
-      rows = _rows(arm, program, wanted, workdir, should_stop)
+      rows = _train_program(arm, program, missing, workdir, should_stop)
       if should_stop():
         return
       if rows is None:
-        # One of them came to nothing; which one, each tells alone.
-        for seed in wanted:
+        # One of several nets failed; train each alone to see which.
+        for seed in missing:
           (workdir.parent / f"{seed}-1").mkdir(exist_ok=True)
         shutil.rmtree(workdir)
       else:
         for row in rows:
-          _keep(name, arm, row, workdir, program)
+          _save_net(name, arm, row, workdir, program)
         results.add(name, rows)
     for row in rows or ():
       figures = ", ".join(
         f"{metric} {row[metric]:.2%}" for metric in VIEWS if metric in row
       )
       print(f"{arm.name}, seed {row['seed']}: {row['outcome']} {figures}")
-      print(f"  again: {plan.command_of(name, arm, row['seed'])}")
+      print(f"  to repeat: {plan.command_of(name, arm, row['seed'])}")
     if rows is None:
-      _run(name, arm, seeds, digest, should_stop)
+      _train_arm(name, arm, seeds, digest, should_stop)
 
 
-def _pending(name: str, arm: plan.Arm, seeds: Sequence[int]) -> list[int]:
+def _missing(name: str, arm: plan.Arm, seeds: Sequence[int]) -> list[int]:
   """Returns the seeds that have no row."""
   rows = results.read(name)
   done = {int(row["seed"]) for row in rows if row["arm"] == arm.name}
@@ -135,24 +159,34 @@ def _pending(name: str, arm: plan.Arm, seeds: Sequence[int]) -> list[int]:
 def _programs(
   name: str, arm: plan.Arm, seeds: Sequence[int], digest: str
 ) -> list[tuple[int, int]]:
-  """Returns first seed and number of nets of the programs still to end.
+  """Returns first seed and number of nets of each program to run.
 
-  What was begun goes on as it was grouped.
+  Programs that a former call has begun keep their nets.
   """
-  pending = _pending(name, arm, seeds)
-  held = {
+  missing = _missing(name, arm, seeds)
+  begun = {
     seed: (first, count)
     for _, first, count in results.programs(digest)
     for seed in range(first, first + count)
   }
-  fresh = [seed for seed in pending if seed not in held]
-  begun = {held[seed] for seed in pending if seed in held}
-  return sorted([*begun, *_stretches(fresh)])
+  new = [seed for seed in missing if seed not in begun]
+  again = {begun[seed] for seed in missing if seed in begun}
+  return sorted([*again, *_consecutive(new)])
+
+
+def _consecutive(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """Yields (first, count) of each stretch of consecutive seeds."""
+  first = None
+  for seed in seeds:
+    first = seed if first is None else first
+    if seed + 1 not in seeds:
+      yield first, seed + 1 - first
+      first = None
 
 
 @contextlib.contextmanager
 def _claim(workdir: Path) -> Iterator[bool]:
-  """Yields whether no other program trains these nets."""
+  """Yields whether no other program holds the workdir."""
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / ".claimed").open("w") as file:
     try:
@@ -163,20 +197,10 @@ def _claim(workdir: Path) -> Iterator[bool]:
       yield True
 
 
-def _stretches(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
-  """Yields (first, count) of each run of consecutive seeds."""
-  first = None
-  for seed in seeds:
-    first = seed if first is None else first
-    if seed + 1 not in seeds:
-      yield first, seed + 1 - first
-      first = None
-
-
-def _rows(
+def _train_program(
   arm: plan.Arm,
   program: tuple[int, int],
-  wanted: Sequence[int],
+  seeds: Sequence[int],
   workdir: Path,
   should_stop: Callable[[], bool],
 ) -> list[dict[str, Any]] | None:
@@ -184,19 +208,19 @@ def _rows(
 
   Args:
     arm: of the nets.
-    program: its first seed, and how many nets it has.
-    wanted: seeds that are to have a row.
+    program: its first seed and number of nets.
+    seeds: the nets that need a row.
     workdir: of the program.
     should_stop: asked after every step.
 
   Returns:
-    Rows of results.csv, none if told to stop; None if one net among several
-    came to nothing, and ended them all.
+    Rows of results.csv, none if stopped; None if the program failed and has
+    several nets.
   """
   first, count = program
   config: Any = plan.config_of(arm, first, count)
   outcome, answers = results.FINISHED, {}
-  _tell_of_program(workdir)
+  _record_program(workdir)
   with _timing(workdir):
     try:
       train.train_and_evaluate(config, workdir, should_stop)
@@ -204,8 +228,8 @@ def _rows(
       print(e)
       if count > 1:
         return None
-      dead = isinstance(e, errors.NotLearningError)
-      outcome = results.CHANCE if dead else results.DIVERGED
+      at_chance = isinstance(e, errors.NotLearningError)
+      outcome = results.AT_CHANCE if at_chance else results.DIVERGED
   jax.clear_caches()
   if outcome == results.FINISHED and not should_stop():
     answers = _answers(workdir, should_stop)
@@ -213,26 +237,26 @@ def _rows(
   if should_stop():
     return []
   lines = logs.read_metrics(workdir)
-  held = _about(workdir)
-  seconds = held.pop("seconds")
-  about: dict[str, Any] = {
+  about = _read_about(workdir)
+  seconds = about.pop("seconds")
+  common: dict[str, Any] = {
     "arm": arm.name,
     "digest": plan.digest_of(config),
-    **held,
+    **about,
     "nets_in_program": count,
     "wall_s": round(seconds / count),
     "outcome": outcome,
   }
   rows = []
-  for seed in wanted:
+  for seed in seeds:
     member = seed - first
     own = [x for x in lines if count == 1 or x.get("member") == member]
-    row = about | {"seed": seed} | _figures(own, config)
+    row = common | {"seed": seed} | _training_figures(own, config)
     for metric in VIEWS if answers else ():
-      best = answers[metric][member].argmax(axis=1)
-      row[metric] = float(np.mean(best != answers["labels"]))
+      predicted = answers[metric][member].argmax(axis=1)
+      row[metric] = float(np.mean(predicted != answers["labels"]))
     if answers and _is_at_chance(own, config):
-      row["outcome"] = results.CHANCE
+      row["outcome"] = results.AT_CHANCE
     rows.append(row)
   return rows
 
@@ -240,38 +264,38 @@ def _rows(
 def _is_at_chance(lines: list[dict[str, Any]], config: Any) -> bool:
   """Whether the last training loss of a net is no better than chance's."""
   losses = [x["loss"] for x in lines if x["split"] == "train"]
-  least = (1 - train.DEAD) * math.log(config.num_classes)
+  least = (1 - CHANCE_TOLERANCE) * math.log(config.num_classes)
   return bool(losses) and losses[-1] > least
 
 
-def _tell_of_program(workdir: Path) -> None:
-  """Writes down what trains nets; of several, one after another, all."""
-  if (workdir / "answers.npz").exists():  # They are trained and tested.
+def _record_program(workdir: Path) -> None:
+  """Adds today's commit, device and versions to about.json."""
+  if (workdir / "answers.npz").exists():  # nothing is left to train
     return
   now = {"commit": _commit(), "device": _device(), "versions": _versions()}
-  held: dict[str, Any] = now | {"seconds": 0.0}
+  about: dict[str, Any] = now | {"seconds": 0.0}
   if (workdir / _ABOUT).exists():
-    held = _about(workdir)
+    about = _read_about(workdir)
   for name, value in now.items():
-    if value not in held[name].split(THEN):
-      held[name] += THEN + value
-  _write_about(workdir, held)
+    if value not in about[name].split(_THEN):
+      about[name] += _THEN + value
+  _write_about(workdir, about)
 
 
 @contextlib.contextmanager
 def _timing(workdir: Path) -> Iterator[None]:
-  """Adds the seconds of a block to those before, in the workdir."""
+  """Adds the seconds of a block to about.json."""
   start = time.perf_counter()
   try:
     yield
   finally:
     if workdir.exists():
-      held = _about(workdir)
-      held["seconds"] += round(time.perf_counter() - start, 1)
-      _write_about(workdir, held)
+      about = _read_about(workdir)
+      about["seconds"] += round(time.perf_counter() - start, 1)
+      _write_about(workdir, about)
 
 
-def _about(workdir: Path) -> dict[str, Any]:
+def _read_about(workdir: Path) -> dict[str, Any]:
   """Returns commit, device, versions and seconds of a program.
 
   Raises:
@@ -279,34 +303,34 @@ def _about(workdir: Path) -> dict[str, Any]:
   """
   file = workdir / _ABOUT
   try:
-    held = json.loads(file.read_text())
-    words = {x: str(held[x]) for x in ("commit", "device", "versions")}
-    return words | {"seconds": float(held["seconds"])}
+    about = json.loads(file.read_text())
+    words = {x: str(about[x]) for x in ("commit", "device", "versions")}
+    return words | {"seconds": float(about["seconds"])}
   except (OSError, ValueError, LookupError, TypeError) as e:
     raise errors.InputError(
       f"{file} is damaged ({errors.reason(e)}); remove its folder, and the same"
-      " command trains these nets anew."
+      " command trains these nets again."
     ) from e
 
 
-def _write_about(workdir: Path, held: dict[str, Any]) -> None:
+def _write_about(workdir: Path, about: dict[str, Any]) -> None:
   new = workdir / f"{_ABOUT}.new"
-  new.write_text(json.dumps(held) + "\n")
+  new.write_text(json.dumps(about) + "\n")
   os.replace(new, workdir / _ABOUT)
 
 
 def _answers(
   workdir: Path, should_stop: Callable[[], bool]
 ) -> dict[str, np.ndarray]:
-  """Returns what the nets of a workdir make of the test split.
+  """Returns the answers of a finished run's nets to the test images.
 
   Args:
-    workdir: of a finished run.
+    workdir: of the run; it keeps the answers in answers.npz.
     should_stop: asked before each batch.
 
   Returns:
     `labels` int [N], and by metric float32 log probabilities [M, N, K] of M
-    nets; kept in answers.npz. Nothing if told to stop.
+    nets; nothing if stopped.
   """
   file = workdir / "answers.npz"
   if file.exists():
@@ -321,8 +345,8 @@ def _answers(
   )
   view_step = steps.make_view_step(run.net, augmentation, mesh)
   answers: dict[str, Any] = {}
-  for metric, views in VIEWS.items():
-    seen = augment.views(views, config.image_size_px, config.crop_size_px)
+  for metric, count in VIEWS.items():
+    views = augment.views(count, config.image_size_px, config.crop_size_px)
     labels, each = [], []
 
     def keep(batch, found, labels=labels, each=each):
@@ -331,9 +355,9 @@ def _answers(
       own = found[: len(run.members)]
       each.append(np.stack([np.asarray(x)[real] for x in own]))
 
-    members = [evaluate.Net(view_step, x, seen) for x in run.members]
-    figures = evaluate.evaluate_members(
-      members, examples, config, mesh, should_stop, keep
+    nets = [evaluate.Net(view_step, x, views) for x in run.members]
+    figures = evaluate.evaluate_nets(
+      nets, examples, config, mesh, should_stop, keep
     )
     if figures is None:
       return {}
@@ -345,8 +369,10 @@ def _answers(
   return answers
 
 
-def _figures(lines: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-  """Returns what the metrics of one net say of its training."""
+def _training_figures(
+  lines: list[dict[str, Any]], config: Any
+) -> dict[str, Any]:
+  """Returns the cells of a row that come from a net's metrics.jsonl."""
   trained = [x for x in lines if x["split"] == "train"]
   figures = {"steps": trained[-1]["step"] if trained else 0}
   if trained:
@@ -360,14 +386,17 @@ def _figures(lines: list[dict[str, Any]], config: Any) -> dict[str, Any]:
 
 
 def epochs_to(target: float, trained: list[dict[str, Any]]) -> float | None:
-  """Returns when the training error came to a target, None if it never did.
+  """Returns the epoch at which the training error falls to a target.
 
-  An error is the mean since the line before, so it stands for the middle of
-  that stretch; between two of them the error is taken as straight.
+  A logged error is the mean since the line before, so it stands for the middle
+  of that stretch. Between two such points the error is taken as linear.
 
   Args:
-    target: fraction.
+    target: a fraction.
     trained: the training lines of a net.
+
+  Returns:
+    The epoch, or None if the error stays above the target.
   """
   before, middle, error = 0.0, 0.0, 1.0
   for line in trained:
@@ -375,19 +404,19 @@ def epochs_to(target: float, trained: list[dict[str, Any]]) -> float | None:
     middle, error = (before + line["epoch"]) / 2, line["top1_error"]
     before = line["epoch"]
     if error <= target:
-      share = (last_error - target) / (last_error - error)
-      return last_middle + share * (middle - last_middle)
+      fraction = (last_error - target) / (last_error - error)
+      return last_middle + fraction * (middle - last_middle)
   return None
 
 
-def _keep(
+def _save_net(
   name: str,
   arm: plan.Arm,
   row: dict[str, Any],
   workdir: Path,
   program: tuple[int, int],
 ) -> None:
-  """Puts what a net leaves, but for its weights, beside the results."""
+  """Writes the net's folder in experiments/NAME/runs: all but its weights."""
   first, count = program
   member = row["seed"] - first
   folder = results.folder_of(name, arm.name, row["seed"])
@@ -404,14 +433,14 @@ def _keep(
   shutil.copy(workdir / "class_names.json", folder)
   with np.load(workdir / "answers.npz") as held:
     labels = held["labels"]
-    best = {metric: held[metric][member].argmax(axis=1) for metric in VIEWS}
-    if plan.load(name).keeps_answers:  # Half as exact is half as large.
-      own: Any = {x: held[x][member].astype(np.float16) for x in VIEWS}
+    predicted = {m: held[m][member].argmax(axis=1) for m in VIEWS}
+    if plan.load(name).keeps_answers:  # float16 takes half the room
+      own: Any = {m: held[m][member].astype(np.float16) for m in VIEWS}
       np.savez_compressed(folder / "answers.npz", labels=labels, **own)
-  bits: Any = {metric: np.packbits(x != labels) for metric, x in best.items()}
+  bits: Any = {m: np.packbits(x != labels) for m, x in predicted.items()}
   np.savez_compressed(folder / "wrong.npz", images=len(labels), **bits)
   pairs, counts = np.unique(
-    np.stack([labels, best["one_view_error"]]), axis=1, return_counts=True
+    np.stack([labels, predicted["one_view_error"]]), axis=1, return_counts=True
   )
   confusions = {
     "split": "test",
@@ -424,18 +453,18 @@ def _keep(
 
 @functools.cache
 def _commit() -> str:
-  """Returns the commit, with a + where files differ from it."""
+  """Returns the commit, with a + if the code differs from it."""
   if not shutil.which("git"):
     return "unknown"
 
-  def git(*words: str) -> subprocess.CompletedProcess[str]:
+  def git(*words: str) -> str:
     return subprocess.run(
       ["git", *words], cwd=plan.HERE, capture_output=True, text=True
-    )
+    ).stdout
 
-  commit = git("rev-parse", "--short", "HEAD").stdout.strip()
-  code = ("../alexnet_jax", "../configs", "*.py")  # Results change meanwhile.
-  changed = git("status", "--porcelain", "--", *code).stdout
+  commit = git("rev-parse", "--short", "HEAD").strip()
+  code = ("../alexnet_jax", "../configs", "*.py")  # results change meanwhile
+  changed = git("status", "--porcelain", "--", *code)
   return f"{commit}{'+' if changed else ''}" if commit else "unknown"
 
 
@@ -454,9 +483,11 @@ def _versions() -> str:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_integer("seeds", None, "Nets of each arm; the experiment's.")
   flags.DEFINE_integer(
-    "seeds_at_once", None, "Nets in one program, at most; 5, on a CPU 1."
+    "seeds", None, "Nets of each arm; by default the experiment's.", 1
+  )
+  flags.DEFINE_integer(
+    "seeds_at_once", None, "Nets in a program, at most; 5, or 1 on a CPU.", 1
   )
   flags.DEFINE_list("only", None, "Arms to train; all by default.")
 

@@ -1,4 +1,4 @@
-"""What a verdict leaves: a table in the README, a CSV file, a plot."""
+"""What a verdict writes: a table in the README, a CSV file, a plot."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +12,12 @@ from alexnet_jax.tools.figures import plots
 
 
 def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
-  """Puts lines between `<!-- NAME -->` and `<!-- end -->` of a README.
+  """Replaces what stands between `<!-- NAME -->` and `<!-- end -->`.
 
   Raises:
-    InputError: the marks are not there.
+    InputError: the README lacks these marks.
   """
-  text = readme.read_text() if readme.exists() else ""
-  head, mark, rest = text.partition(f"<!-- {name} -->\n")
+  head, mark, rest = readme.read_text().partition(f"<!-- {name} -->\n")
   _, end, tail = rest.partition("<!-- end -->")
   if not (mark and end):
     raise errors.InputError(
@@ -31,7 +30,7 @@ def fill(readme: Path, name: str, lines: Iterable[str]) -> None:
 def write_csv(
   file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-  """Writes rows under a heading."""
+  """Writes a header and rows."""
   with file.open("w", newline="") as out:
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -40,5 +39,5 @@ def write_csv(
 
 def save_plot(figure: Figure, file: Path) -> None:
   """Writes FILE.png and FILE.pdf."""
-  for ending in (".png", ".pdf"):
-    plots.save(figure, file.with_suffix(ending))
+  for suffix in (".png", ".pdf"):
+    plots.save(figure, file.with_suffix(suffix))

@@ -2,10 +2,10 @@
 
   python experiments/imagenet/check.py FOLDER_OF_IMAGES
 
-Images anywhere below the folder, at least 40, are packed as ILSVRC-2012 is
-downloaded, under six made-up classes. Then each command is run as the README
-has it, but for a narrow net, two steps of eight images and other folders. It
-ends at the first that fails, or whose figures are not those of the run.
+The images below the folder, at least 40, are packed like the downloads of
+ILSVRC-2012, under six invented classes. Then each command of the README runs
+with a narrow net, two steps of eight images and other folders. The script stops
+at the first command that fails or whose figures are not those of the run.
 """
 
 import argparse
@@ -111,9 +111,9 @@ def run(what: str, *words: str, env: dict[str, str] | None = None) -> list[str]:
   return lines
 
 
-def python(module: str, *flags: str) -> list[str]:
-  """Returns the command of a module of the package."""
-  return [sys.executable, "-m", f"alexnet_jax.{module}", *flags]
+def alexnet(command: str, *flags: str) -> list[str]:
+  """Returns the words of `alexnet COMMAND`."""
+  return [sys.executable, "-m", "alexnet_jax", command, *flags]
 
 
 def tested(workdir: Path) -> str:
@@ -152,7 +152,7 @@ def check(home: Path, counts: dict[str, int]) -> None:
   data = home / "imagenet"
   printed = run(
     "prepare",
-    *python("data.prepare", f"--source={home / 'downloads'}"),
+    *alexnet("prepare", f"--source={home / 'downloads'}"),
     f"--output={data}",
   )
   for split, count in counts.items():
@@ -173,12 +173,12 @@ def check(home: Path, counts: dict[str, int]) -> None:
     ]
 
   def train(config: str, workdir: str, *more: str, **env: str) -> None:
-    words = python("main", *flags(config, workdir, *more))
+    words = alexnet("train", *flags(config, workdir, *more))
     run(f"{config} {' '.join(more)}".strip(), *words, env=env)
 
   def evaluate(*workdirs: str) -> str:
     asked = ",".join(str(home / workdir) for workdir in workdirs)
-    words = python("evaluate", f"--workdir={asked}", "--views=10")
+    words = alexnet("evaluate", f"--workdir={asked}", "--views=10")
     return run(f"evaluate {','.join(workdirs)}", *words)[-1]
 
   train("run145", "145_0", "--config.seed=0")

@@ -219,17 +219,17 @@ LOOPS: dict[str, Callable[[Path], float]] = {
 }
 
 
-def command(module: str, *flags: str) -> tuple[float, float]:
-  """Runs a command of the package; returns seconds and peak memory in GB."""
+def command(name: str, *flags: str) -> tuple[float, float]:
+  """Runs `alexnet NAME`; returns seconds and peak memory in GB."""
   start = time.perf_counter()
   process = subprocess.Popen(
-    [sys.executable, "-m", f"alexnet_jax.{module}", *flags],
+    [sys.executable, "-m", "alexnet_jax", name, *flags],
     cwd=ROOT,
     stdout=subprocess.DEVNULL,
   )
   _, status, usage = os.wait4(process.pid, 0)
   if status:
-    raise SystemExit(f"{module} {' '.join(flags)} ended with status {status}")
+    raise SystemExit(f"{name} {' '.join(flags)} ended with status {status}")
   return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
 
 
@@ -288,8 +288,8 @@ def main() -> None:
     with tarfile.open(args.photos) as archive:
       archive.extractall(folder / "photos", filter="data")
     one_split = ["--splits=train", f"--source={args.photos}"]
-    command("data.prepare", f"--output={folder}/jpeg", *one_split)
-    command("data.prepare", f"--output={folder}/raw", "--raw", *one_split)
+    command("prepare", f"--output={folder}/jpeg", *one_split)
+    command("prepare", f"--output={folder}/raw", "--raw", *one_split)
     make_tfrecords(folder)
     for trial in range(TRIALS):
       for what in (*READERS, *LOOPS):
@@ -302,17 +302,15 @@ def main() -> None:
         record(what, trial, json.loads(result.stdout), "images/s")
     for trial in range(3):
       flags = [f"--source={args.cifar}", f"--output={folder}/cifar{trial}"]
-      seconds, _ = command(
-        "data.prepare", *flags, "--size=32", "--splits=train"
-      )
+      seconds, _ = command("prepare", *flags, "--size=32", "--splits=train")
       record("prepare, 50,000 CIFAR files, two cores", trial, seconds, "s")
     for count in (10_000, 100_000):
       make_small_images(folder / "small.tar", count)
       flags = [f"--source={folder}/small.tar", f"--output={folder}/{count}"]
-      _, peak_gb = command("data.prepare", *flags, "--size=32")
+      _, peak_gb = command("prepare", *flags, "--size=32")
       record(f"prepare, {count:,} images, peak memory", 0, peak_gb, "GB")
     command(
-      "main",
+      "train",
       "--config=configs/alexnet.py",
       f"--workdir={folder}/run",
       f"--config.data_dir={folder}/jpeg",

@@ -4,9 +4,8 @@
   python experiments/layouts/run.py --time   # adds times on these accelerators
   python experiments/layouts/run.py --draw   # tables and plot anew
 
-Each ends by writing layouts.png and the tables in README.md. A layout and a
-number of devices without a row, or without the reason that the layout gives for
-refusing it, ends the script.
+Each command writes layouts.png and the tables in README.md. It fails if a
+layout and a number of devices has neither a row nor a reason for its refusal.
 """
 
 import argparse
@@ -25,11 +24,11 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from alexnet_jax import model
+from alexnet_jax import networks
+from alexnet_jax.configs import alexnet
 from alexnet_jax.parallel import layouts
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.plan import command as parallel
-from configs import alexnet
+from alexnet_jax.tools.plan import command as plan_command
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -59,18 +58,18 @@ def plan_row(layout: str, devices: int, classes: int) -> Row:
   """Returns what a plan says, or why there is none."""
   row: Row = {"layout": layout, "devices": devices, "classes": classes}
   config = config_of(layout, devices, classes)
-  compiled = devices <= parallel.MAX_COMPILED
+  compiled = devices <= plan_command.MAX_COMPILED
   try:
-    plan = parallel.make_plan(config, devices, compiled)
+    plan = plan_command.make_plan(config, devices, compiled)
   except errors.InputError as e:
     return row | {"refused": str(e)}
-  row |= {"received": plan.received, "memory": plan.memory}
-  if plan.compiled:
+  row |= {"received": plan.total.received, "memory": plan.costs.memory}
+  if compiled:
     row |= {
-      "received_as_compiled": plan.received_as_compiled,
-      "agrees": plan.agrees,
-      "xla_arguments": plan.compiled.arguments,
-      "xla_temporaries": plan.compiled.temporaries,
+      "received_as_compiled": plan.total.found_received,
+      "agrees": plan.total.agrees,
+      "xla_arguments": plan.xla_memory["state and batch"],
+      "xla_temporaries": plan.xla_memory["temporaries"],
     }
   return row
 
@@ -93,12 +92,12 @@ def time_row(layout: str, devices: int) -> Row:
   """Returns the seconds of a step of random numbers, or why there is none."""
   row: Row = {"layout": layout, "devices": devices}
   config = config_of(layout, devices, CLASSES)
-  net = model.from_config(config)
+  net = networks.make_model(config)
   try:
     plan = layouts.from_config(config, net.network, devices)
   except errors.InputError as e:
     return row | {"refused": str(e)}
-  program: Any = parallel.compile_step(config, net, plan)
+  program: Any = plan_command.compile_step(config, net, plan)
   rng = np.random.default_rng(0)
 
   def random(about: Any, sharding: Any) -> Any:
@@ -171,7 +170,7 @@ def final_rows(rows: list[Row]) -> dict[tuple[str, int], Row]:
       row = found.get((layout, devices))
       if row is None:
         raise SystemExit(f"no row for {layout} on {devices} devices")
-      if "refused" not in row and devices <= parallel.MAX_COMPILED:
+      if "refused" not in row and devices <= plan_command.MAX_COMPILED:
         if not row["agrees"]:
           raise SystemExit(f"formula and program differ: {row}")
   return found
@@ -384,7 +383,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text())
   else:
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", parallel.MAX_COMPILED)
+    jax.config.update("jax_num_cpu_devices", plan_command.MAX_COMPILED)
     results = {"planned": about(), "plans": plans(), "times": []}
   if args.time:
     results |= {"timed": about(), "times": times()}

@@ -2,12 +2,12 @@
 
   python experiments/seeds_at_once/run.py
 
-Steps of one net, and of five in one program, by turns in one process; and
-steps of one net on a single core, in another. Prints rows for the README.
+Times steps of one net and of five nets in one program, alternating in one
+process, and steps of one net on a single core in another process. Prints rows
+for the README.
 """
 
 import argparse
-import importlib
 import os
 import statistics
 import subprocess
@@ -19,8 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import augment, model, optimizer, steps
-from alexnet_jax.parallel import layouts, placement
+from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.runs import config_files, states
+from alexnet_jax.runtime import platforms
 
 NETS = ("cifar_19pct", "alexnet_cifar10")
 MEMBERS, STEPS, TRIALS = 5, 10, 7
@@ -28,7 +30,7 @@ MEMBERS, STEPS, TRIALS = 5, 10, 7
 
 def trainer(config: Any) -> Callable[[], None]:
   """Returns a call that takes `STEPS` steps on random pictures."""
-  net = model.from_config(config)
+  net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, 1)
   mesh = placement.make_mesh(1, layout.model)
   tx, _ = optimizer.from_config(config, 50_000, 1000, layout.axes_of)
@@ -47,9 +49,9 @@ def trainer(config: Any) -> Callable[[], None]:
     colour_sds=np.full(3, 50, np.float32),
   )
   members = layout.members
-  each = [steps.init_params(net, seed) for seed in range(members)]
-  params = steps.stack_members(each) if members > 1 else each[0]
-  state = steps.init_state(params, tx, members)
+  each = [states.init_params(net, seed) for seed in range(members)]
+  params = ensemble.stack(each) if members > 1 else each[0]
+  state = states.init_state(params, tx, members)
   where = placement.shardings(mesh, placement.specs(layout, state))
   state = jax.device_put(state, where)
   shape = (members, batch) if members > 1 else (batch,)
@@ -60,7 +62,8 @@ def trainer(config: Any) -> Callable[[], None]:
   held = placement.put_batch(
     mesh, layout.batch_spec, layout.batch_shape, pictures
   )
-  step = steps.make_train_step(net, tx, augmentation, layout, mesh, seed=0)
+  step = steps.make_step(config, net, tx, augmentation, layout, mesh)
+  step = platforms.jit(step, donate_argnums=0)
 
   def take() -> None:
     nonlocal state
@@ -80,10 +83,10 @@ def seconds(take: Callable[[], None]) -> float:
 
 
 def speeds(name: str, sizes: tuple[int, ...]) -> list[list[float]]:
-  """Returns images a second of programs of so many nets, trial by trial."""
+  """Returns images a second of each trial, for each number of nets."""
   takes = []
   for members in sizes:
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config: Any = config_files.load_config(name)
     with config.unlocked():
       config.ensemble = members
     takes.append(trainer(config))

@@ -18,7 +18,8 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch_nets
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from alexnet_jax import model, optimizer, steps
+from alexnet_jax import networks, optimizer
+from alexnet_jax.runs import states
 
 TOLERANCE = 1e-4
 """Of the largest number of an array."""
@@ -88,8 +89,8 @@ def check(net: str, batch_size: int) -> None:
     Differs: what, and by how much.
   """
   config = inputs.config_of(net, batch_size)
-  module = model.from_config(config)
-  params = steps.init_params(module, config.seed)
+  module = networks.make_model(config)
+  params = states.init_params(module, config.seed)
   views = check_views(config, batch_size)
   images, labels = inputs.examples(config, batch_size)
 

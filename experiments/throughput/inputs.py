@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs import alexnet, cifar10, one_tower, one_weird_trick
+from alexnet_jax.configs import alexnet, cifar10, one_tower, one_weird_trick
 
 NETS = {
   "two_tower": alexnet,

@@ -31,7 +31,18 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch_nets
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from alexnet_jax import augment, metrics, model, networks, ops, optimizer, steps
+from alexnet_jax import augment, metrics, model, networks, ops, optimizer
+from alexnet_jax.model import (
+  Activation,
+  Conv,
+  Dense,
+  Dropout,
+  LocalResponseNorm,
+  MaxPool,
+  Row,
+)
+from alexnet_jax.parallel import collectives
+from alexnet_jax.runs import states
 from alexnet_jax.runtime import platforms
 
 HERE = Path(__file__).parent
@@ -120,19 +131,19 @@ class Profile:
     for number, row in enumerate(networks.rows(self.network)):
       layer = row.layer
       match layer:
-        case networks.Conv():
-          place = layer.name
+        case Conv():
+          place = layer.name or ""
           yield from self._conv(layer, shape, row, first=number == 0)
-        case networks.Dense():
-          place = layer.name
+        case Dense():
+          place = layer.name or ""
           yield from self._dense(layer, shape, row)
-        case networks.Activation():
+        case Activation():
           yield from self._activation(place, layer, shape)
-        case networks.LocalResponseNorm():
+        case LocalResponseNorm():
           yield from self._norm(place, layer, shape)
-        case networks.MaxPool():
+        case MaxPool():
           yield from self._pool(place, layer, shape, row)
-        case networks.Dropout():
+        case Dropout():
           yield from self._dropout(place, layer, shape)
       shape = row.output_shape
     yield self._loss(shape[0])
@@ -141,7 +152,7 @@ class Profile:
   def _weighted(
     self,
     name: str,
-    row: networks.Row,
+    row: Row,
     mine: tuple[Callable[..., Any], tuple[jax.Array, ...]],
     theirs: tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]],
     first: bool,
@@ -167,7 +178,7 @@ class Profile:
     )
 
   def _conv(
-    self, layer: networks.Conv, shape: Any, row: networks.Row, first: bool
+    self, layer: Conv, shape: Any, row: Row, first: bool
   ) -> Iterator[Operation]:
     inside = shape[-1] // layer.towers
     x = self._random(self.batch, *shape)
@@ -177,7 +188,7 @@ class Profile:
       ops.conv,
       stride=layer.stride,
       padding=layer.padding,
-      ceil=layer.ceil,
+      ceil_mode=layer.ceil_mode,
       towers=layer.towers,
     )
     past = torch_nets.overhang(shape[0], layer)
@@ -195,7 +206,7 @@ class Profile:
       )
 
     yield from self._weighted(
-      layer.name,
+      layer.name or "",
       row,
       (function, (x, kernel, bias)),
       (
@@ -206,16 +217,14 @@ class Profile:
       first,
     )
 
-  def _dense(
-    self, layer: networks.Dense, shape: Any, row: networks.Row
-  ) -> Iterator[Operation]:
+  def _dense(self, layer: Dense, shape: Any, row: Row) -> Iterator[Operation]:
     x = self._random(self.batch, *shape)
     kernel = self._random(shape[0] // layer.towers, layer.units)
     bias = self._random(layer.units)
     tx, w, b = _tensor(x), _tensor(kernel).T.contiguous(), _tensor(bias)
     dy = torch.randn_like(F.linear(tx, w, b))
     yield from self._weighted(
-      layer.name,
+      layer.name or "",
       row,
       (functools.partial(ops.dense, towers=layer.towers), (x, kernel, bias)),
       (
@@ -251,7 +260,7 @@ class Profile:
     )
 
   def _activation(
-    self, place: str, layer: networks.Activation, shape: Any
+    self, place: str, layer: Activation, shape: Any
   ) -> Iterator[Operation]:
     count = self.batch * math.prod(shape)
     mine = ops.ACTIVATIONS[layer.function]
@@ -260,10 +269,11 @@ class Profile:
     )
 
   def _norm(
-    self, place: str, layer: networks.LocalResponseNorm, shape: Any
+    self, place: str, layer: LocalResponseNorm, shape: Any
   ) -> Iterator[Operation]:
     count = self.batch * math.prod(shape)
-    arguments = (layer.towers, layer.k, layer.alpha, layer.beta, layer.window)
+    window = (1, 1, layer.window)
+    arguments = (layer.towers, window, layer.k, layer.alpha, layer.beta)
     x = _tensor(self._random(self.batch, *shape)).requires_grad_()
 
     def both_ways(norm: Callable[..., Any]) -> None:
@@ -275,14 +285,14 @@ class Profile:
     )
     yield from self._both_ways(
       f"{place} lrn",
-      lambda x: ops.local_response_norm(x, *arguments),
+      lambda x: ops.response_norm(x, *arguments),
       lambda x: norm(x, layer.towers, layer),
       shape,
       (2 * count, 3 * count),
     )
 
   def _pool(
-    self, place: str, layer: networks.MaxPool, shape: Any, row: networks.Row
+    self, place: str, layer: MaxPool, shape: Any, row: Row
   ) -> Iterator[Operation]:
     count = math.prod(shape) + math.prod(row.output_shape)
     yield from self._both_ways(
@@ -294,7 +304,7 @@ class Profile:
     )
 
   def _dropout(
-    self, place: str, layer: networks.Dropout, shape: Any
+    self, place: str, layer: Dropout, shape: Any
   ) -> Iterator[Operation]:
     count = self.batch * math.prod(shape)
     keys = jax.random.split(jax.random.key(0), self.batch)
@@ -350,20 +360,20 @@ class Profile:
   def _update(self) -> Operation:
     """The step's own: the optimizer, and its look for what is not finite."""
     net = model.AlexNet(self.network, self.dtype)
-    params = steps.init_params(net, 0)
+    params = states.init_params(net, 0)
     tx, _ = optimizer.from_config(self.config, 1_281_167, 10**6)
     count = sum(x.size for x in jax.tree.leaves(params))
 
     def update(params: Any, velocity: Any, grads: Any) -> Any:
-      finite = [
-        platforms.by_platform(platforms.ALL_FINITE, g)
-        for g in jax.tree.leaves(grads)
-      ]
-      hold = ~jnp.all(jnp.stack(finite))
-      updates, new = tx.update(
-        grads, velocity, params, step=jnp.int32(0), hold=hold
+      flags = jax.tree.leaves(collectives.nonfinite_flags(grads))
+      skip = jnp.any(jnp.stack(flags) > 0)
+      zero = jnp.int32(0)
+      updates, new = tx.update(grads, velocity, params, step=zero, drops=zero)
+      return jax.tree.map(
+        lambda old, updated: jnp.where(skip, old, updated),
+        (params, velocity),
+        (optax.apply_updates(params, updates), new),
       )
-      return optax.apply_updates(params, updates), new
 
     jitted = platforms.jit(update, donate_argnums=(0, 1))
     grads = jax.tree.map(jnp.zeros_like, params)
@@ -478,6 +488,7 @@ def main() -> None:
   sums = [sum(row[name] for row in rows) for name in FIELDS[2:]]
   record("sum", "", sums[:2], sums[2:])
   record("whole step", "", whole_step(args.net, batch, trials), (0, 0))
+  args.out.mkdir(parents=True, exist_ok=True)
   with (args.out / "profile.csv").open("w", newline="") as file:
     writer = csv.DictWriter(file, FIELDS)
     writer.writeheader()

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
-from alexnet_jax import augment, model, networks, optimizer, steps
-from alexnet_jax.parallel import layouts, placement
+from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.parallel import layouts, placement, train_loop
+from alexnet_jax.runs import states
 from alexnet_jax.runtime import platforms
 
 AT_ONCE = 32
@@ -67,19 +68,20 @@ class Contestant:
     """Draws the parameters and places a batch."""
     config = inputs.config_of(net, batch_size, half=not is_cpu())
     self.config = config
-    self.net = model.from_config(config)
+    self.net = networks.make_model(config)
     layout = layouts.from_config(config, self.net.network, 1)
     self.mesh = placement.make_mesh(1, layout.model)
     tx, _ = optimizer.from_config(config, 1_281_167, 10**6, layout.axes_of)
     self.augmentation = augment.from_config(config, inputs.statistics(config))
-    params = steps.init_params(self.net, config.seed)
-    state = steps.init_state(params, tx)
+    params = states.init_params(self.net, config.seed)
+    state = states.init_state(params, tx)
     where = placement.shardings(self.mesh, placement.specs(layout, state))
     self.state = jax.device_put(state, where)
     self.layout = layout
-    parts = self.net, tx, self.augmentation, layout, self.mesh, config.seed
-    self.step = steps.make_train_step(*parts)
-    self.pure_step = steps.make_step(*parts)
+    self.pure_step = steps.make_step(
+      config, self.net, tx, self.augmentation, layout, self.mesh
+    )
+    self.step = platforms.jit(self.pure_step, donate_argnums=0)
     self.view_step = steps.make_view_step(
       self.net, self.augmentation, self.mesh
     )
@@ -142,7 +144,9 @@ class Contestant:
     def draw(pool: Any, index: jax.Array) -> Any:
       return jax.tree.map(lambda values: values[index], pool)
 
-    loop = steps.make_train_loop(self.pure_step, draw, self.layout, self.mesh)
+    loop = train_loop.make_train_loop(
+      self.pure_step, draw, self.layout, self.mesh
+    )
     return self._put(*inputs.examples(self.config, inputs.EPOCH_EXAMPLES)), loop
 
   def epoch(self, count: int) -> None:

@@ -334,6 +334,7 @@ def main() -> None:
     bench = Bench(args)
     bench.run()
     bench.about["seconds"] = round(time.perf_counter() - start)
+    args.out.mkdir(parents=True, exist_ok=True)
     save(bench, args.out)
   report.write(args.out)
 

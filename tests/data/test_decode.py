@@ -188,18 +188,6 @@ def ycck_jpeg(inks):
   return patched(data, end - 1, b"\2")
 
 
-def odd_jpeg():
-  """A JPEG whose first of four inks has twice the width of the rest.
-
-  Its flat blocks are dealt out anew, five for 16 x 8 px: (200, 127, 40, 220)
-  becomes (200, 40, 220, 127), as no change from 127 takes no bits.
-  """
-  image = flat("CMYK", (200, 127, 40, 220))
-  data = jpeg_of_size(saved(image, "JPEG", subsampling=0), 64, 40)
-  begin, _ = segment(data, 0xC0)
-  return patched(data, begin + 11, b"\x21")
-
-
 def arithmetic_jpeg():
   """A JPEG of 8 x 8 px whose few arithmetic-coded bytes were made by chance."""
   data = saved(Image.new("L", (8, 8)), "JPEG", quality=5)
@@ -267,10 +255,7 @@ GREEN_INKS = (217, 0, 178, 55)
     pytest.param(data, expected, id=name)
     for name, data, expected in [
       ("jpeg", saved(flat("RGB"), "JPEG"), GREEN),
-      ("jpeg progressive", saved(flat("RGB"), "JPEG", progressive=True), GREEN),
       ("jpeg grey", saved(flat("L", 90), "JPEG"), GREY),
-      ("jpeg grey progressive", saved(flat("L", 90), "JPEG", progressive=True),
-       GREY),
       ("jpeg of RGB", saved(flat("RGB"), "JPEG", keep_rgb=True), GREEN),
       ("jpeg cmyk", saved(flat("CMYK", RED_INK), "JPEG"), (254, 0, 0)),
       ("jpeg cmyk progressive",
@@ -279,14 +264,10 @@ GREEN_INKS = (217, 0, 178, 55)
       ("jpeg cmyk unmarked",
        without_adobe(saved(flat("CMYK", GREEN_INKS), "JPEG")), GREEN),
       ("jpeg ycck", ycck_jpeg(GREEN_INKS), GREEN),
-      ("jpeg cmyk of odd sampling", odd_jpeg(), (28, 108, 18)),
       ("mpo", saved(flat("RGB"), "MPO", save_all=True,
                     append_images=[flat("RGB", (255, 0, 0))]), GREEN),
       ("png", saved(flat("RGB"), "PNG"), GREEN),
-      ("png grey", saved(flat("L", 90), "PNG"), GREY),
       ("png 1 bit", saved(flat("1", 1), "PNG"), WHITE),
-      ("png 2 bits", png(40, 40, 2, 0, np.full((40, 10), 0x55, "u1")),
-       (85,) * 3),
       ("png 4 bits", png(40, 40, 4, 0, np.full((40, 20), 0x77, "u1")),
        (119,) * 3),
       ("png palette", saved(palette(), "PNG"), GREEN),
@@ -295,16 +276,11 @@ GREEN_INKS = (217, 0, 178, 55)
       ("png 16 bits rgb", png(40, 40, 16, 2, wide(GREEN, 3)), GREEN),
       ("png 16 bits opaque", png(40, 40, 16, 6, wide((*GREEN, 255), 4)), GREEN),
       ("gif", saved(flat("RGB"), "GIF"), GREEN),
-      ("gif grey", saved(flat("L", 90), "GIF"), GREY),
       ("webp", saved(flat("RGB"), "WEBP"), GREEN),
-      ("webp lossless", saved(flat("RGB"), "WEBP", lossless=True), GREEN),
       ("avif", saved(flat("RGB"), "AVIF"), GREEN),
       ("bmp", saved(flat("RGB"), "BMP"), GREEN),
-      ("bmp palette", saved(palette(), "BMP"), GREEN),
-      ("bmp 1 bit", saved(flat("1", 1), "BMP"), WHITE),
       ("tiff", saved(flat("RGB"), "TIFF"), GREEN),
       ("tiff cmyk", saved(flat("CMYK", RED_INK), "TIFF"), (254, 0, 0)),
-      ("tiff lzw", saved(flat("RGB"), "TIFF", compression="tiff_lzw"), GREEN),
       ("tiff white is 0", grey_tiff("<", np.full((40, 40), 165, "u1"),
                                     photometric=0), GREY),
       ("tiff 16 bits II", grey_tiff("<", wide(90)), GREY),
@@ -312,21 +288,14 @@ GREEN_INKS = (217, 0, 178, 55)
       # Of medical pictures, say: read as if black were 0 they are negatives.
       ("tiff 16 bits white is 0", grey_tiff("<", wide(165), photometric=0),
        GREY),
-      ("tiff 16 bits rgb II",
-       tiff("<", 40, 40, 16, 2, 3, wide(GREEN, 3).astype("<u2").tobytes()),
-       GREEN),
       ("tiff 16 bits rgb MM",
        tiff(">", 40, 40, 16, 2, 3, wide(GREEN, 3).tobytes()), GREEN),
       # Two greys of 1445 / 4095 in three bytes. As 16 bits they are near black.
       ("tiff 12 bits", tiff("<", 40, 40, 12, 1, 1, b"\x5a\x55\xa5" * 800),
        GREY),
-      ("ppm", saved(flat("RGB"), "PPM"), GREEN),
       ("ppm 16 bits", b"P6 40 40 65535\n" + wide(GREEN, 3).tobytes(), GREEN),
-      ("ppm text", b"P3 1 2 255\n" + b"30 200 60\n" * 2, GREEN),
-      ("pgm", b"P5 40 40 255\n" + bytes([90]) * 1600, GREY),
       ("pgm 16 bits", b"P5 40 40 65535\n" + wide(90).tobytes(), GREY),
       ("pgm to 1000", b"P5 40 40 1000\n" + struct.pack(">H", 353) * 1600, GREY),
-      ("pgm to 100", b"P5 40 40 100\n" + bytes([35]) * 1600, (89,) * 3),
       ("pbm", b"P4 8 2\n\0\0", WHITE),
     ]
   ],
@@ -346,27 +315,20 @@ def test_every_kind_becomes_8_bit_rgb(data, expected):
       ("png half", saved(flat("RGBA", (31, 201, 61, 128)), "PNG"),
        (143, 228, 158)),
       ("png la", saved(flat("LA", (90, 0)), "PNG"), WHITE),
-      ("png la opaque", saved(flat("LA", (90, 255)), "PNG"), GREY),
       ("png palette", saved(palette(1), "PNG"), WHITE),
       ("png other colour", saved(palette(0), "PNG"), GREEN),
       ("png palette alphas", saved(palette(b"\xff\0"), "PNG"), WHITE),
-      ("png opaque alphas", saved(palette(b"\xff\xff"), "PNG"), GREEN),
       ("png grey key",
        png(40, 40, 8, 0, np.full((40, 40), 90, "u1"), b"\0\x5a"), WHITE),
       ("png rgb key", png(40, 40, 8, 2, np.full((40, 40, 3), GREEN, "u1"),
                           bytes([0, 30, 0, 200, 0, 60])), WHITE),
       ("png 16 bits rgba", png(40, 40, 16, 6, wide((*GREEN, 0), 4)), WHITE),
-      ("png 16 bits la", png(40, 40, 16, 4, wide((90, 0), 2)), WHITE),
       ("png 16 bits grey key",
        png(40, 40, 16, 0, wide(90), bytes([90, 90])), WHITE),
       ("gif", saved(palette(), "GIF", transparency=1), WHITE),
-      ("gif other colour", saved(palette(), "GIF", transparency=0), GREEN),
       ("webp", saved(flat("RGBA", (*GREEN, 0)), "WEBP"), WHITE),
-      ("webp half", saved(flat("RGBA", (31, 201, 61, 128)), "WEBP",
-                          lossless=True), (143, 228, 158)),
       ("avif", saved(flat("RGBA", (*GREEN, 0)), "AVIF"), WHITE),
       ("tiff", saved(flat("RGBA", (*GREEN, 0)), "TIFF"), WHITE),
-      ("tiff la", saved(flat("LA", (90, 0)), "TIFF"), WHITE),
     ]
   ],
 )  # fmt: skip
@@ -382,19 +344,17 @@ def test_transparent_parts_lie_on_white(data, expected):
     ("BMP", {}),
     ("PPM", {}),
     ("WEBP", {"lossless": True}),
-    ("TIFF", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
     ("TIFF", {"compression": "tiff_adobe_deflate"}),
   ],
 )
-@pytest.mark.parametrize("size", [(23, 17), (1, 1), (1, 30), (30, 1)])
+@pytest.mark.parametrize("size", [(23, 17), (1, 30)])
 def test_lossless_kinds_keep_every_pixel(kind, options, size):
   picture = noise(0, *size)
   data = saved(picture, kind, **options)
   np.testing.assert_array_equal(decoded(data), np.asarray(picture))
 
 
-@pytest.mark.parametrize("size", [(23, 17), (1, 1), (1, 500), (500, 1)])
+@pytest.mark.parametrize("size", [(23, 17), (1, 500)])
 @pytest.mark.parametrize(
   ("mode", "options"),
   [
@@ -436,7 +396,7 @@ def test_16_bit_greys_are_scaled_and_rounded(kind):
   np.testing.assert_array_equal(decoded(data), expected)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF", "MPO"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation_is_taken(kind):
   later = [flat("RGB", (255, 0, 0)), flat("RGB", (0, 0, 255))]
   data = saved(flat("RGB"), kind, save_all=True, append_images=later)
@@ -459,23 +419,19 @@ def as_shot(upright, orientation):
   }.get(orientation, upright)
 
 
-@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("orientation", range(1, 10))
 @pytest.mark.parametrize(
   ("kind", "mode"),
   [
     ("JPEG", "RGB"),
-    ("JPEG", "L"),
     ("JPEG", "CMYK"),
     ("PNG", "RGB"),
-    ("PNG", "RGBA"),
-    ("WEBP", "RGB"),
-    ("AVIF", "RGB"),
     # Pillow turns these itself: not twice.
     ("TIFF", "RGB"),
   ],
 )
 def test_a_turned_picture_is_upright(kind, mode, orientation):
-  """0 and 9 are no orientations, and such a file lies as it is."""
+  """9 is no orientation, and such a file lies as it is."""
   upright = np.zeros((16, 32, 3), np.uint8)
   upright[:8, :16], upright[:8, 16:] = 230, 170
   upright[8:, :16], upright[8:, 16:] = 90, 20
@@ -490,19 +446,8 @@ def test_a_turned_picture_is_upright(kind, mode, orientation):
 
 
 DAMAGED_EXIF = {
-  "no TIFF": (b"Exif\0\0garbage!", False),
-  "nothing": (b"Exif\0\0", False),
   "cut": (exif(entry(ORIENTATION, SHORT, 1, 6))[:20], False),
   "too few entries": (exif(entry(ORIENTATION, SHORT, 1, 6), count=9), True),
-  "beyond its end": (
-    exif(
-      entry(0x010F, 2, 100, 0x7FFFFF),
-      entry(ORIENTATION, SHORT, 1, 6),
-    ),
-    True,
-  ),
-  "too many values": (exif(entry(ORIENTATION, SHORT, 3, 0x4000)), False),
-  "as text": (exif(entry(ORIENTATION, 2, 2, 0x36)), False),
   "unknown type": (exif(entry(ORIENTATION, 99, 1, 6)), False),
   # Eight bytes, of BigTIFF: Pillow turns such a picture and then fails.
   "a large number": (
@@ -526,10 +471,8 @@ def test_a_damaged_exif_block_spoils_no_pixels(mode, block, is_turned):
   np.testing.assert_array_equal(decoded(with_exif(data, block)), expected)
 
 
-@pytest.mark.parametrize(
-  "tail", [b"\0", b"trailing text" * 100, saved(noise(1, 9, 9), "JPEG")]
-)
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("tail", [b"\0", saved(noise(1, 9, 9), "JPEG")])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_bytes_after_an_image_are_left_alone(kind, tail):
   """Cameras and web servers add some; the picture is whole."""
   data = saved(smooth(0, 24, 20), kind)
@@ -559,18 +502,13 @@ def test_a_header_that_is_only_odd_is_read(what):
   [
     ("RGB", "JPEG", {}, 0),
     ("RGB", "JPEG", {"progressive": True}, 0),
-    ("L", "JPEG", {}, 0),
     ("CMYK", "JPEG", {}, 0),
     # The end of the last block, two checksums and the chunk IEND.
     ("RGB", "PNG", {}, 2 + 4 + 4 + 12),
     ("RGB", "WEBP", {}, 0),
-    ("RGB", "WEBP", {"lossless": True}, 0),
-    ("RGB", "AVIF", {}, 0),
     ("RGB", "BMP", {}, 2),  # Rows are filled to four bytes.
-    ("RGB", "TIFF", {}, 0),
     ("RGB", "TIFF", {"compression": "tiff_lzw"}, 0),
     ("RGB", "GIF", {}, 2),
-    ("RGB", "PPM", {}, 0),
   ],
 )
 def test_a_cut_file_is_refused(mode, kind, options, after_pixels):
@@ -578,8 +516,8 @@ def test_a_cut_file_is_refused(mode, kind, options, after_pixels):
   picture = smooth(0, 30, 20).convert(mode)
   data = saved(picture, kind, **options)
   whole = decoded(data)
-  last = range(len(data) - 1, len(data) - 30, -1)
-  for length in {*range(0, len(data), len(data) // 60), *last}:
+  last = range(len(data) - 1, len(data) - 26, -1)
+  for length in {*range(0, len(data), len(data) // 20), *last}:
     if length < len(data) - after_pixels:
       refusal(data[:length])
     else:
@@ -617,11 +555,6 @@ def damage(how):
   middle = (begin + len(data)) // 2
   if how.endswith("bytes lost"):
     return data[:middle] + data[middle + 60 :]
-  if how == "bytes doubled":
-    return data[:middle] + data[middle - 60 :]
-  if how == "header bytes added":
-    at, _ = segment(data, 0xC0)
-    return data[:at] + b"\0\0" + data[at:]
   assert how.endswith("no such code")
   return patched(data, middle, b"\xff\0" * 20)
 
@@ -630,11 +563,7 @@ def damage(how):
   "how",
   [
     "bytes lost",
-    "bytes doubled",
-    "no such code",
     "restarts swapped",
-    "header bytes added",
-    "cmyk bytes lost",
     "cmyk no such code",
     "ycck no such code",
     "scan lost",
@@ -654,7 +583,7 @@ def test_flipped_bytes_of_a_png_are_found():
   whole = decoded(data)
   begin, end = data.index(b"IDAT") + 4, len(data) - 16
   wrong = []
-  for at in range(begin, end, 3):
+  for at in range(begin, end, 9):
     try:
       image = decoded(patched(data, at, bytes([data[at] ^ 0x5A])))
     except decode.UnreadableError:
@@ -664,24 +593,13 @@ def test_flipped_bytes_of_a_png_are_found():
   assert wrong == []
 
 
-@pytest.mark.parametrize("chunk", [b"IHDR", b"PLTE"])
-def test_a_png_with_a_bad_checksum_is_refused(chunk):
-  data = saved(palette(), "PNG")
-  at = data.index(chunk)
-  end = at + 4 + struct.unpack_from(">I", data, at - 4)[0]
-  refusal(patched(data, end, bytes([data[end] ^ 1])))
-
-
 EPS = (
   b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
   b"0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 )
 UNKNOWN = {
   "html": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-  "text": b"This is no image.",
-  "one byte": b"\xff",
   "zeros": bytes(1000),
-  "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
   "pdf": saved(flat("RGB"), "PDF"),
   "eps": EPS,
   "eps with preview": (
@@ -689,8 +607,6 @@ UNKNOWN = {
   ),
   "eps by pillow": saved(flat("RGB"), "EPS"),
   "icon": saved(flat("RGB"), "ICO"),
-  "jpeg 2000": saved(flat("RGB"), "JPEG2000"),
-  "zip": b"PK\x03\x04" + bytes(60),
 }
 
 
@@ -728,12 +644,9 @@ def test_no_picture_is_handed_to_ghostscript(tmp_path, monkeypatch):
     pytest.param(data, id=name)
     for name, data in {
       "tiff int32": saved(Image.new("I", (8, 8), 90), "TIFF"),
-      "tiff uint32": grey_tiff("<", np.full((8, 8), 90, "u4")),
-      "tiff float": saved(Image.new("F", (8, 8), 0.5), "TIFF"),
       "tiff float MM": grey_tiff(
         ">", np.full((8, 8), 0.5, "f4"), extra=[(339, SHORT, [3])]
       ),
-      "pfm": b"Pf 2 2\n-1.0\n" + np.ones((2, 2), "<f4").tobytes(),
     }.items()
   ],
 )
@@ -756,10 +669,8 @@ def bombs():
   """Small files of large pictures, by far and by a tenth over the bound."""
   small = smooth(0, 24, 20)
   jpeg = saved(small, "JPEG")
-  progressive = saved(small, "JPEG", progressive=True)
   cmyk = saved(small.convert("CMYK"), "JPEG")
   bmp, gif, tif = (saved(small, kind) for kind in ["BMP", "GIF", "TIFF"])
-  lzw = saved(small, "TIFF", compression="tiff_lzw")
   webp = saved(small, "WEBP", save_all=True, append_images=[noise(0, 20, 24)])
   avif = saved(small, "AVIF")
   # All of its rows are there.
@@ -775,16 +686,11 @@ def bombs():
   for side in [60_000, 14_000]:
     files |= {
       f"jpeg {side}": jpeg_of_size(jpeg, side, side),
-      f"jpeg progressive {side}": jpeg_of_size(progressive, side, side, 0xC2),
       f"jpeg cmyk {side}": jpeg_of_size(cmyk, side, side),
       f"png {side}": png(side, side, 8, 2, bytes(100)),
       f"bmp {side}": patched(bmp, 18, struct.pack("<ii", side, side)),
-      f"bmp upside down {side}": patched(
-        bmp, 18, struct.pack("<ii", side, -side)
-      ),
       f"gif {side}": patched(gif, 6, struct.pack("<HH", side, side)),
       f"tiff {side}": with_field(with_field(tif, 256, side), 257, side),
-      f"tiff lzw {side}": with_field(with_field(lzw, 256, side), 257, side),
       f"ppm {side}": b"P6 %d %d 255\n" % (side, side) + bytes(100),
     }
   return files
@@ -797,7 +703,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
     (tmp_path / name).write_bytes(data)
   code = """
 import json, pathlib, re, sys
-from alexnet_jax.data import images
+from alexnet_jax.data import decode as images
 
 def peak():  # kB
   return int(re.findall(r"VmHWM: +(.+) kB", status.read_text().replace("\\t", " "))[0])
@@ -832,30 +738,6 @@ print(json.dumps(found))
     assert grown_kb < 30_000, name
 
 
-def test_the_bound_lets_large_photographs_pass():
-  data = saved(Image.new("RGB", (6000, 4000), GREEN), "JPEG")
-  image = quietly(decode.decode, data)
-  assert image.size == (6000, 4000)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (1, 500), (500, 1)])
-def test_the_middle_of_a_line_is_its_square(kind, size):
-  """What lies beside shows in red or blue."""
-  length = max(size)
-  line = np.zeros((length, 3), np.uint8)
-  line[: length // 2], line[length // 2 :] = (255, 0, 0), (0, 0, 255)
-  line[length // 2 - 40 : length // 2 + 40] = GREEN
-  picture = Image.fromarray(line.reshape(size[1], size[0], 3))
-  image = quietly(decode.decode, saved(picture, kind, **(
-    {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-  )))  # fmt: skip
-  assert image.size == size
-  pixels = quietly(decode.square, image, SIZE_PX)
-  assert (pixels.shape, pixels.dtype) == ((SIZE_PX, SIZE_PX, 3), np.uint8)
-  assert np.abs(pixels.astype(int) - GREEN).max() <= 6
-
-
 # The central square.
 
 
@@ -870,7 +752,7 @@ def test_a_square_of_the_right_size_is_not_touched():
   np.testing.assert_array_equal(squared(picture), np.asarray(picture))
 
 
-@pytest.mark.parametrize("side", [1, 5, 15, 17, 40, 64])
+@pytest.mark.parametrize("side", [1, 15, 40])
 def test_a_square_is_scaled_by_a_bicubic_filter(side):
   picture = noise(0, side, side)
   size = (SIZE_PX, SIZE_PX)
@@ -879,7 +761,7 @@ def test_a_square_is_scaled_by_a_bicubic_filter(side):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("short_px", [8, 16, 37, 64])
+@pytest.mark.parametrize("short_px", [8, 37])
 def test_what_lies_beside_the_central_square_vanishes(short_px, turned):
   """A squeezed picture, or a cut that is not central, shows red or blue."""
   half = short_px // 2
@@ -895,21 +777,7 @@ def test_what_lies_beside_the_central_square_vanishes(short_px, turned):
   assert off[4:-4, 4:-4].max() < 10
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 90), (100, 64)])
-def test_the_central_square_is_scaled_as_a_whole(height, width):
-  """A mirrored, turned or moved cut puts blocks in other places."""
-  blocks = np.random.default_rng(0).integers(20, 236, (4, 4, 3), np.uint8)
-  picture = np.zeros((height, width, 3), np.uint8)
-  top, left = (height - 64) // 2, (width - 64) // 2
-  picture[top : top + 64, left : left + 64] = blocks.repeat(16, 0).repeat(16, 1)
-  image = squared(Image.fromarray(picture))
-  for row in range(4):
-    for col in range(4):
-      inner = image[4 * row + 1 : 4 * row + 3, 4 * col + 1 : 4 * col + 3]
-      assert np.abs(inner.mean((0, 1)) - blocks[row, col]).max() < 16
-
-
-@pytest.mark.parametrize("size", [(96, 48), (48, 96), (64, 64), (12, 8)])
+@pytest.mark.parametrize("size", [(96, 48), (48, 96), (12, 8)])
 def test_scaling_precedes_the_cut(size):
   """Pillow's own resize and crop, whose whole numbers of pixels agree."""
   picture = smooth(0, *size)
@@ -927,8 +795,6 @@ def test_scaling_precedes_the_cut(size):
   "options",
   [
     {},
-    {"quality": 40, "subsampling": 2},
-    {"subsampling": 0},
     {"progressive": True},
     {"keep_rgb": True},
     {"exif": turned(1)},
@@ -945,15 +811,11 @@ def test_an_upright_colour_jpeg_of_the_size_is_plain(options):
     pytest.param(data, id=name)
     for name, data in {
       "wider": saved(noise(0, SIZE_PX, SIZE_PX + 1), "JPEG"),
-      "higher": saved(noise(0, SIZE_PX + 1, SIZE_PX), "JPEG"),
-      "smaller": saved(noise(0, SIZE_PX - 1, SIZE_PX - 1), "JPEG"),
       "grey": saved(Image.new("L", (SIZE_PX, SIZE_PX)), "JPEG"),
       "cmyk": saved(Image.new("CMYK", (SIZE_PX, SIZE_PX)), "JPEG"),
       "png": saved(noise(0, SIZE_PX, SIZE_PX), "PNG"),
       "empty": b"",
-      "two bytes": b"\xff\xd8",
       "cut header": saved(noise(0, SIZE_PX, SIZE_PX), "JPEG")[:100],
-      "text": b"This is no image.",
     }.items()
   ],
 )
@@ -968,16 +830,6 @@ def test_a_turned_jpeg_is_not_plain(orientation):
   picture = noise(0, SIZE_PX, SIZE_PX)
   data = saved(picture, "JPEG", exif=turned(orientation))
   assert quietly(decode.is_plain_jpeg, data, SIZE_PX) is False
-
-
-@pytest.mark.parametrize(
-  ("block", "is_turned"), DAMAGED_EXIF.values(), ids=DAMAGED_EXIF
-)
-def test_a_damaged_exif_block_is_passed_over_in_silence(block, is_turned):
-  data = with_exif(saved(noise(0, SIZE_PX, SIZE_PX), "JPEG"), block)
-  plain = quietly(decode.is_plain_jpeg, data, SIZE_PX)
-  if is_turned:
-    assert plain is False
 
 
 def test_zeros_before_the_end_mark_of_a_jpeg_are_no_damage():

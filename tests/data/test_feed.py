@@ -60,7 +60,7 @@ def config(share, **changes):
 def open_feed(examples, kind, devices=1, **changes):
   options = config(SHARES[kind], **changes)
   layout = layouts.Layout("data", devices, 1, options.batch_size)
-  return feed.open_feed(examples, options, layout, placement.make_mesh(devices))
+  return feed.Feed(examples, options, layout, placement.make_mesh(devices))
 
 
 def take(batches, count):
@@ -76,7 +76,7 @@ def assert_same(batches, expected):
 
 
 def streams(examples, **changes):
-  """What the iterator of the host gives, whose tests are in test_source."""
+  """What the iterator of the host gives, whose tests are in test_batches."""
   options = config(0, **changes)
   return batches.train_batches(
     examples,
@@ -87,7 +87,7 @@ def streams(examples, **changes):
   )
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("kind", SHARES)
 def test_feeds_give_the_batches_of_the_host(train, kind, devices):
   """Through two passes; a shard in another's place would mix the rows."""
@@ -101,26 +101,11 @@ def test_feeds_give_the_batches_of_the_host(train, kind, devices):
     assert sorted(order.tolist()) == list(range(COUNT))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("kind", SHARES)
-def test_batches_are_split_over_the_devices(train, kind, devices):
-  batch = next(open_feed(train, kind, devices))
-  mesh = placement.make_mesh(devices)
-  sharding = jax.sharding.NamedSharding(mesh, placement.BATCH)
-  for name, values in batch.items():
-    assert values.sharding.is_equivalent_to(sharding, values.ndim), name
-    rows = BATCH // devices
-    for shard in values.addressable_shards:
-      assert shard.data.shape == (rows, *values.shape[1:])
-
-
 @pytest.mark.parametrize(
   "changes",
   [
     {"batch_size": 8},
-    {"batch_size": COUNT},
-    {"image_size_px": 12},
-    {"seed": 9},
+    {"image_size_px": 12, "seed": 9},
   ],
 )
 def test_a_config_changes_both_feeds_alike(train, changes):
@@ -129,10 +114,11 @@ def test_a_config_changes_both_feeds_alike(train, changes):
     assert_same(take(open_feed(train, kind, **changes), 5), expected)
 
 
-@pytest.mark.parametrize("after", SHARES)
-@pytest.mark.parametrize("before", SHARES)
+@pytest.mark.parametrize(
+  ("before", "after"), [("streamed", "resident"), ("resident", "streamed")]
+)
 def test_feeds_resume_exactly_at_every_step(train, before, after):
-  """Over two passes, in the same kind of feed or in the other.
+  """Over two passes, in the other kind of feed.
 
   A run whose share of memory changes, or that goes on on other devices, must
   see the same batches. The state goes through JSON, as in a checkpoint.
@@ -148,18 +134,7 @@ def test_feeds_resume_exactly_at_every_step(train, before, after):
     assert_same(take(first, 1), expected[step : step + 1])
 
 
-@pytest.mark.parametrize("kind", SHARES)
-def test_a_state_is_taken_without_a_step(train, kind):
-  """To look where a feed stands must not move it."""
-  one, other = open_feed(train, kind), open_feed(train, kind)
-  for _ in range(5):
-    before = one.get_state()
-    assert one.get_state() == before
-    assert_same(take(one, 1), take(other, 1))
-    assert one.get_state() != before
-
-
-@pytest.mark.parametrize("share", [0, 1e-30, 1])
+@pytest.mark.parametrize("share", [1e-30, 1])
 def test_a_split_lives_on_the_device_where_it_fits(
   tmp_path, directory, train, share
 ):
@@ -168,7 +143,7 @@ def test_a_split_lives_on_the_device_where_it_fits(
   dataset = records.open_directory(tmp_path / "data")
   examples = records.open_split(dataset, "train", "train_split")
   layout, mesh = layouts.Layout("data", 2, 1, BATCH), placement.make_mesh(2)
-  batches = feed.open_feed(examples, config(share), layout, mesh)
+  batches = feed.Feed(examples, config(share), layout, mesh)
   for file in (tmp_path / "data").glob("*.array_record-*"):
     os.truncate(file, 0)
   if share == 1:
@@ -199,26 +174,6 @@ def test_damaged_data_are_one_line(tmp_path, kind):
 # Rows of a process.
 
 
-@pytest.mark.parametrize("devices", range(1, 9))
-@pytest.mark.parametrize("per_device", [1, 3, 16])
-def test_one_process_needs_every_row(devices, per_device):
-  mesh = placement.make_mesh(devices)
-  shape = (devices * per_device,)
-  (rows,) = placement.local_places(mesh, placement.BATCH, shape)
-  assert rows.tolist() == list(range(devices * per_device))
-
-
-def test_a_model_axis_adds_no_rows():
-  """Devices along 'model' hold the same rows: each counts once."""
-  mesh = jax.make_mesh(
-    (2, 4),
-    ("data", "model"),
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-  )
-  (rows,) = placement.local_places(mesh, placement.BATCH, (6,))
-  assert rows.tolist() == list(range(6))
-
-
 HOST = """
 import json, sys
 import jax
@@ -230,7 +185,7 @@ address, count, me, data, output, config = sys.argv[1:]
 jax.distributed.initialize(address, int(count), int(me))
 from pathlib import Path
 from ml_collections import ConfigDict
-from alexnet_jax import layouts
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.data import feed, records
 dataset = records.open_directory(Path(data))
 examples = records.open_split(dataset, "train", "train_split")
@@ -239,7 +194,7 @@ found = {}
 for share in (0, 1):
   settings = ConfigDict(json.loads(config) | {"device_cache_fraction": share})
   layout = layouts.Layout("data", mesh.size, 1, settings.batch_size)
-  batches = feed.open_feed(examples, settings, layout, mesh)
+  batches = feed.Feed(examples, settings, layout, mesh)
   for step in range(5):
     batch = next(batches)
     for name, values in batch.items():

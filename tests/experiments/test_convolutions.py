@@ -73,26 +73,19 @@ def evenly(low, high=None):
 
 STRIDED = {
   "conv1, past the edge": Case((2, 24, 22, 3), 4, 11, 4, ((0, 3), (0, 1))),
-  "conv1, rows unread": Case((2, 22, 25, 3), 4, 11, 4, evenly(0)),
-  "a stride wider than the window": Case((6, 9, 8, 4), 3, 2, 3, evenly(1)),
-  "padded and cut": Case((2, 9, 8, 4), 3, 4, 2, ((3, -1), (-2, 2))),
+  "padded and cut": Case((6, 9, 8, 4), 3, 4, 2, ((3, -1), (-2, 2))),
 }
 FIVES = {
   "conv2": Case((6, 7, 8, 4), 3, 5, 1, evenly(2)),
-  "5x5, smaller than a window": Case((2, 3, 1, 4), 3, 5, 1, evenly(2)),
   "5x5, padded and cut": Case((1, 9, 8, 4), 3, 5, 1, ((-1, 4), (6, -2))),
 }
 THREES = {
-  "conv3": Case((6, 7, 8, 4), 3, 3, 1, evenly(1)),
-  "3x3, odd, of one image": Case((1, 9, 5, 4), 3, 3, 1, evenly(1)),
   "3x3, smaller than a tile": Case((2, 2, 1, 4), 3, 3, 1, evenly(1)),
-  "3x3, unpadded": Case((2, 6, 7, 1), 1, 3, 1, evenly(0)),
-  "3x3, padded unevenly": Case((2, 6, 5, 4), 3, 3, 1, ((0, 2), (5, 1))),
   "3x3, padded and cut": Case((2, 8, 7, 4), 3, 3, 1, ((-3, 2), (1, -2))),
 }
 ANY = STRIDED | FIVES | THREES
 ALGORITHMS = {
-  "direct": (convolutions.direct, ANY),
+  "direct": (convolutions.direct, STRIDED),
   "im2col": (convolutions.im2col, ANY),
   "im2col in groups": (functools.partial(convolutions.im2col, group=4), ANY),
   "fft": (convolutions.fft, ANY),
@@ -155,39 +148,6 @@ def test_bfloat16_is_added_up_in_float32(name):
   assert max(relative_errors(values, case.expected(inputs))) < 2**-7
 
 
-# Layers of AlexNet at full size, an image each; conv2 and 5 of one tower.
-
-LAYERS = {
-  "conv1": Case((1, 224, 224, 3), 96, 11, 4, evenly(0, 3)),
-  "conv2": Case((1, 27, 27, 48), 128, 5, 1, evenly(2)),
-  "conv3": Case((1, 13, 13, 256), 384, 3, 1, evenly(1)),
-  "conv5": Case((1, 13, 13, 192), 128, 3, 1, evenly(1)),
-}
-LARGEST_ERROR = {
-  "direct": 2e-6,
-  "im2col": 2e-6,
-  "fft": 2e-6,
-  "F(2x2, 3x3)": 2e-6,
-  "F(4x4, 3x3)": 1e-5,
-  "F(2x2, 5x5)": 1e-5,
-}
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_error_on_layers_of_the_net(layer):
-  """Catches interpolation points, and orders of sums, that round badly."""
-  case = LAYERS[layer]
-  x, kernel = case.inputs()
-  inputs = np.maximum(x, 0), kernel
-  expected = case.expected(inputs)
-  for name, bound in LARGEST_ERROR.items():
-    if name.startswith("F") and f"{case.window}x{case.window})" not in name:
-      continue
-    values = actual(ALGORITHMS[name][0], case, inputs)
-    found = relative_errors(values, expected)
-    assert max(found) < bound, (name, found)
-
-
 # Winograd's matrices.
 
 
@@ -231,49 +191,14 @@ def test_only_the_transform_of_the_kernel_is_rounded(tile, window):
       assert Fraction(float(np.float32(float(entry)))) == entry
 
 
-# Bad input.
+def test_what_has_no_algorithm_is_refused():
+  def refused(words, algorithm, window, *arguments):
+    x, kernel = Case((1, 9, 9, 2), 2, window, 1, evenly(0)).inputs()
+    with pytest.raises(errors.InputError, match=words):
+      algorithm(x, kernel, *arguments)
 
-
-@pytest.mark.parametrize(
-  ("window", "stride", "tile", "line"),
-  [
-    (
-      3,
-      2,
-      2,
-      "stride=2 is not for Winograd, which slides by 1; try direct or im2col.",
-    ),
-    (
-      7,
-      1,
-      2,
-      "F(2x2, 7x7) is no known Winograd algorithm; try F(2x2, 3x3),"
-      " F(4x4, 3x3), F(2x2, 5x5), or direct.",
-    ),
-    (
-      5,
-      1,
-      4,
-      "F(4x4, 5x5) is no known Winograd algorithm; try F(2x2, 3x3),"
-      " F(4x4, 3x3), F(2x2, 5x5), or direct.",
-    ),
-  ],
-)
-def test_winograd_says_what_it_cannot_do(window, stride, tile, line):
-  x, kernel = Case((1, 9, 9, 2), 2, window, 1, evenly(0)).inputs()
-  with pytest.raises(errors.InputError) as e:
-    convolutions.winograd(x, kernel, stride, evenly(0), tile)
-  assert str(e.value) == line
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_window_wider_than_the_input_is_refused(name):
-  window = 5 if "5x5" in name else 3
-  pads = ((0, 0), (1, -1 - 7 + window - 1))
-  x, kernel = Case((1, 8, 7, 2), 2, window, 1, pads).inputs()
-  with pytest.raises(errors.InputError) as e:
-    ALGORITHMS[name][0](x, kernel, 1, pads)
-  assert str(e.value) == (
-    f"window={window} is wider than the padded input of 8 x {window - 1}"
-    f" pixels; try a window of {window - 1} or more padding."
-  )
+  winograd = convolutions.winograd
+  refused(r"stride=2 .* slides by 1", winograd, 3, 2, evenly(0), 2)
+  refused(r"F\(4x4, 5x5\) is no known", winograd, 5, 1, evenly(0), 4)
+  cut = ((0, 0), (1, -8))
+  refused("window=3 is wider than", convolutions.direct, 3, 1, cut)

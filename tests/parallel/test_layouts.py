@@ -9,10 +9,7 @@ from jax.sharding import PartitionSpec as P
 from training import Trainer, batches, small_config
 
 from alexnet_jax import model, networks
-from alexnet_jax.parallel import collectives, layouts, placement
-from alexnet_jax.runtime import platforms
-from alexnet_jax.runtime.errors import InputError
-from configs import (
+from alexnet_jax.configs import (
   alexnet,
   cifar_18pct,
   one_tower,
@@ -20,6 +17,9 @@ from configs import (
   run145,
   run150,
 )
+from alexnet_jax.parallel import collectives, layouts, placement
+from alexnet_jax.runtime import platforms
+from alexnet_jax.runtime.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 5

@@ -1,167 +1,77 @@
-"""Processes of one run: real ones, on loopback over gloo."""
+"""Processes of one run: real ones on this machine, which do not train."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from concurrent import futures
 from pathlib import Path
 
 import jax
 import pytest
 import yaml
-from commands import assert_refused, run_command
+from commands import assert_refused
+from process_runs import finish, flags_of, free_address, wait_for
 
-from alexnet_jax.runtime import errors, hosts
+from alexnet_jax.runtime import hosts
 
 ROOT = Path(__file__).parents[2]
-LAUNCHERS = ("SLURM", "OMPI", "PMI", "MV2", "JOB_", "TPU", "RANK", "WORLD_SIZE")
-MEMBER = """
-import argparse, json, os, signal, sys
-import jax
-import jax.numpy as jnp
-import numpy as np
-from alexnet_jax import distributed, errors
-parser = argparse.ArgumentParser()
-parser.add_argument("--coordinator")
-parser.add_argument("--num_processes", type=int)
-parser.add_argument("--process_id", type=int)
-parser.add_argument("--timeout_s", type=int, default=60)
-parser.add_argument("--facts", type=json.loads, default={})
-parser.add_argument("--dies", type=int)
-known, others = parser.parse_known_args()
-flags = known.coordinator, known.num_processes, known.process_id
-try:
-  with hosts.initialize(*flags, known.timeout_s):
-    distributed.agree(known.facts)
-    me = jax.process_index()
-    mesh = jax.make_mesh((jax.device_count(),), ("all",))
-    rows = jax.NamedSharding(mesh, jax.P("all"))
-    everywhere = jax.NamedSharding(mesh, jax.P())
-    ones = jax.make_array_from_process_local_data(rows, np.array([10**me]))
-    add = jax.jit(jnp.sum, out_shardings=everywhere)
-    found = [jax.process_count(), me, int(add(ones)), others]
-    print(json.dumps(found), flush=True)
-    if known.dies == me:
-      os.kill(os.getpid(), signal.SIGKILL)
-    while known.dies is not None:
-      add(ones).block_until_ready()
-except errors.InputError as e:
-  sys.exit(f"error: {e}")
-"""
-
-
-def clean_environment():
-  """This environment without launchers and virtual devices."""
-  return {
-    name: value
-    for name, value in os.environ.items()
-    if not name.startswith(LAUNCHERS) and name != "XLA_FLAGS"
-  } | {"JAX_PLATFORMS": "cpu"}
-
-
-def free_address():
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return f"localhost:{free.getsockname()[1]}"
+MEMBER = ROOT / "tests/support/host_member.py"
+LAUNCHERS = ("SLURM", "OMPI", "PMI", "TPU", "MEGASCALE", "KUBERNETES")
 
 
 def start(command, **environ):
+  clean = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(LAUNCHERS) and name != "XLA_FLAGS"
+  }
+  clean |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   return subprocess.Popen(
-    command,
-    cwd=ROOT,
-    env=clean_environment() | environ,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+    command, cwd=ROOT, env=clean | environ, text=True, **pipes
   )
 
 
 def start_member(*flags, **environ):
-  return start([sys.executable, "-c", MEMBER, *flags], **environ)
+  return start([sys.executable, MEMBER, *flags], **environ)
 
 
-def start_members(address, count, numbers, *flags):
-  """Starts those of `count` processes that have these numbers."""
+def start_members(count, *flags, own=((), (), ())):
+  """Starts `count` processes that meet; each has some flags of its own."""
+  address = free_address()
   return [
-    start_member(
-      f"--coordinator={address}",
-      f"--num_processes={count}",
-      f"--process_id={number}",
-      *flags,
-    )
-    for number in numbers
+    start_member(*flags_of(address, count, me), *flags, *own[me])
+    for me in range(count)
   ]
 
 
-def finish(running):
-  """Waits for processes, and returns their results."""
-  results = []
-  for process in running:
-    try:
-      stdout, stderr = process.communicate(timeout=60)
-    finally:
-      process.kill()
-    results.append(
-      subprocess.CompletedProcess(
-        process.args, process.returncode, stdout, stderr
-      )
-    )
-  return results
-
-
 def assert_met(results, others=()):
-  """Each knows how many there are and its number, and they can add up."""
+  """Each knows the count, its number and the sum, and hears from process 0."""
   count = len(results)
   for me, result in enumerate(results):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found == [count, me, int("1" * count), list(others)]
+    assert found == [count, me, int("1" * count), 0, list(others)]
 
 
-FACTS = {"seed": 1, "schedule": "epochs", "drops": [7.0, 8.5], "warmup": None}
+# Processes that connect.
 
 
-def facts_flag(facts):
-  return f"--facts={json.dumps(facts)}"
+def test_flags_connect_processes(tmp_path):
+  """Equal facts in another order are equal, and a shared folder is left."""
+  facts = {"seed": 1, "drops": [7.0, 8.5], "warmup": None}
+  own = [
+    [f"--facts={json.dumps(dict(items))}"]
+    for items in (facts.items(), reversed(facts.items()))
+  ]
+  assert_met(finish(start_members(2, f"--folder={tmp_path}", own=own)))
+  assert not list(tmp_path.iterdir())
 
 
-def kill_one():
-  """Returns the results of two processes, and when the survivor left.
-
-  That is in seconds after the other was killed.
-  """
-  running = start_members(free_address(), 2, range(2), "--dies=1")
-  running[1].wait(timeout=60)
-  killed = time.monotonic()
-  return finish(running), time.monotonic() - killed
-
-
-@pytest.fixture(name="bereaved", scope="module", autouse=True)
-def fixture_bereaved():
-  """Started first and asked last: nearly all of it is waiting."""
-  with futures.ThreadPoolExecutor(1) as pool:
-    yield pool.submit(kill_one)
-
-
-# Meeting.
-
-
-def test_flags_join_processes():
-  """The first comes last: others wait for it. Facts are equal in any order."""
-  address = free_address()
-  running = start_members(address, 3, [1, 2], facts_flag(FACTS))
-  again = facts_flag(dict(reversed(FACTS.items())))
-  assert_met(finish(start_members(address, 3, [0], again) + running))
-
-
-def slurm(me, count=2, job="7"):
+def slurm(me, count=2):
   return {
-    "SLURM_JOB_ID": job,
-    "SLURM_STEP_ID": "0",
+    "SLURM_JOB_ID": str(os.getpid()),
     "SLURM_STEP_NODELIST": "localhost",
     "SLURM_STEP_NUM_TASKS": str(count),
     "SLURM_NTASKS": str(count),
@@ -170,273 +80,170 @@ def slurm(me, count=2, job="7"):
   }
 
 
-def open_mpi(me, count=2, job=1):
-  return {
-    "OMPI_COMM_WORLD_SIZE": str(count),
+def open_mpi_in_slurm(me):
+  """SLURM knows only the daemon that Open MPI starts on each node."""
+  uri = f"{(os.getpid() + 1) << 12}.0;tcp://127.0.0.1,10.9.8.7:34911"
+  return slurm(0, count=1) | {
+    "OMPI_COMM_WORLD_SIZE": "2",
     "OMPI_COMM_WORLD_RANK": str(me),
     "OMPI_COMM_WORLD_LOCAL_RANK": str(me),
-    "OMPI_MCA_orte_hnp_uri": f"{job << 12}.0;tcp://127.0.0.1,10.9.8.7:34911",
+    "OMPI_MCA_orte_hnp_uri": uri,
   }
 
 
-def open_mpi_in_slurm(me):
-  """One daemon for each node is all that SLURM knows of mpirun's processes."""
-  return slurm(0, count=1) | open_mpi(me, job=os.getpid() + 1)
-
-
 @pytest.mark.parametrize("launcher", [slurm, open_mpi_in_slurm])
-def test_launchers_join_processes(launcher):
-  running = [start_member(**launcher(me)) for me in range(2)]
-  assert_met(finish(running))
+def test_launchers_connect_processes(launcher):
+  assert_met(finish([start_member(**launcher(me)) for me in range(2)]))
 
 
 @pytest.mark.parametrize(
-  ("environ", "address"),
+  ("environ", "platforms", "launcher"),
   [
-    (slurm(1) | {"SLURM_STEP_NODELIST": "n1,n2"}, "n1:61447"),
-    (slurm(1) | {"SLURM_STEP_NODELIST": "a-[007-9,12],b"}, "a-007:61447"),
-    (slurm(1) | {"SLURM_STEP_NODELIST": "a[3,5]"}, "a3:61447"),
-    (slurm(1) | {"SLURM_STEP_ID": "2"}, "localhost:61641"),
-    (slurm(1, job="4103"), "localhost:61447"),
-    (
-      open_mpi(1)
-      | {
-        "OMPI_MCA_orte_hnp_uri": "8192.0;tcp6://[fe80::1,2620::2]:4;tcp://h:5"
-      },
-      "[fe80::1]:61442",
-    ),
+    ({}, "cpu", None),
+    (slurm(0), "cpu", "slurm"),
+    (slurm(0, count=1), "cpu", None),
+    # A batch script, and a shell that salloc runs as a step.
+    ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, "cpu", None),
+    (slurm(0) | {"SLURM_STEP_NUM_TASKS": "1"}, "cpu", None),
+    (open_mpi_in_slurm(0), "cpu", "ompi"),
+    (slurm(0) | {"OMPI_COMM_WORLD_SIZE": "1"}, "cpu", None),
+    ({"PMI_SIZE": "1"}, "cpu", None),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, "cpu", None),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, "tpu,cpu", "gketpu"),
+    ({"TPU_WORKER_HOSTNAMES": "a"}, "tpu,cpu", None),
+    ({}, "tpu,cpu", "gcetpu"),
+    ({"TPU_SKIP_MDS_QUERY": "1"}, "tpu,cpu", None),
   ],
 )
-def test_launchers_say_where_process_0_is(environ, address):
-  """The first host, padded as SLURM writes it; a port by job and step."""
-  group = hosts._from_environment(environ)
-  assert group == (address, 2, 1, group.remedy, group.method)
-
-
-# One alone.
-
-
-def use(monkeypatch, environ):
-  for name in list(os.environ):
-    if name.startswith(LAUNCHERS):
-      monkeypatch.delenv(name)
+def test_a_process_waits_only_for_those_that_were_started_with_it(
+  environ, platforms, launcher, monkeypatch
+):
+  for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+    monkeypatch.delenv(name)
   for name, value in environ.items():
     monkeypatch.setenv(name, value)
+  jax.config.update("jax_platforms", platforms)
+  try:
+    assert hosts._detect_launcher() == launcher
+  finally:
+    jax.config.update("jax_platforms", "cpu")
 
 
-@pytest.mark.parametrize(
-  "environ",
-  [
-    {},
-    slurm(0, count=1),
-    # A batch script; a shell of salloc; one that salloc runs as a step.
-    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
-    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"},
-    slurm(0, count=1) | {"SLURM_NTASKS": "4"},
-    open_mpi(0, count=1),
-    {"PMI_SIZE": "1", "PMI_RANK": "0"},
-    {"WORLD_SIZE": "8"},
-    {"JOB_COMPLETION_INDEX": "0"},
-    {"TPU_WORKER_HOSTNAMES": "a,b"},
-  ],
-)
-def test_one_process_waits_for_nobody(monkeypatch, environ):
-  use(monkeypatch, environ)
-  with hosts.initialize(None, None, None, 1):
-    assert not jax.distributed.is_initialized()
-    hosts.assert_same_on_all_hosts({"seed": 1})
-
-
-def test_one_process_may_be_said_by_flags(monkeypatch):
-  """So that a launcher of independent runs can be overruled."""
-  use(monkeypatch, slurm(1))
+def test_one_process_needs_no_other(monkeypatch):
+  """Not even where a launcher says so: its processes may be runs apart."""
+  for name, value in slurm(1).items():
+    monkeypatch.setenv(name, value)
   with hosts.initialize("localhost:1", 1, 0, 1):
     assert not jax.distributed.is_initialized()
+    hosts.assert_same_on_all_hosts({"seed": 1})
+    assert hosts.from_first([2]) == [2]
 
 
-# Bad input.
-
-
-@pytest.mark.parametrize(
-  ("flags", "words"),
-  [
-    (("h:1", None, None), "--num_processes and --process_id must be given"),
-    ((None, 2, 0), "--coordinator must be given"),
-    (("h:1", 2, None), "--process_id must be given"),
-    (("h", 2, 0), "--coordinator='h' must be HOST:PORT"),
-    ((":1", 2, 0), "--coordinator=':1' must be HOST:PORT"),
-    (("h:0", 2, 0), "--coordinator='h:0' must be HOST:PORT"),
-    (("h:65536", 2, 0), "must be HOST:PORT"),
-    (("h:1", 0, 0), "--num_processes=0 must be 1 or more"),
-    (("h:1", 2, 2), "--process_id=2 must be from 0 to 1"),
-    (("h:1", 2, -1), "--process_id=-1 must be from 0 to 1"),
-  ],
-)
-def test_bad_flags_are_one_line(flags, words):
-  joined = hosts.initialize(*flags, 1)
-  with pytest.raises(errors.InputError) as error, joined:
-    pass
-  assert words in str(error.value)
-  assert "\n" not in str(error.value)
-
-
-def test_the_command_refuses_bad_flags(tmp_path):
-  flags = "--num_processes=2", "--process_id=0", f"--workdir={tmp_path / 'run'}"
-  assert_refused(run_command("train", *flags), "--coordinator must be given")
-  assert not (tmp_path / "run").exists()
+# Processes that cannot connect.
 
 
 @pytest.mark.parametrize(
-  ("environ", "words"),
+  ("flags", "environ", "words"),
   [
-    # Open MPI 5 sets no OMPI_MCA_orte_hnp_uri; SLURM counts its daemons.
-    (
-      {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
-      | slurm(0, count=2),
-      ["Open MPI started 4", "--process_id=$OMPI_COMM_WORLD_RANK, here 3"],
-    ),
-    (
-      {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
-      ["SLURM started 2", "SLURM_JOB_ID, SLURM_STEP_NODELIST is not set"],
-    ),
-    (
-      {"PMI_SIZE": "3", "PMI_RANK": "0"},
-      ["PMI_SIZE=3", "--num_processes=3 --process_id=$PMI_RANK"],
-    ),
-    ({"WORLD_SIZE": "2", "RANK": "0"}, ["WORLD_SIZE=2", "--process_id=$RANK"]),
-    ({"JOB_COMPLETION_INDEX": "1"}, ["JOB_COMPLETION_INDEX=1"]),
+    (["--num_processes=2", "--process_id=0"], {}, ["coordinator_address"]),
+    (["--coordinator=h:1", "--num_processes=2"], {}, ["process id"]),
+    (flags_of("h:1", 2, 2), {}, ["process_id=2, num_processes=2"]),
+    (flags_of("h:1", 1, 1), {}, ["process_id=1, num_processes=1"]),
+    # Open MPI 5 and other MPIs do not say where process 0 is.
+    ([], {"OMPI_COMM_WORLD_SIZE": "2"}, ["OMPI_MCA_orte_hnp_uri"]),
+    ([], {"PMI_SIZE": "2"}, ["coordinator_address"]),
   ],
 )
-def test_a_launcher_is_never_ignored(monkeypatch, environ, words):
-  """As many equal runs would write into one workdir."""
-  use(monkeypatch, environ)
-  joined = hosts.initialize(None, None, None, 1)
-  with pytest.raises(errors.InputError) as error, joined:
-    pass
-  for word in [*words, "--coordinator=HOST:PORT"]:
-    assert word in str(error.value)
-  assert "\n" not in str(error.value)
+def test_bad_flags_are_one_line(flags, environ, words):
+  (result,) = finish([start_member(*flags, **environ)])
+  assert_refused(result, *words, "give each --coordinator=HOST:PORT")
 
 
-def test_a_tpu_slice_that_jax_cannot_join_is_refused():
-  """No TPU is here: jax must be asked, and its answer is one line."""
-  environ = {"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "tpu,cpu"}
-  (result,) = finish([start_member(**environ)])
-  assert_refused(result, "cannot be joined", "--coordinator=HOST:PORT")
-
-
-# Processes that do not come.
-
-
-def test_nobody_listens():
+def test_a_process_that_never_comes_is_missed_in_time():
+  """By process 0 and by the others; jax would abort."""
   address = free_address()
-  started = time.monotonic()
-  (result,) = finish(start_members(address, 2, [1], "--timeout_s=2"))
-  assert time.monotonic() - started < 12
-  assert_refused(result, "process 1 of 2", address, "--timeout_s=2", "start")
+  flags = [flags_of(address, 3, me) for me in range(2)]
+  for result in finish([start_member(*x, "--timeout_s=5") for x in flags]):
+    assert_refused(result, "not all connected within --timeout_s=5")
 
 
-def test_a_process_never_comes():
-  """Every process that did come names it."""
+def test_two_processes_do_not_meet_three():
+  """Left to jax, the two would compute something else than was asked."""
   address = free_address()
-  started = time.monotonic()
-  results = finish(start_members(address, 4, [0, 2], "--timeout_s=3"))
-  assert time.monotonic() - started < 13
-  for result in results:
-    assert_refused(result, "processes 1, 3 of 4", address, "--timeout_s=3")
+  flags = flags_of(address, 2, 0), flags_of(address, 3, 1)
+  first, second = finish([start_member(*each) for each in flags])
+  assert_refused(
+    first, "process 1 is one of --num_processes=3", "0 is one of 2"
+  )
+  assert_refused(second, "process 0 is one of --num_processes=2", "is one of 3")
 
 
-def test_a_process_with_another_count():
-  address = free_address()
-  running = start_members(address, 3, [1]) + start_members(address, 2, [0])
-  for result in finish(running):
-    assert_refused(result, "process 1", "one of 3", "one of 2")
+# Processes that differ or fail.
 
 
-def test_two_processes_with_one_number():
-  """On which jax aborts, or waits."""
-  for result in finish(start_members(free_address(), 3, [0, 1, 1])):
-    assert_refused(result, "two processes", "as process 1", "--process_id")
+def test_processes_that_differ_all_end():
+  facts = {"seed": 1, "warmup": None}, {"seed": 2, "extra": [3]}
+  own = [[f"--facts={json.dumps(each)}"] for each in facts]
+  words = [
+    "differ: extra is absent in process 0 but [3] in process 1",
+    "seed is 1 in process 0 but 2 in process 1",
+    "warmup is null in process 0 but absent in process 1",
+  ]
+  for result in finish(start_members(2, own=own)):
+    assert_refused(result, *words)
 
 
-def test_another_program_has_the_port():
-  with socket.create_server(("", 0)) as other:
-    address = f"localhost:{other.getsockname()[1]}"
-    running = start_members(address, 2, range(2))
-    connection, _ = other.accept()
-    with connection:
-      connection.sendall(b"SSH-2.0-\xff\n")
-      first, second = finish(running)
-  assert_refused(first, "cannot listen", address)
-  assert_refused(second, address, "not process 0 of this run")
+def test_a_folder_of_the_same_name_is_not_shared(tmp_path):
+  for me in range(2):
+    (tmp_path / str(me)).mkdir()
+  own = [[f"--folder={tmp_path / str(me)}"] for me in range(2)]
+  for result in finish(start_members(2, own=own)):
+    assert_refused(result, "process 1: workdir=", "all processes share")
 
 
-def test_strangers_are_let_pass():
-  """Probes of a port that say nothing, or nonsense."""
-  address = free_address()
-  host, port = address.split(":")
-  running = start_members(address, 2, [0])
-  for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1, 2, 3]\n", b"\xff\n"):
-    while True:
-      try:
-        stranger = socket.create_connection((host, int(port)))
-        break
-      except ConnectionRefusedError:
-        assert running[0].poll() is None
-        time.sleep(0.1)
-    with stranger:
-      stranger.sendall(said)
-  assert_met(finish(running + start_members(address, 2, [1])))
+def test_bad_input_of_one_process_ends_all_by_its_reason():
+  for result in finish(start_members(3, "--bad=2")):
+    assert_refused(result, "process 2: image 7 is damaged.")
 
 
-# Agreement.
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["error", "SIGKILL"])
+def test_the_end_of_one_process_ends_the_others_in_one_line(ends):
+  """In a computation over all processes, which gloo breaks off."""
+  *others, last = finish(start_members(3, f"--ends={ends}"))
+  for result in others:
+    assert_refused(result, "if one has ended", "same command in all resumes")
+  if ends == "error":
+    assert_refused(last, "image 8 is damaged.")
 
 
-@pytest.mark.parametrize(
-  ("numbers", "changes", "dropped", "words"),
-  [
-    (
-      [2],
-      {"seed": 2},
-      [],
-      "differ: seed is 1 in processes 0, 1 but 2 in process 2; start every",
-    ),
-    (
-      [1],
-      {"extra": "x" * 1000},
-      ["warmup"],
-      f'differ: extra is absent in process 0 but "{"x" * 59}... in process 1;'
-      " warmup is null in process 0 but absent in process 1; start every",
-    ),
-  ],
-)
-def test_processes_that_differ_all_end(numbers, changes, dropped, words):
-  address = free_address()
-  count = max(numbers) + 1
-  other = {k: v for k, v in FACTS.items() if k not in dropped} | changes
-  running = start_members(address, count, range(count - 1), facts_flag(FACTS))
-  running += start_members(address, count, numbers, facts_flag(other))
-  for result in finish(running):
-    assert_refused(result, words)
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others():
+  """By the heartbeat of jax, as no connection breaks."""
+  running = start_members(2, "--ends=SIGSTOP")
+  try:
+    (first,) = finish(running[:1])
+  finally:
+    running[1].kill()
+    finish(running[1:])
+  assert first.returncode == -signal.SIGABRT
+  assert "stopped sending heartbeats" in first.stderr
 
 
-# What the files in launch/ run.
+# What the files in launch/ start.
 
 
 @pytest.fixture(name="python")
 def fixture_python(tmp_path):
-  """A python that runs MEMBER with the flags of the command it is given."""
-  (tmp_path / "member.py").write_text(MEMBER)
+  """A python that runs the member with the flags of the command it is given."""
   script = tmp_path / "python"
-  script.write_text(
-    f"#!/bin/sh\nexec {sys.executable} {tmp_path}/member.py $@\n"
-  )
+  script.write_text(f"#!/bin/sh\nexec {sys.executable} {MEMBER} $@\n")
   script.chmod(0o755)
-  return {
-    "PATH": f"{tmp_path}:{os.environ['PATH']}",
-    "PYTHON": str(script),
-    "PYTHONPATH": str(ROOT),
-  }
+  path = f"{tmp_path}:{os.environ['PATH']}"
+  return {"PATH": path, "PYTHON": str(script)}
+
+
+COMMAND = ["-m", "alexnet_jax", "train", "--config=configs/alexnet.py"]
 
 
 def test_pods_of_the_manifest_meet(python):
@@ -452,24 +259,19 @@ def test_pods_of_the_manifest_meet(python):
   running = []
   for me in range(job["replicas"]):
     labels = {"replicatedjob-replicas": job["replicas"], "job-index": me}
-    variables = {
-      entry["name"]: str(labels[path.split("/")[1].rstrip("']")])
-      for entry in container["env"]
-      for path in [entry["valueFrom"]["fieldRef"]["fieldPath"]]
-    }
     command = []
     for word in container["command"] + container["args"]:
-      for variable, value in variables.items():
-        word = word.replace(f"$({variable})", value)
+      for entry in container["env"]:
+        path = entry["valueFrom"]["fieldRef"]["fieldPath"]
+        value = labels[path.split("/")[1].rstrip("']")]
+        word = word.replace(f"$({entry['name']})", str(value))
       command.append(word.replace(f"{first}:29500", address))
-    environ = python | variables
-    environ |= {"JOB_COMPLETION_INDEX": "0", "KUBERNETES_SERVICE_HOST": "k"}
+    environ = python | {"KUBERNETES_SERVICE_HOST": "k"}
     running.append(start([python["PYTHON"], *command[1:]], **environ))
   results = finish(running)
   for result in results:
     assert "Warning" not in result.stderr
-  others = ["-m", "alexnet_jax", "train", "--config=configs/alexnet.py"]
-  others += ["--config.data_dir=/shared/data/imagenet"]
+  others = [*COMMAND, "--config.data_dir=/shared/data/imagenet"]
   assert_met(results, [*others, "--workdir=/shared/runs/alexnet"])
 
 
@@ -487,19 +289,15 @@ def test_tasks_of_the_batch_script_meet(tmp_path, python):
   srun = tmp_path / "srun"
   srun.write_text(SRUN)
   srun.chmod(0o755)
-  environ = slurm(0, job=str(os.getpid())) | python
+  environ = slurm(0) | {"SLURM_JOB_ID": str(os.getpid() + 2)} | python
   environ |= {"RESULTS": str(tmp_path), "SLURM_CPUS_PER_TASK": "1"}
   command = ["bash", "launch/slurm.sbatch", "--config.seed=3"]
   (result,) = finish([start(command, **environ)])
   assert result.returncode == 0, result.stderr
-  others = ["-m", "alexnet_jax", "train", "--config=configs/alexnet.py"]
-  others += ["--workdir=runs/slurm", "--config.seed=3"]
+  said = [(tmp_path / str(task)).read_text() for task in range(2)]
+  others = [*COMMAND, "--workdir=runs/slurm", "--config.seed=3"]
   assert_met(
-    [
-      subprocess.CompletedProcess("", 0, (tmp_path / str(task)).read_text(), "")
-      for task in range(2)
-    ],
-    others,
+    [subprocess.CompletedProcess("", 0, text, "") for text in said], others
   )
 
 
@@ -512,19 +310,32 @@ def test_two_processes_that_fail_leave_none_behind(tmp_path):
   (result,) = finish([start(command, PYTHON=str(script))])
   assert result.returncode == 1, result.stderr
   for me in range(2):
-    assert f"{me}| error: the processes of this run differ: seed is" in (
-      result.stdout
-    )
+    assert f"{me}| error: the processes differ: seed is" in result.stdout
   left = subprocess.run(
     ["pgrep", "-f", str(tmp_path)], capture_output=True, check=False
   )
   assert not left.stdout
 
 
-@pytest.mark.slow
-def test_survivors_leave(bereaved):
-  """Within half a minute, not two, and with one line that says why."""
-  (survivor, dead), seconds = bereaved.result()
-  assert seconds < 30
-  assert_refused(survivor, "process 1 of 2 was lost")
-  assert dead.returncode == -signal.SIGKILL
+def test_the_script_of_two_processes_passes_ctrl_c_on(tmp_path):
+  """As SIGTERM; a terminal sends Ctrl-C to all that the script started."""
+  stand_in = tmp_path / "python"
+  stand_in.write_text(
+    "#!/bin/sh\ntrap '' INT; trap 'echo stopped; exit 0' TERM\n"
+    "[ $1 = -c ] && echo 1 && exit\n"
+    f"touch {tmp_path}/$$; while :; do sleep 0.1; done\n"
+  )
+  stand_in.chmod(0o755)
+  script = subprocess.Popen(
+    ["bash", "launch/two_process.sh"],
+    cwd=ROOT,
+    env=os.environ | {"PYTHON": str(stand_in)},
+    stdout=subprocess.PIPE,
+    text=True,
+    process_group=0,
+  )
+  wait_for(lambda: len(list(tmp_path.iterdir())) == 3, [script])
+  os.killpg(script.pid, signal.SIGINT)
+  (result,) = finish([script])
+  assert result.returncode == 0
+  assert sorted(result.stdout.split()) == ["0|", "1|", "stopped", "stopped"]

@@ -5,11 +5,12 @@ import json
 import jax
 import numpy as np
 
-from alexnet_jax import model, steps
+from alexnet_jax import networks
+from alexnet_jax.configs import alexnet
 from alexnet_jax.data import records, statistics
 from alexnet_jax.data.prepare import shapes
+from alexnet_jax.parallel import ensemble
 from alexnet_jax.runs import checkpoint
-from configs import alexnet
 
 NAMES = ("cat", "dog", "owl", "cow", "bee", "ant")
 
@@ -31,7 +32,7 @@ def small_config(**fields):
 
 
 def _draw(config, module, seed):
-  """Draws as `model` would, but compiles nothing."""
+  """Draws weights as the model would, without compiling it."""
   rng = np.random.default_rng(seed)
   size = config.crop_size_px
   image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
@@ -54,9 +55,9 @@ def _draw(config, module, seed):
 
 def write_run(folder, config, names=NAMES, seeds=(0,)):
   """Writes a run of one net, or of an ensemble; returns params and mean."""
-  module = model.from_config(config)
+  module = networks.make_model(config)
   each = [_draw(config, module, seed) for seed in seeds]
-  params = steps.stack_members(each) if len(each) > 1 else each[0]
+  params = ensemble.stack(each) if len(each) > 1 else each[0]
   mean = np.random.default_rng(9).uniform(90, 160, (config.image_size_px,) * 2)
   mean = np.stack([mean, mean + 5, mean - 9], axis=2).astype(np.float32)
   folder.mkdir(parents=True)

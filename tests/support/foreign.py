@@ -311,12 +311,6 @@ def write_binaryproto(path, mean_bgr):
   pathlib.Path(path).write_bytes(_blob(np.asarray(mean_bgr)[None], 1))
 
 
-def write_mean_npy(path, mean_bgr):
-  """Write a mean image [3, S, S] as ilsvrc_2012_mean.npy (float64)."""
-  with open(path, "wb") as file:
-    np.save(file, np.asarray(mean_bgr, np.float64))
-
-
 def _tensorflow(weights, named=False):
   """{"conv1": [W [H, W, I / groups, O], b], "fc6": [W [I, O], b], ...}.
 
@@ -481,7 +475,7 @@ def write_torchvision_onnx(path, state):
   _save_onnx(path, nodes, source, target, tensors, 17, 8)
 
 
-class _Evil:
+class Evil:
   """Unpickled without care, it makes an empty file at `marker`."""
 
   def __init__(self, marker):
@@ -491,25 +485,16 @@ class _Evil:
     return shutil.copyfile, (os.devnull, self.marker)
 
 
-def write_evil_pth(path, marker, state=None, legacy=False, protocol=2):
-  """Write a state dict (or a lone object) that makes the file `marker`."""
-  content = _Evil(marker)
-  if state is not None:
-    content = _tensors(state) | {"classifier.7.weight": content}
+def write_evil_pth(path, marker, legacy=False, protocol=2):
+  """Write a state dict that makes the file `marker`."""
   torch.save(
-    content, path, pickle_protocol=protocol,
-    _use_new_zipfile_serialization=not legacy,
+    {"conv1.weight": torch.ones(3), "conv1.bias": Evil(marker)}, path,
+    pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy,
   )  # fmt: skip
 
 
-def write_evil_npy(path, marker, weights=None):
-  """Write a dictionary of layers (or none) that makes the file `marker`."""
-  layers = {} if weights is None else _tensorflow(weights)
+def write_evil_npy(path, marker, weights):
+  """Write a dictionary of layers that makes the file `marker`."""
+  layers = _tensorflow(weights) | {"fc9": Evil(marker)}
   with open(path, "wb") as file:
-    np.save(file, np.array(layers | {"fc9": _Evil(marker)}, dtype=object))
-
-
-def truncate(source, path, keep=0.5):
-  """Write the first part of a file, a share `keep` of its bytes."""
-  data = pathlib.Path(source).read_bytes()
-  pathlib.Path(path).write_bytes(data[: int(keep * len(data))])
+    np.save(file, np.array(layers, dtype=object))

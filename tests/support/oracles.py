@@ -23,7 +23,7 @@ def conv(
   stride: int,
   padding: int,
   towers: int,
-  ceil: bool = True,
+  ceil_mode: bool = True,
 ) -> Floats:
   """Convolution with zeros outside the image (paper 3.5).
 
@@ -35,8 +35,8 @@ def conv(
     stride: step of the window.
     padding: zero pixels on each side.
     towers: number of channel blocks that do not see each other.
-    ceil: whether the number of steps is rounded up (the original program), so
-      that the last window may read past the edge, or down.
+    ceil_mode: whether the number of steps is rounded up (the original
+      program), so that the last window may read past the edge, or down.
 
   Returns:
     (B, H', W', O) with H' = 1 + ceil((H + 2 padding - k) / stride), or floor.
@@ -50,7 +50,7 @@ def conv(
     raise ValueError(f"{kernel.shape=} does not fit {x.shape=}, {towers=}")
   if made * towers != filters:
     raise ValueError(f"{filters=} are not divisible by {towers=}")
-  whole = np.ceil if ceil else np.floor
+  whole = np.ceil if ceil_mode else np.floor
   rows = 1 + int(whole((height + 2 * padding - size) / stride))
   cols = 1 + int(whole((width + 2 * padding - size) / stride))
   out = np.zeros((batch, rows, cols, filters))
@@ -300,7 +300,9 @@ def caffenet_logits(params: Params, images: ArrayLike) -> Floats:
   """
   convs, dense = params["features"], params["classifier"]
 
-  x = conv(images, **convs["conv1"], stride=4, padding=0, towers=1, ceil=False)
+  x = conv(
+    images, **convs["conv1"], stride=4, padding=0, towers=1, ceil_mode=False
+  )
   x = _relu(x)
   x = max_pool(x, window=3, stride=2)
   x = local_response_norm(x, towers=1, k=1.0, alpha=1e-4 / 5, beta=0.75, n=5)

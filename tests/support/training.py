@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.configs import quickstart
 from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.runs import states
 from alexnet_jax.runtime import platforms
-from configs import quickstart
 
 
 def small_config(module=quickstart, **changes):
@@ -57,7 +58,7 @@ def batches(config, count):
 @functools.cache
 def draw(net, seed):
   """Returns the first parameters of a net; they are slow to compile."""
-  return jax.device_get(steps.init_params(net, seed))
+  return jax.device_get(states.init_params(net, seed))
 
 
 class Trainer:
@@ -80,7 +81,7 @@ class Trainer:
     members = self.layout.members
     each = [draw(self.net, config.seed + member) for member in range(members)]
     params = ensemble.stack(each) if members > 1 else each[0]
-    state = steps.init_state(params, self.tx, members)
+    state = states.init_state(params, self.tx, members)
     where = placement.shardings(self.mesh, placement.specs(self.layout, state))
     self.state = jax.device_put(state, where)
     step = steps.make_step(

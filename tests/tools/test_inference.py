@@ -12,43 +12,43 @@ from alexnet_jax.runtime import errors
 
 RNG = np.random.default_rng(0)
 # Patches of one colour, which the net can tell apart.
-IMAGES = RNG.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
 IMAGES = IMAGES.repeat(18, axis=1).repeat(18, axis=2)
+SCALE = (0.5, 2.0, 0.25)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs") / "run"
-  (params,), mean = write_run(folder, small_config())
+  (params,), mean = write_run(folder, small_config(input_scale=SCALE))
   return alexnet_jax.load(folder), params, mean
 
 
-def seen(images, mean, views):
-  """Returns the views of each image, less the mean: [view][B, 67, 67, 3]."""
+def inputs(images, mean, views):
+  """Returns what the net sees of each image: [view][B, 67, 67, 3]."""
   each = [oracles.ten_views(image - mean, 67) for image in images]
   each = [views_of[4:5] if views == 1 else views_of for views_of in each]
-  return np.swapaxes(each, 0, 1)
+  return np.swapaxes(each, 0, 1) * SCALE
 
 
 @pytest.mark.parametrize("views", [1, 10])
 def test_probabilities_are_the_mean_of_the_views_softmaxes(views, run):
   model, params, mean = run
-  some = IMAGES[:2]
   logits = [
-    oracles.alexnet_logits(params, view) for view in seen(some, mean, views)
+    oracles.alexnet_logits(params, view) for view in inputs(IMAGES, mean, views)
   ]
   expected = oracles.average_softmax(logits, [1] * views)
-  found = model.predict(some, views=views)
+  found = model.predict(IMAGES, views=views)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, expected, rtol=1e-4)
   # Else a net that sees nothing would do.
-  assert np.abs(found[0] - found[1]).max() > 0.01
+  assert np.abs(found[0] - found[1]).max() > 0.003
   assert model.class_names == NAMES
 
 
 def test_features_are_those_of_the_layers_that_they_are_named_by(run):
   model, params, mean = run
-  (view,) = seen(IMAGES[:2], mean, 1)
+  (view,) = inputs(IMAGES, mean, 1)
   convs, dense = params["features"], params["classifier"]
   conv1 = np.maximum(
     oracles.conv(view, **convs["conv1"], stride=4, padding=0, towers=1), 0
@@ -57,15 +57,15 @@ def test_features_are_those_of_the_layers_that_they_are_named_by(run):
   pool1 = oracles.max_pool(norm1, window=3, stride=2)
   expected = {"conv1": conv1, "norm1": norm1, "pool1": pool1}
   expected["fc8"] = oracles.alexnet_logits(params, view)
-  # From what is before it, as conv2 to conv5 are others' business.
-  flat = model.features(IMAGES[:2], "pool5").reshape(2, -1)
+  # From the maps before it; conv2 to conv5 have tests of their own.
+  flat = model.features(IMAGES, "pool5").reshape(2, -1)
   fc6 = np.maximum(flat @ dense["fc6"]["kernel"] + dense["fc6"]["bias"], 0)
   expected["fc6"] = fc6
   hidden = 0.5 * fc6 @ dense["fc7"]["kernel"] + dense["fc7"]["bias"]
   expected["fc7"] = np.maximum(hidden, 0)
   assert set(expected) < set(model.layers)
   for layer, values in expected.items():
-    found = model.features(IMAGES[:2], layer)
+    found = model.features(IMAGES, layer)
     assert found.dtype == np.float32
     assert found.shape[1:] == model.shapes[layer]
     np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
@@ -80,7 +80,7 @@ def test_any_number_of_images_is_answered_as_each_alone(run):
   assert model.features([], "pool1").shape == (0, *model.shapes["pool1"])
 
 
-def test_images_of_other_sizes_are_squared_as_the_data_set_is(run):
+def test_images_of_other_sizes_become_squares_as_in_the_data_set(run):
   model, _, _ = run
   wide = RNG.integers(0, 256, (90, 130, 3), dtype=np.uint8)
   square = image_files.square(Image.fromarray(wide), 72)
@@ -90,25 +90,15 @@ def test_images_of_other_sizes_are_squared_as_the_data_set_is(run):
 
 
 def test_nets_of_an_ensemble_are_averaged(tmp_path):
-  each = small_config(ensemble=2)
-  params, mean = write_run(tmp_path / "both", each, seeds=(0, 1))
+  config = small_config(ensemble=2, input_scale=SCALE)
+  params, mean = write_run(tmp_path / "both", config, seeds=(0, 1))
   model = alexnet_jax.load(tmp_path / "both")
-  (view,) = seen(IMAGES[:2], mean, 1)
+  (view,) = inputs(IMAGES, mean, 1)
   logits = [oracles.alexnet_logits(own, view) for own in params]
   expected = oracles.average_softmax(logits, [1, 1])
-  np.testing.assert_allclose(model.predict(IMAGES[:2]), expected, rtol=1e-4)
-  features = model.features(IMAGES[:2], "fc8")
+  np.testing.assert_allclose(model.predict(IMAGES), expected, rtol=1e-4)
+  features = model.features(IMAGES, "fc8")
   np.testing.assert_allclose(features, logits, rtol=1e-4, atol=1e-4)
-
-
-def test_scale_of_the_input_is_that_of_each_colour(tmp_path):
-  scale = (0.5, 2.0, 0.25)
-  config = small_config(input_scale=scale)
-  (params,), mean = write_run(tmp_path / "run", config)
-  (view,) = seen(IMAGES[:2], mean, 1)
-  expected = oracles.alexnet_logits(params, view * scale)
-  found = alexnet_jax.load(tmp_path / "run").features(IMAGES[:2], "fc8")
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,16 +106,12 @@ def test_scale_of_the_input_is_that_of_each_colour(tmp_path):
   [
     (lambda m: m.predict(IMAGES / 255), "float64 .72, 72, 3.*uint8"),
     (lambda m: m.predict(IMAGES[0]), "uint8 .72, 3.*must be uint8"),
-    (lambda m: m.predict([IMAGES[0], IMAGES[0][:0]]), "uint8 .0, 72, 3"),
+    (lambda m: m.predict([IMAGES[0][:0]]), "uint8 .0, 72, 3"),
     (lambda m: m.predict(IMAGES, views=5), "views=5 must be 1 or 10"),
     (lambda m: m.features(IMAGES, "fc9"), "layer=.fc9.*fc8"),
+    (lambda _: alexnet_jax.load("nowhere"), "holds no run"),
   ],
 )
 def test_what_cannot_be_answered_is_refused(ask, words, run):
   with pytest.raises(errors.InputError, match=words):
     ask(run[0])
-
-
-def test_what_is_no_run_is_refused(tmp_path):
-  with pytest.raises(errors.InputError, match="holds no run"):
-    alexnet_jax.load(tmp_path)

@@ -69,7 +69,6 @@ def test_command_draws_a_picture(data, tmp_path):
   ("flags", "words"),
   [
     (["--output=look.jpg"], ["output='look.jpg'", ".png"]),
-    (["--output=look.png", "--split=tset"], ["split='tset'", "test, train"]),
     (["--output=look.png", "--config.crop_size_px=17"], ["crop_size_px=17"]),
   ],
 )

@@ -1,18 +1,13 @@
 """The architecture table and the comparison, as printed."""
 
 import importlib
-import subprocess
-import sys
-import types
-from pathlib import Path
 
 import pytest
+from commands import assert_refused, run_in_process
 
 from alexnet_jax import networks
 from alexnet_jax.runs import config_files
-from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools import summary
-from configs import alexnet
 
 
 def layers_and_totals(name):
@@ -36,18 +31,18 @@ def test_totals_are_those_of_the_original(name, parameters, macs):
   assert totals == ("total", "", "", parameters, macs)
 
 
-def test_lines_of_the_paper_show_towers_grids_and_counts():
+def test_lines_of_the_paper_show_grids_towers_and_counts():
   lines, _ = layers_and_totals("alexnet")
   assert lines[0] == ("input", "224 x 224 x 3", "", "", "")
   assert [line for line in lines[1:] if line[3]] == [
-    ("conv1", "55 x 55 x 96", "96 of 11 x 11 / 4", "34,944", "105,415,200"),
-    ("conv2", "27 x 27 x 256", "2 x 128 of 5 x 5 / 1 pad 2", "307,456",
+    ("conv1", "55 x 55 x 96", "kernel 11, stride 4", "34,944", "105,415,200"),
+    ("conv2", "27 x 27 x 256", "towers 2, kernel 5, padding 2", "307,456",
      "223,948,800"),
-    ("conv3", "13 x 13 x 384", "384 of 3 x 3 / 1 pad 1", "885,120",
+    ("conv3", "13 x 13 x 384", "kernel 3, padding 1", "885,120",
      "149,520,384"),
-    ("conv4", "13 x 13 x 384", "2 x 192 of 3 x 3 / 1 pad 1", "663,936",
+    ("conv4", "13 x 13 x 384", "towers 2, kernel 3, padding 1", "663,936",
      "112,140,288"),
-    ("conv5", "13 x 13 x 256", "2 x 128 of 3 x 3 / 1 pad 1", "442,624",
+    ("conv5", "13 x 13 x 256", "towers 2, kernel 3, padding 1", "442,624",
      "74,760,192"),
     ("fc6", "4096", "", "37,752,832", "37,748,736"),
     ("fc7", "4096", "", "16,781,312", "16,777,216"),
@@ -55,26 +50,30 @@ def test_lines_of_the_paper_show_towers_grids_and_counts():
   ]  # fmt: skip
 
 
-def test_lines_between_name_what_is_done():
+NORM = "towers 2, k 2, alpha 2e-05, beta 0.75, window 5"
+
+
+def test_lines_between_name_the_layer_and_its_settings():
   lines, _ = layers_and_totals("run145")
-  assert [(line[0].strip(), line[1]) for line in lines[1:12]] == [
-    ("conv1", "55 x 55 x 96"),
-    ("lrn 2 towers, k 2, alpha 2e-05", "55 x 55 x 96"),
-    ("max pool 3 / 2", "27 x 27 x 96"),
-    ("relu", "27 x 27 x 96"),
-    ("conv2", "27 x 27 x 256"),
-    ("relu", "27 x 27 x 256"),
-    ("lrn 2 towers, k 2, alpha 2e-05", "27 x 27 x 256"),
-    ("map norm 5 x 5", "27 x 27 x 256"),
-    ("max pool 3 / 2", "13 x 13 x 256"),
-    ("towers join", "13 x 13 x 256"),
-    ("conv3", "13 x 13 x 384"),
+  assert [(x[0].strip(), x[2]) for x in lines[2:11] if not x[3]] == [
+    ("local response norm", NORM),
+    ("max pool", "window 3, stride 2"),
+    ("activation", "relu"),
+    ("activation", "relu"),
+    ("local response norm", NORM),
+    ("map norm", "alpha 4e-05, beta 0.75, window 5"),
+    ("max pool", "window 3, stride 2"),
+    ("join", ""),
   ]
 
 
-def test_units_of_two_towers_show_as_such():
+def test_what_is_not_the_default_shows():
+  lines, _ = layers_and_totals("caffenet")
+  assert ("dropout", "rate 0.5, rescaled True") in [
+    (line[0].strip(), line[2]) for line in lines
+  ]
   lines, _ = layers_and_totals("run150")
-  assert ("fc7", "8192", "2 x 4096") in [line[:3] for line in lines]
+  assert ("fc7", "8192", "towers 2") in [line[:3] for line in lines]
 
 
 def cells(table):
@@ -88,7 +87,7 @@ def difference(*paths):
 
 
 def test_difference_has_each_field_and_layer_that_changed_and_no_other():
-  fields, layers = difference("configs/alexnet.py", "configs/run145.py")
+  fields, layers = difference("alexnet", "run145")
   drops = "(25.0, 51.0, 79.0)"
   of_layers = "((67.0, 'conv1', 1e-05), (72.0, 'conv1', 0.0))"
   normed = "('activation', 'lrn', 'max_pool')"
@@ -105,9 +104,9 @@ def test_difference_has_each_field_and_layer_that_changed_and_no_other():
      "('activation', 'lrn', 'map_norm', 'max_pool')"),
     ("network.conv3.sigma", "0.01", "0.03"),
     ("network.conv4.sigma", "0.01", "0.03"),
+    ("network.conv5.sigma", "0.01", "0.03"),
     ("network.conv5.then", "('activation', 'max_pool')",
      "('max_pool', 'activation')"),
-    ("network.conv5.sigma", "0.01", "0.03"),
     ("network.lrn.alpha", "0.0001", "2e-05"),
     ("schedule", "plateau", "epochs"),
     ("total_epochs", "90.0", "91.0"),
@@ -116,105 +115,68 @@ def test_difference_has_each_field_and_layer_that_changed_and_no_other():
   assert [
     (sign, name.strip(), output) for sign, name, output, *_ in layers
   ] == [
-    ("-", "relu", "55 x 55 x 96"),
-    ("-", "lrn 2 towers, k 2, alpha 0.0001", "55 x 55 x 96"),
-    ("+", "lrn 2 towers, k 2, alpha 2e-05", "55 x 55 x 96"),
-    ("+", "relu", "27 x 27 x 96"),
-    ("-", "lrn 2 towers, k 2, alpha 0.0001", "27 x 27 x 256"),
-    ("+", "lrn 2 towers, k 2, alpha 2e-05", "27 x 27 x 256"),
-    ("+", "map norm 5 x 5", "27 x 27 x 256"),
-    ("-", "relu", "13 x 13 x 256"),
-    ("+", "relu", "6 x 6 x 256"),
+    ("-", "activation", "55 x 55 x 96"),
+    ("-", "local response norm", "55 x 55 x 96"),
+    ("+", "local response norm", "55 x 55 x 96"),
+    ("+", "activation", "27 x 27 x 96"),
+    ("-", "local response norm", "27 x 27 x 256"),
+    ("+", "local response norm", "27 x 27 x 256"),
+    ("+", "map norm", "27 x 27 x 256"),
+    ("-", "activation", "13 x 13 x 256"),
+    ("+", "activation", "6 x 6 x 256"),
   ]
 
 
 def test_difference_ends_in_both_totals_where_they_differ():
-  _, layers = difference("configs/run145.py", "configs/run146.py")
+  fields, layers = difference("run146", "run145")
   assert layers == [
-    ("+", "conv6", "6 x 6 x 256", "256 of 3 x 3 / 1 pad 1", "590,080",
+    ("-", "conv6", "6 x 6 x 256", "kernel 3, padding 1", "590,080",
      "21,233,664"),
-    ("+", "  relu", "6 x 6 x 256", "", "", ""),
-    ("+", "  towers join", "6 x 6 x 256", "", "", ""),
-    ("-", "total", "", "", "60,965,224", "724,406,816"),
-    ("+", "total", "", "", "61,555,304", "745,640,480"),
+    ("-", "  activation", "6 x 6 x 256", "relu", "", ""),
+    ("-", "  join", "6 x 6 x 256", "", "", ""),
+    ("-", "total", "", "", "61,555,304", "745,640,480"),
+    ("+", "total", "", "", "60,965,224", "724,406,816"),
   ]  # fmt: skip
-
-
-def test_difference_marks_a_field_that_one_config_lacks():
-  fields, _ = difference("configs/run146.py", "configs/run145.py")
   assert ("network.conv6.filters", "256", "no such field") in fields
 
 
 def test_difference_of_fields_alone_has_no_layers():
-  fields, layers = difference(
-    "configs/alexnet.py", "configs/ablations.py:no_mirror"
-  )
+  fields, layers = difference("alexnet", "ablations:no_mirror")
   assert fields == [("mirror", "True", "False")]
   assert not layers
 
 
 @pytest.fixture
-def diff(monkeypatch):
-  """Runs `--diff` in this process."""
-  flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(diff=True))
-  monkeypatch.setattr(summary, "flags", flags)
-  return lambda *paths: summary.main(["summary", *paths])
+def run(capsys):
+  return lambda *words: run_in_process(capsys, "summary", *words)
 
 
-def test_equal_configs_say_so(diff, capsys):
-  diff("configs/run145.py", "configs/run135.py")
-  assert capsys.readouterr().out == "no field differs\n"
+def test_command_prints_the_whole_table(run):
+  result = run("--config=alexnet")
+  assert result.returncode == 0, result.stderr
+  printed = {"".join(line.split()) for line in result.stdout.splitlines()}
+  layers, totals = layers_and_totals("alexnet")
+  for line in (*layers, totals):
+    assert "".join("".join(line).split()) in printed
 
 
-def test_both_tables_of_a_difference_are_printed_whole(diff, capsys):
-  diff("configs/run145.py", "configs/run146.py")
-  printed = capsys.readouterr().out
+def test_command_prints_a_difference(run):
+  assert run("--diff", "run145", "run135").stdout == "no field differs\n"
+  printed = run("--diff", "run145", "run146").stdout
   assert "network.conv6.filters" in printed
   assert "61,555,304" in printed
   assert "…" not in printed
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_difference_of_not_two_files_is_refused(diff, count):
-  with pytest.raises(InputError, match=f"{count} config files were given"):
-    diff(*["configs/alexnet.py"] * count)
-
-
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "alexnet_jax", "summary", *arguments],
-    cwd=Path(__file__).parents[2],
-    capture_output=True,
-    text=True,
-  )
-
-
-def test_command_prints_the_whole_table():
-  result = run("--config=configs/alexnet.py")
-  assert result.returncode == 0, result.stderr
-  printed = [line.strip() for line in result.stdout.splitlines()]
-  layers, totals = summary.lines(networks.from_config(alexnet.get_config()))
-  for line in (*layers, totals):
-    words = "".join(line).split()
-    assert any("".join(p.split()) == "".join(words) for p in printed), line
-
-
 @pytest.mark.parametrize(
-  ("arguments", "words"),
+  ("words", "said"),
   [
-    (["--diff", "configs/alexnet.py"], "error: 1 config files were given"),
-    (["configs/run145.py"], "error: 1 config files were given"),
-    (["--config.network.conv1.filters=9.5"], "invalid literal for int()"),
-    (["--config.network.conv9.filters=3"], "no field 'conv9'"),
-    (
-      ["--config=configs/run145.py", "--config.num_clases=3"],
-      "no field 'num_clases' there; did you mean 'num_classes'?",
-    ),
+    (["run145"], "1 configs are named"),
+    (["--diff", "run145"], "1 configs are named"),
+    (["--diff", "run145", "run146", "--config.batch_size=3"], "drop --config."),
   ],
 )
-def test_bad_command_line_ends_without_a_traceback(arguments, words):
-  result = run(*arguments)
-  assert result.returncode == 1
-  assert words in result.stderr
-  assert "Traceback" not in result.stderr
+def test_bad_command_is_refused(words, said, run):
+  result = run(*words)
+  assert_refused(result, said)
   assert not result.stdout

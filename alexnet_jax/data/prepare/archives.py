@@ -1,7 +1,6 @@
 """The files of a folder or an archive, and where the bytes of each lie.
 
-A plain tar is read in place. One that is compressed, and a zip, are unpacked
-into one spool file.
+A plain tar is read in place; others are unpacked into one spool file.
 """
 
 import errno
@@ -12,86 +11,54 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 from alexnet_jax.runtime import errors
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-# Above what Pillow's bound on pixels takes in RGB of 16 bits. An archive of a
-# megabyte can hold a member a thousand times as large.
+# More than any image that Pillow reads. A small archive can hold far more.
 MAX_BYTES = 2**30
 
 
-class Item(Protocol):
-  """Where one image lies; small, as there is one for each, and picklable.
-
-  Equal items hold equal bytes: an item knows when its file changed (`ctime`,
-  which no program can set).
-  """
-
-  @property
-  def name(self) -> str:
-    """What the user knows it by."""
-    ...
-
-  def read(self) -> bytes:
-    """Returns its bytes; raises OSError where they cannot be had."""
-    ...
-
-
-class File(NamedTuple):
-  """An image in a file of its own."""
-
-  path: str
-  size: int
-  changed_ns: int
-
-  @property
-  def name(self) -> str:
-    """The path."""
-    return self.path
-
-  def read(self) -> bytes:
-    """Returns the whole file."""
-    if self.size < 0:  # See `file_at`.
-      os.stat(self.path)
-      raise OSError("no regular file")
-    _check_size(self.size)
-    with open(self.path, "rb") as file:
-      return file.read()
-
-
-class Range(NamedTuple):
-  """An image that is a range of bytes in an archive or a spool file."""
+class Item(NamedTuple):
+  """An image as a range of bytes in a file; small and picklable."""
 
   path: str
   offset: int
-  size: int
-  name: str
-  changed_ns: int  # Of the archive.
+  size: int  # -1 for what is no regular file.
+  name: str  # For the user.
+  changed_ns: int  # The ctime, which no program can set.
 
   def read(self) -> bytes:
-    """Returns the range."""
-    if self.size < 0:  # See `in_tar`.
+    """Returns the bytes; raises OSError if they cannot be read."""
+    if self.size < 0:
+      os.stat(self.path)  # Raises the reason, if there is no such file.
       raise OSError("no regular file, or a link to nothing")
-    _check_size(self.size)
+    if self.size > MAX_BYTES:
+      raise OSError(f"it has {self.size:,} bytes; the limit is {MAX_BYTES:,}")
     with open(self.path, "rb") as file:
       file.seek(self.offset)
       data = file.read(self.size)
     if len(data) != self.size:
-      raise OSError("the archive was cut off meanwhile")
+      raise OSError("its file was cut off after it was listed")
     return data
 
 
-def _check_size(size: int) -> None:
-  if size > MAX_BYTES:
-    raise OSError(f"it has {size:,} bytes; an image has at most {MAX_BYTES:,}")
+def file_at(path: str) -> Item:
+  """Returns the item of a file, or of size -1 if it cannot be read."""
+  try:
+    status = os.stat(path)
+  except OSError:
+    return Item(path, 0, -1, path, 0)
+  # Opening a pipe would wait for ever.
+  size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+  return Item(path, 0, size, path, status.st_ctime_ns)
 
 
 def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
-  """Yields the path below `root` and the file of everything in it.
+  """Yields all files with their paths below `root`, in order.
 
-  Links are followed, but not to a folder that they lie in.
+  Links are followed, except to a folder that they lie in.
   """
 
   def walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, Item]]:
@@ -102,63 +69,49 @@ def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
       entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as e:
       raise errors.InputError(
-        f"{folder!r} cannot be opened ({e.strerror}); mend or remove it."
+        f"{folder!r} cannot be opened ({e.strerror}); make it readable or"
+        " remove it."
       ) from e
     for entry in entries:
       if os.path.isdir(entry.path):
         yield from walk(entry.path, above | {here})
       else:
-        path = os.path.relpath(entry.path, root).replace(os.sep, "/")
-        yield path, file_at(entry.path)
+        yield os.path.relpath(entry.path, root), file_at(entry.path)
 
   yield from walk(str(root), frozenset())
 
 
-def file_at(path: str) -> File:
-  """Returns a file, to be read later; one that cannot be has size -1."""
-  try:
-    status = os.stat(path)
-  except OSError:
-    return File(path, -1, 0)
-  # To open a pipe would be to wait for ever.
-  regular = stat.S_ISREG(status.st_mode)
-  return File(path, status.st_size if regular else -1, status.st_ctime_ns)
-
-
 def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
-  """Yields what `in_folder` does, of a tar or a zip.
+  """Yields the members of a tar or zip, with their paths in it.
 
-  Raises:
-    InputError: it is neither, is damaged or cut off, or has a name that leads
-      out of it.
+  `spool` is a file to make, if they have to be unpacked. Raises InputError for
+  another or a damaged file, or if a member's name leads out of the archive.
   """
   try:
     try:
       archive = tarfile.open(path, "r:")
     except tarfile.ReadError:
-      # A tar that ends in a zip would pass for one.
+      # Tried second, as a tar that ends in a zip looks like one.
       if zipfile.is_zipfile(path):
-        yield from _zip_members(path, spool)
+        yield from _in_zip(path, spool)
         return
-      archive = tarfile.open(path, "r:*")
-      with archive, spool.open("wb") as file:
+      with tarfile.open(path, "r:*") as archive, spool.open("wb") as file:
         yield from in_tar(archive, path, spool_to=file)
     else:
       with archive:
         yield from in_tar(archive, path)
   except errors.InputError:
     raise
-  # Archives of each kind have errors of their own, and so has each damage.
-  except Exception as e:
+  except Exception as e:  # Each kind of archive and damage has its own error.
     if isinstance(e, OSError) and e.errno in NO_ROOM:
-      raise  # The spool's fault.
+      raise  # It is the spool that has no room.
     raise errors.InputError(
       f"source={str(path)!r} is not a whole tar, zip or list file"
-      f" ({' '.join(str(e).split())}); give one, or a folder."
+      f" ({errors.reason(e)}); give one, or a folder."
     ) from e
 
 
-def _zip_members(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
+def _in_zip(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
   changed_ns = path.stat().st_ctime_ns
   with zipfile.ZipFile(path) as archive, spool.open("wb") as file:
     for info in archive.infolist():
@@ -170,7 +123,7 @@ def _zip_members(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-  """Returns a name in UTF-8, which zip on Linux writes but does not declare."""
+  """Returns a member's name; many programs write UTF-8 without saying so."""
   if info.flag_bits & 0x800:
     return info.filename
   try:
@@ -184,24 +137,21 @@ def _normal(name: str) -> str:
 
 
 def _inner_name(archive: Path, name: str) -> str:
-  """Returns the name of a member, below the archive; the root is its top."""
   inner = _normal(name)
   if inner.startswith("../"):
     raise errors.InputError(
-      f"{name!r} lies outside of source={str(archive)!r}; pack it anew."
+      f"{name!r} lies outside of source={str(archive)!r}; pack it again."
     )
   return inner
 
 
 def _spooled(
   stream: IO[bytes], size: int, file: IO[bytes], name: str, changed_ns: int
-) -> Range:
+) -> Item:
   if size > MAX_BYTES:  # To be refused when it is read.
-    return Range(file.name, 0, size, name, changed_ns)
-  data = stream.read()
-  item = Range(file.name, file.tell(), len(data), name, changed_ns)
-  file.write(data)
-  return item
+    return Item(file.name, 0, size, name, changed_ns)
+  start = file.tell()
+  return Item(file.name, start, file.write(stream.read()), name, changed_ns)
 
 
 def in_tar(
@@ -212,70 +162,57 @@ def in_tar(
   folder: str = "",
   spool_to: IO[bytes] | None = None,
 ) -> Iterator[tuple[str, Item]]:
-  """Yields the members of a tar; of a plain one, also those of tars in it.
+  """Yields the members of a tar and, if it is plain, those of tars in it.
 
-  Args:
-    archive: opened.
-    path: of the file that it is in.
-    offset: of the tar in that file.
-    folder: that its members are put under.
-    spool_to: a file for the members' bytes, where the tar is compressed.
+  The tar begins at `offset` in the file `path`, and its members are put under
+  `folder`. Those of a compressed one are written to `spool_to`.
   """
   changed_ns = path.stat().st_ctime_ns
-  nothing = Range(str(path), 0, -1, "", changed_ns)
-  ranges: dict[str, Range] = {}
+  nothing = Item(str(path), 0, -1, "", changed_ns)
+  items: dict[str, Item] = {}
   links: dict[str, str] = {}
   while member := archive.next():
-    vars(archive)["members"].clear()  # It would keep them all.
+    vars(archive)["members"].clear()  # It would keep them all in memory.
     name = folder + _inner_name(path, member.name)
+    start = offset + member.offset_data
+    if member.isdir():
+      continue
     if member.issparse():
       raise tarfile.ReadError(f"{name} is sparse")
-    if member.isreg():
-      stream: Any = archive.extractfile(member)
-      if name.endswith(".tar") and not spool_to:
-        with tarfile.open(fileobj=stream, mode="r:") as inner:
-          yield from in_tar(
-            inner,
-            path,
-            offset=offset + member.offset_data,
-            folder=name.removesuffix(".tar") + "/",
-          )
-        continue
-      if spool_to:
-        item = _spooled(stream, member.size, spool_to, name, changed_ns)
-      else:
-        start = offset + member.offset_data
-        item = Range(str(path), start, member.size, name, changed_ns)
-    elif member.islnk():
-      target = folder + _normal(member.linkname)
-      item = ranges.get(target, nothing)._replace(name=name)
-    elif member.issym():
+    if member.issym():
       target = posixpath.join(posixpath.dirname(name), member.linkname)
       links[name] = posixpath.normpath(target)
       continue
-    elif member.isdir():
+    stream: Any = archive.extractfile(member) if member.isreg() else None
+    if member.islnk():
+      target = folder + _normal(member.linkname)
+      item = items.get(target, nothing)._replace(name=name)
+    elif not stream:
+      item = nothing._replace(name=name)
+    elif spool_to:
+      item = _spooled(stream, member.size, spool_to, name, changed_ns)
+    elif name.endswith(".tar"):
+      inside = name.removesuffix(".tar") + "/"
+      with tarfile.open(fileobj=stream, mode="r:") as inner:
+        yield from in_tar(inner, path, offset=start, folder=inside)
       continue
     else:
-      item = nothing._replace(name=name)
+      item = Item(str(path), start, member.size, name, changed_ns)
     links.pop(name, None)
-    ranges[name] = item
+    items[name] = item
     yield name, item
-  for name in links:
-    seen, target = set(), name
-    while target in links and target not in seen:
-      seen.add(target)
-      target = links[target]
-    yield name, ranges.get(target, nothing)._replace(name=name)
-  # A tar that is cut off between two members reads like a whole one.
+  for name, target in links.items():
+    yield name, items.get(target, nothing)._replace(name=name)
+  # A tar that was cut off between two members reads like a whole one.
   file: Any = archive.fileobj
   file.seek(archive.offset)
   if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     raise tarfile.ReadError("it ends before its end mark")
   if spool_to:
-    read_on(file)
+    read_to_end(file)
 
 
-def read_on(file: IO[bytes]) -> None:
-  """Reads to the end, where the checksum of a .gz is."""
+def read_to_end(file: IO[bytes]) -> None:
+  """Reads on, because gzip compares its checksum at the end."""
   while file.read(2**20):
     pass

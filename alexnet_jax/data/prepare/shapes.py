@@ -1,12 +1,9 @@
-"""Shapes: a generated data set of one big shape on a cluttered ground.
+"""Draws a data set: one big shape per picture on a cluttered ground.
 
-Every picture holds one object of its class, turned, squeezed, shifted, coloured
-and textured at random, among small fragments of shapes and under thin bars.
-Colours say nothing about the class, so a classifier has to find the outline.
-Objects are signed distances (negative inside) in a frame where each fits the
-unit circle, which gives anti-aliased edges at any picture size.
-
-  python -m alexnet_jax.data.prepare.shapes --output=DIR
+Each shape is turned, squeezed, shifted, coloured and textured at random, among
+fragments of shapes and under thin bars. Colours do not depend on the class, so
+a classifier has to find the outline. Shapes are signed distances (negative
+inside) that fit into the unit circle: edges are smooth at any picture size.
 """
 
 import functools
@@ -15,10 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
 from alexnet_jax.data.prepare import shards
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import cli
 
 Array = np.ndarray
 Distance = Callable[[Array, Array], Array]
@@ -113,26 +109,26 @@ def _paint(
   shift: float,
   cut: float = np.inf,
 ) -> None:
-  """Lays a randomly posed, textured shape over a canvas, in place.
+  """Paints a randomly posed, textured shape onto a canvas, in place.
 
   Args:
-    rng: Source of the pose and the texture.
-    canvas: [5, size, size] float32: x and y from -1 to 1, red, green, blue.
-    shape: Signed distance in the shape's own frame.
-    colour: [3, 1, 1] float32, intensities 0 to 1.
-    reach: Radius of the circle around the shape, in half image sides.
-    shift: Largest move of the centre along x and y, in half image sides.
-    cut: The shape's part with x beyond this, in its own frame, is left out.
+    rng: gives the pose and the texture.
+    canvas: float32 [5, S, S]: x and y from -1 to 1, red, green, blue.
+    shape: signed distance.
+    colour: float32 [3, 1, 1], 0 to 1.
+    reach: radius of the circle around the shape, in half image sides.
+    shift: largest move of the centre along x and y, in half image sides.
+    cut: the shape's part beyond this x, in its own frame, is left out.
   """
   size_px = canvas.shape[1]
   turn, lean = rng.uniform(0, math.tau, 2).tolist()
   centre, squeeze = rng.uniform(-shift, shift, (2, 1)), rng.uniform(0.72, 1)
-  # Most shapes are small, so working on their surroundings alone saves time.
+  # Most shapes are small; working on their surroundings alone saves time.
   edges = (centre + [-reach, reach] + 1) / 2 * size_px + [-1, 2]
   (left, right), (top, bottom) = np.clip(edges, 0, size_px).astype(int)
   patch = canvas[:, top:bottom, left:right]
-  # Squeezing along a random direction covers stretch and shear, and as it only
-  # ever shrinks, the shape stays inside its reach.
+  # A squeeze along a random direction covers stretch and shear. It only
+  # shrinks, so the shape stays inside its reach.
   centre_x, centre_y = centre.astype(np.float32)
   x, y = (patch[0, :1] - centre_x) / reach, (patch[1, :, :1] - centre_y) / reach
   x, y = _rotate(x, y, turn)
@@ -146,18 +142,18 @@ def draw(label: int, seed: Sequence[int], size_px: int = 64) -> np.ndarray:
   """Draws one picture, always the same for the same arguments.
 
   Args:
-    label: Index into CLASSES.
-    seed: Non-negative integers that number the picture, e.g. (split, index).
-    size_px: Image side in pixels; another size shows the same scene.
+    label: index into CLASSES.
+    seed: non-negative integers that number the picture, e.g. (split, index).
+    size_px: side of the picture; another size shows the same scene.
 
   Returns:
-    [size_px, size_px, 3] uint8, RGB.
+    uint8 [S, S, 3], RGB.
   """
   rng = np.random.default_rng([*seed, label])
   shapes = list(_SHAPES.values())
   axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px * 2 - 1
   x, y = np.meshgrid(axis, axis)
-  # One is light and the other dark, which one being a matter of chance.
+  # One is light and the other dark; chance decides which.
   dark, light = 0.4 * _colour(rng), 0.6 + 0.4 * _colour(rng)
   ground, colour = (dark, light) if rng.random() < 0.5 else (light, dark)
   canvas = np.stack([x, y, *(ground + _texture(rng, x, y))])
@@ -191,23 +187,20 @@ def generate(
   seed: int = 0,
   workers: int | None = None,
 ) -> None:
-  """Writes the data set as a prepared directory, classes in equal shares.
+  """Writes the data set as a prepared directory, all classes equally often.
 
   Args:
     output: directory to make; must not exist.
-    train: number of pictures of this split.
-    validation: number of pictures of this split.
-    test: number of pictures of this split.
+    train: number of its pictures.
+    validation: number of its pictures.
+    test: number of its pictures.
     size_px: side of the pictures.
-    seed: another seed draws other pictures.
-    workers: processes; the number of cores by default, 0 for none.
+    seed: 0 or more; another seed draws other pictures.
+    workers: processes; by default one per core, 0 for none.
 
   Raises:
-    InputError: `output` exists or cannot be written; a bad size or seed.
+    InputError: `output` exists or cannot be written.
   """
-  shards.check_size(size_px)
-  if seed < 0:
-    raise errors.InputError(f"seed={seed} must not be negative.")
   counts = {"train": train, "validation": validation, "test": test}
   examples = {
     split: [
@@ -230,20 +223,3 @@ def generate(
       workers=workers,
       on_progress=advance,
     )
-
-
-def main(_) -> None:
-  """Runs the command."""
-  args = flags.FLAGS
-  generate(Path(args.output), size_px=args.size, seed=args.seed)
-  print(f"wrote {args.output}")
-
-
-def _define_flags() -> None:
-  flags.DEFINE_string("output", None, "Directory to make.", required=True)
-  flags.DEFINE_integer("size", 64, "Side of the pictures in pixels.")
-  flags.DEFINE_integer("seed", 0, "Another seed draws other pictures.")
-
-
-if __name__ == "__main__":
-  cli.run(main, _define_flags)

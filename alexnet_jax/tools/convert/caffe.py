@@ -1,4 +1,4 @@
-"""Caffe's .caffemodel files: messages of its caffe.proto, both versions of it.
+"""Caffe's .caffemodel and .binaryproto files, in both versions of its format.
 
 Fields and their numbers are those of src/caffe/proto/caffe.proto (BVLC/caffe).
 """
@@ -10,9 +10,10 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from alexnet_jax.tools.convert import layer_strings
+from alexnet_jax.tools.convert.arrays import LoadedWeights
 
-# NAME:NUMBER:TYPE, * for a repeated one, =X for another default than 0. Packed
-# numbers are bytes as they lie in the file: millions of them are no objects.
+# NAME:NUMBER:TYPE, with * if it is repeated, =X for a default other than 0.
+# Packed numbers are read as bytes, not as millions of Python objects.
 _MESSAGES = {
   "Net": "layers:2:V1Layer* layer:100:Layer*",
   "Layer": "name:1:string kind:2:string blobs:7:Blob* conv:106:Conv"
@@ -33,34 +34,59 @@ _MESSAGES = {
   " window_h:5:uint32 window_w:6:uint32 stride_h:7:uint32 stride_w:8:uint32"
   " pad_h:9:uint32 pad_w:10:uint32 everywhere:12:bool",
 }
-_KINDS = {  # The older version numbers them.
-  1: "Accuracy",
-  4: "Convolution",
-  5: "Data",
-  6: "Dropout",
-  9: "HDF5Data",
-  12: "ImageData",
-  14: "InnerProduct",
-  15: "LRN",
-  17: "Pooling",
-  18: "ReLU",
-  20: "Softmax",
-  21: "SoftmaxWithLoss",
-  22: "Split",
-  24: "WindowData",
-  29: "MemoryData",
-  32: "DummyData",
-  36: "Silence",
-}
-# What comes before and after the net, and what a test leaves out.
-_NOTHING = {
-  "Accuracy", "Data", "Dropout", "DummyData", "HDF5Data", "ImageData", "Input",
-  "MemoryData", "Silence", "Softmax", "SoftmaxWithLoss", "Split", "WindowData",
+# V1Layer numbers the kinds of layers.
+_KINDS = {
+  1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 12: "ImageData",
+  14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax",
+  21: "SoftmaxWithLoss", 22: "Split",
+}  # fmt: skip
+# Layers before and after the net, and those that do nothing at test.
+_IGNORED = {
+  "Accuracy", "Data", "Dropout", "ImageData", "Input", "Softmax",
+  "SoftmaxWithLoss", "Split",
 }  # fmt: skip
 
 
+def read(data: bytes) -> LoadedWeights:
+  """Returns what a .caffemodel holds.
+
+  Raises:
+    ValueError: no layer in it has weights.
+    DecodeError: it is damaged.
+  """
+  net = _new("Net")
+  net.ParseFromString(data)
+  layers = [
+    (_KINDS.get(layer.number, f"kind {layer.number}"), layer)
+    for layer in net.layers
+  ]
+  layers += [(layer.kind, layer) for layer in net.layer]
+  arrays, steps = {}, []
+  for kind, layer in layers:
+    if kind not in _IGNORED:
+      steps.append(_step(kind, layer))
+    axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}
+    for (name, count), blob in zip(axes.items(), layer.blobs, strict=False):
+      values = _array(blob)
+      arrays[f"{layer.name}.{name}"] = values.reshape(values.shape[-count:])
+  if not arrays:
+    raise ValueError("none of its layers has weights")
+  return LoadedWeights(arrays, steps)
+
+
+def read_blob(data: bytes) -> np.ndarray:
+  """Returns the array of a .binaryproto, [1, C, H, W].
+
+  Raises:
+    DecodeError, ValueError: it is damaged, or holds no array.
+  """
+  blob = _new("Blob")
+  blob.ParseFromString(data)
+  return _array(blob)
+
+
 def _new(message: str) -> Any:
-  """Returns an empty message."""
+  """Returns an empty message of a type in `_MESSAGES`."""
   field = descriptor_pb2.FieldDescriptorProto
   file = descriptor_pb2.FileDescriptorProto(name="caffe", syntax="proto2")
   for title, fields in _MESSAGES.items():
@@ -83,80 +109,42 @@ def _new(message: str) -> Any:
 
 
 def _array(blob: Any) -> np.ndarray:
-  legacy = (blob.num, blob.channels, blob.height, blob.width)
-  shape = tuple(blob.shape.side) or legacy
+  four_axes = (blob.num, blob.channels, blob.height, blob.width)
+  shape = tuple(blob.shape.side) or four_axes
   return np.frombuffer(blob.data, "<f4").reshape(shape)
 
 
-def _step(kind: str, layer: Any) -> str | None:
-  """Returns what a layer does in the lines of `layer_strings.py`, or None."""
-  odd = f"{kind} of settings that no net here has"
+def _step(kind: str, layer: Any) -> str:
+  """Returns what a layer computes, as a line of `layer_strings.py`."""
   match kind:
     case "Convolution":
       conv = layer.conv
       sides = (conv.kernel or [0], conv.stride or [1], conv.pad or [0])
-      uneven = [
+      others = [
         conv.pad_h, conv.pad_w, conv.kernel_h, conv.kernel_w, conv.stride_h,
         conv.stride_w, {*conv.dilation} - {1},
       ]  # fmt: skip
-      if any(uneven) or any(len({*values}) > 1 for values in sides):
-        return odd
-      kernel, stride, pad = (values[0] for values in sides)
-      return layer_strings.conv(kernel, stride, pad, conv.group)
+      if not any(others) and all(len({*side}) == 1 for side in sides):
+        kernel, stride, pad = (side[0] for side in sides)
+        return layer_strings.conv(kernel, stride, pad, conv.group)
     case "InnerProduct":
-      return odd if layer.dense.transpose else layer_strings.DENSE
+      if not layer.dense.transpose:
+        return layer_strings.DENSE
     case "ReLU":
-      return odd if layer.relu.slope else layer_strings.activation("relu")
+      if not layer.relu.slope:
+        return "relu"
     case "LRN":
       lrn = layer.lrn
-      if lrn.region:
-        return odd
-      # lrn_layer.cpp takes the mean of the squares, not their sum.
-      alpha = lrn.alpha / lrn.window
-      return layer_strings.lrn(lrn.window, lrn.k, alpha, lrn.beta)
+      if not lrn.region:
+        # lrn_layer.cpp takes the mean of the squares, not their sum.
+        alpha = lrn.alpha / lrn.window
+        return layer_strings.lrn(lrn.window, lrn.k, alpha, lrn.beta)
     case "Pooling":
       pool = layer.pool
-      uneven = [
+      others = [
         pool.kind, pool.pad, pool.window_h, pool.window_w, pool.stride_h,
         pool.stride_w, pool.pad_h, pool.pad_w, pool.everywhere,
       ]  # fmt: skip
-      if any(uneven):
-        return odd
-      return layer_strings.max_pool(pool.window, pool.stride)
-  return None if kind in _NOTHING else f"{kind}, which no net here has"
-
-
-def read_blob(data: bytes) -> np.ndarray:
-  """Returns the array of a .binaryproto, [1, C, H, W].
-
-  Raises:
-    DecodeError, ValueError: it is damaged, or holds none.
-  """
-  blob = _new("Blob")
-  blob.ParseFromString(data)
-  return _array(blob)
-
-
-def read(data: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Returns a file's arrays by name, as `arrays.py` has them, and its steps.
-
-  Raises:
-    ValueError: no layer in it has weights.
-    DecodeError: it is damaged.
-  """
-  net = _new("Net")
-  net.ParseFromString(data)
-  arrays, steps = {}, []
-  for layer in [*net.layers, *net.layer]:
-    older = hasattr(layer, "number")
-    number = f"layer kind {layer.number}" if older else ""
-    kind = _KINDS.get(layer.number, number) if older else layer.kind
-    step = _step(kind, layer)
-    steps += [step] if step else []
-    axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}
-    for (name, count), blob in zip(axes.items(), layer.blobs, strict=False):
-      values = _array(blob)
-      arrays[f"{layer.name}.{name}"] = values.reshape(values.shape[-count:])
-  if not arrays:
-    raise ValueError("none of its layers has weights")
-  return arrays, steps
+      if not any(others):
+        return layer_strings.max_pool(pool.window, pool.stride)
+  return layer_strings.unsupported(kind)

@@ -1,10 +1,10 @@
-"""What a net does step by step, in lines that tell two nets apart.
+"""What a net computes, one line of text a step, to compare two nets.
 
-What changes no number at test is left out, as is the scaling of dropout, which
-files do not hold.
+Steps that change no number at test are left out. So is the factor of dropout,
+which no file of another program holds.
 """
 
-from alexnet_jax import networks
+from alexnet_jax import model
 
 DENSE = "fully connected"
 
@@ -17,47 +17,39 @@ def conv(kernel: int, stride: int, padding: int, groups: int) -> str:
   )
 
 
-def activation(function: str) -> str:
-  """Returns the line of a name in `ops.ACTIVATIONS`."""
-  return function
-
-
 def lrn(window: int, k: float, alpha: float, beta: float) -> str:
-  """Returns the line of a response norm over all channels.
-
-  Args:
-    window: in channels.
-    k: added to the sum of squares.
-    alpha: weighs their sum, not their mean.
-    beta: the power.
-  """
+  """Returns the line of a response norm; `alpha` weighs the sum of squares."""
   return f"norm over {window}, k {k:.4g}, alpha {alpha:.4g}, beta {beta:.4g}"
 
 
 def max_pool(window: int, stride: int) -> str:
-  """Returns the line of a maximum over windows."""
+  """Returns the line of a max pool."""
   return f"max pool {window} x {window}, stride {stride}"
 
 
-def steps(network: networks.Network) -> list[str]:
+def unsupported(kind: str) -> str:
+  """Returns the line of a layer whose kind or settings no net here has."""
+  return f"an unsupported {kind}"
+
+
+def steps(network: model.Network) -> list[str]:
   """Returns the lines of a net, from the image to the logits."""
-  found = []
+  lines = []
   for layer in (*network.features, *network.classifier):
     match layer:
-      case networks.Conv():
-        found.append(
-          conv(layer.kernel, layer.stride, layer.padding, layer.towers)
-        )
-      case networks.Dense(towers=1):
-        found.append(DENSE)
-      case networks.Activation():
-        found.append(activation(layer.function))
-      case networks.LocalResponseNorm(towers=1):
-        found.append(lrn(layer.window, layer.k, layer.alpha, layer.beta))
-      case networks.MaxPool():
-        found.append(max_pool(layer.window, layer.stride))
-      case networks.Dropout() | networks.Join() | networks.Flatten():
+      case model.Conv():
+        window = (layer.kernel, layer.stride, layer.padding)
+        lines.append(conv(*window, layer.towers))
+      case model.Dense(towers=1):
+        lines.append(DENSE)
+      case model.Activation():
+        lines.append(layer.function)
+      case model.LocalResponseNorm(towers=1):
+        lines.append(lrn(layer.window, layer.k, layer.alpha, layer.beta))
+      case model.Dropout() | model.Join() | model.Flatten():
         pass
-      case _:
-        found.append(str(layer))
-  return found
+      case model.MaxPool() if not isinstance(layer, model.AveragePool):
+        lines.append(max_pool(layer.window, layer.stride))
+      case _:  # None of the known nets has it.
+        lines.append(f"{type(layer).__name__} of this package")
+  return lines

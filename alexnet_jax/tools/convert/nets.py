@@ -1,4 +1,4 @@
-"""The nets whose weights are in circulation, and which of them a file is of."""
+"""The nets whose weights are in circulation, and which of them a file holds."""
 
 import dataclasses
 import itertools
@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import networks
+from alexnet_jax import model, networks
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import arrays, files, layer_strings
+from alexnet_jax.tools.convert import arrays, layer_strings
+from alexnet_jax.tools.convert.arrays import LoadedWeights
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
-  """A net as others have trained it.
+class KnownNet:
+  """A net as another program trained it.
 
   Attributes:
-    config: the file in configs/ that has its layers.
+    config: name of the config that has its layers.
     bgr: whether its first filters take blue first.
-    mean: of R, G and B, 0..255, that it was trained without.
-    scale: by which R, G and B were multiplied then.
+    mean: of R, G and B, 0..255, subtracted from its input.
+    scale: of R, G and B, multiplied after that.
     crop_size_px: side of the image.
   """
 
@@ -39,21 +40,21 @@ _CAFFE = {
   "scale": (1.0, 1.0, 1.0),
   "crop_size_px": 227,
 }
-# torchvision's normalize: of 0..1.
+# torchvision's normalize, for pixels of 0..1.
 _MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NETS = {
-  "torchvision": Known(
+  "torchvision": KnownNet(
     "one_weird_trick",
     bgr=False,
     mean=tuple(255 * x for x in _MEAN),
     scale=tuple(1 / (255 * x) for x in _SD),
     crop_size_px=224,
   ),
-  "bvlc_alexnet": Known("bvlc_alexnet", **_CAFFE),
-  "bvlc_reference_caffenet": Known("caffenet", **_CAFFE),
+  "bvlc_alexnet": KnownNet("bvlc_alexnet", **_CAFFE),
+  "bvlc_reference_caffenet": KnownNet("caffenet", **_CAFFE),
 }
-# Covariance of ImageNet's pixels, of 0..1: its eigenvectors, in columns, and
-# eigenvalues, ascending (datasets/imagenet.lua of fb.resnet.torch).
+# Eigenvectors, in columns, and eigenvalues, ascending, of the covariance of
+# ImageNet's pixels of 0..1 (datasets/imagenet.lua of fb.resnet.torch).
 _AXES = (
   (0.4009, 0.7192, -0.5675),
   (-0.8140, -0.0045, -0.5808),
@@ -65,87 +66,75 @@ COLOURS = (
 )
 
 
-def config_of(
-  known: Known, found: files.Found | None = None, num_classes: int = 1000
-) -> Any:
+def config_of(known: KnownNet, weights: LoadedWeights | None = None) -> Any:
   """Returns the whole config of a known net, of 256 px images.
 
   Args:
     known: the net.
-    found: a file, for what may be otherwise than at first: units, the side of
-      the image, and whether pools may pass the edge.
-    num_classes: where no file tells.
+    weights: of a file, for the number of units, the side of the image, and
+      the pools that stay inside their input.
   """
-  found = found or files.Found({})
-  file = config_files.CONFIGS / f"{known.config}.py"
-  config: Any = config_files.load_config(str(file)).unlock()
-  sizes = {name: values.size for name, values in found.arrays.items()}
-  config.num_classes = sizes.get("fc8.bias", num_classes)
-  config.crop_size_px = found.input_size_px or known.crop_size_px
+  weights = weights or LoadedWeights({})
+  config: Any = config_files.load_config(known.config).unlock()
+  sizes = {name: values.size for name, values in weights.arrays.items()}
+  config.num_classes = sizes.get("fc8.bias", config.num_classes)
+  config.crop_size_px = weights.input_size_px or known.crop_size_px
   net = config.network
-  net.conv1.ceil_mode = False  # Others round down.
+  net.conv1.ceil_mode = False  # Other programs round down.
   for name in ("fc6", "fc7"):
     net[name].units = sizes.get(f"{name}.bias", net[name].units)
-  inside = iter(found.pools_inside or ())
+  floors = iter(weights.floor_pools)
   for name in net.layers:
     net[name].then = tuple(
-      "max_pool_floor" if word == "max_pool" and next(inside, False) else word
+      "max_pool_floor" if word == "max_pool" and next(floors, False) else word
       for word in net[name].then
     )
   config.input_scale = known.scale
-  # ImageNet's test labels are secret.
-  config.test_split = "validation"
+  config.test_split = "validation"  # ImageNet's test labels are secret.
   config.test_views = 1
   return config.copy_and_resolve_references().lock()
 
 
-def differences(network: networks.Network, found: files.Found) -> list[str]:
-  """Returns what a file lacks of a net, has beside it, or has otherwise."""
+def differences(network: model.Network, weights: LoadedWeights) -> list[str]:
+  """Returns how a file's arrays and steps differ from those of a net."""
   wanted = arrays.shapes(network)
-  held = {name: values.shape for name, values in found.arrays.items()}
-
-  def own(name: str) -> str:
-    layer, dot, kind = name.rpartition(".")
-    return f"{found.own_names.get(layer, layer)}{dot}{kind}"
-
-  missing = (f"{own(name)} is missing" for name in wanted if name not in held)
-  extra = (f"{own(name)} is too many" for name in held if name not in wanted)
-  other = (
-    f"{own(name)} is {list(held[name])}, not {list(shape)}"
-    for name, shape in wanted.items()
-    if held.get(name, shape) != shape
-  )
-  # By turns: of what is shown there is some of each.
-  turns = itertools.zip_longest(missing, extra, other)
-  lines = [line for turn in turns for line in turn if line]
-  if found.steps is not None:
+  found = {name: values.shape for name, values in weights.arrays.items()}
+  lines = []
+  for name in wanted | found:
+    if name not in found:
+      lines.append(f"{name} is missing")
+    elif name not in wanted:
+      lines.append(f"{name} is not expected")
+    elif found[name] != wanted[name]:
+      lines.append(f"{name} is {list(found[name])}, not {list(wanted[name])}")
+  if weights.steps is not None:
     pairs = itertools.zip_longest(
-      found.steps, layer_strings.steps(network), fillvalue="the end"
+      weights.steps, layer_strings.steps(network), fillvalue="the end"
     )
     lines += [
-      f"step {number} is {there}, not {here}"
-      for number, (there, here) in enumerate(pairs, start=1)
-      if there != here
+      f"step {number} is {theirs}, not {ours}"
+      for number, (theirs, ours) in enumerate(pairs, start=1)
+      if theirs != ours
     ][:1]
   return lines
 
 
-def detect(found: files.Found, asked: str = "") -> tuple[list[str], Any]:
+def detect(
+  weights: LoadedWeights, name: str | None = None
+) -> tuple[list[str], Any]:
   """Returns the names of the nets that a file fits, and the first one's config.
 
   Args:
-    found: what the file holds.
-    asked: the one name in `NETS` that is tried; by default all.
+    weights: what the file holds.
+    name: in `NETS`, the only one that is tried; by default all are.
 
   Raises:
-    InputError: none fits, or not the one that was asked for.
+    InputError: the file fits none of them.
   """
-  if asked and asked not in NETS:
-    raise errors.unknown("--net", asked, NETS)
-  names = [asked] if asked else list(NETS)
-  configs = {name: config_of(NETS[name], found) for name in names}
+  names = [name] if name else list(NETS)
+  configs = {name: config_of(NETS[name], weights) for name in names}
   lines = {
-    name: differences(networks.from_config(config), found)
+    name: differences(networks.from_config(config), weights)
     for name, config in configs.items()
   }
   fitting = [name for name in names if not lines[name]]
@@ -153,37 +142,26 @@ def detect(found: files.Found, asked: str = "") -> tuple[list[str], Any]:
     return fitting, configs[fitting[0]]
   nearest = min(names, key=lambda name: len(lines[name]))
   raise errors.InputError(
-    f"it is no net that is known here. Beside {nearest}:"
+    f"the file fits no known net. Compared with {nearest},"
     f" {errors.first_few(lines[nearest])}. Known: {', '.join(NETS)}."
   )
 
 
-def to_rgb(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns arrays whose first filters took blue first, with red first."""
-  return {**found, "conv1.weight": found["conv1.weight"][:, ::-1]}
+def to_rgb(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns arrays whose first filters take red first, from blue first."""
+  return {**weights, "conv1.weight": weights["conv1.weight"][:, ::-1]}
 
 
-def is_torchvisions(network: networks.Network, config: Any) -> bool:
+def is_torchvision(
+  network: model.Network, config: Any, weights: arrays.Arrays
+) -> bool:
   """Whether torchvision's class computes what a net does, from its weights."""
-  # Its class takes other sizes by averaging to 6 x 6; this net has no such
-  # layer, so its own must come to that.
-  sizes = arrays.shapes(network).get("fc6.weight", (0, 0))
-  if sizes[1] != 6 * 6 * 256:
-    return False
-  asked = files.Found({}, None, config.crop_size_px, [True] * 3)
-  theirs = config_of(NETS["torchvision"], asked, config.num_classes)
-  try:
-    like = networks.from_config(theirs)
-  except errors.InputError:
-    return False  # Its input is too small for theirs.
+  found = LoadedWeights(weights, floor_pools=(True,) * 3)
+  theirs = config_of(NETS["torchvision"], found)
 
-  def facts(net: networks.Network) -> tuple[Any, ...]:
-    sizes = [row.output_shape for row in networks.rows(net)]
-    return layer_strings.steps(net), arrays.shapes(net), sizes
+  def facts(net: model.Network) -> tuple[Any, ...]:
+    rows = [(row.output_shape, row.parameters) for row in networks.rows(net)]
+    return net.input_size_px, layer_strings.steps(net), rows
 
-  dropouts = [
-    layer
-    for layer in (*network.features, *network.classifier)
-    if isinstance(layer, networks.Dropout)
-  ]
-  return facts(network) == facts(like) and all(x.rescaled for x in dropouts)
+  same = facts(network) == facts(networks.from_config(theirs))
+  return same and config.network.dropout_rescaled

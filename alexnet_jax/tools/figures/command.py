@@ -1,12 +1,12 @@
 """Draws a trained net and what it makes of images, as PNG and PDF.
 
-alexnet figures --workdir=RUN --output=DIR
+  alexnet figures --workdir=RUN --output=DIR
 
 filters      conv1, towers apart (the paper's Fig. 3)
 activations  the maps of each layer for one image
-occlusion    what hiding each part of that image does to its class
+occlusion    the probability of its class with each part of it hidden
 confusion    labels by predicted classes, on a split
-classes      the surest and the worst answers for each class
+classes      the surest and the worst predictions for each class
 neighbours   images that are near in the last hidden layer (Fig. 4, right)
 """
 
@@ -19,50 +19,51 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax.data import batches, records
-from alexnet_jax.data import decode as image_files
+from alexnet_jax.data import batches, decode, records
 from alexnet_jax.runs import opened
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import features, inference
 from alexnet_jax.tools.figures import drawings, plots
 
 _ACROSS = 6  # Images in a row.
-_CLASSES = 5  # In `classes` and `neighbours`, where none are named.
+_CLASSES = 5  # In `classes` and `neighbours`, if none are named.
 
 
 def hide(
   image: np.ndarray, square_px: int, stride_px: int, colour: np.ndarray
-) -> tuple[np.ndarray, tuple[int, int]]:
+) -> np.ndarray:
   """Returns copies of an image with a square painted over each part of it.
 
   Args:
     image: uint8 [S, S, 3].
     square_px: side of the square.
-    stride_px: between one square and the next.
+    stride_px: between the centres of two squares, which are cut at the edges.
     colour: of the square, [3].
 
   Returns:
-    uint8 [R * C, S, S, 3], row by row, and (R, C). Squares are centred on a
-    grid that spans the image, and cut at its edges.
+    uint8 [R, R, S, S, 3], by row and column of the square.
   """
-  side = image.shape[0]
-  middles = np.arange(stride_px // 2, side, stride_px)
-  copies = []
-  for row in middles:
-    for column in middles:
-      copy = image.copy()
-      top, left = (max(0, at - square_px // 2) for at in (row, column))
-      bottom, right = (at - square_px // 2 + square_px for at in (row, column))
-      copy[top:bottom, left:right] = colour
-      copies.append(copy)
-  return np.stack(copies), (len(middles), len(middles))
+  middles = np.arange(stride_px // 2, len(image), stride_px)
+  copies = np.tile(image, (len(middles), len(middles), 1, 1, 1))
+  lows = np.maximum(middles - square_px // 2, 0)
+  highs = middles - square_px // 2 + square_px
+  for row, column in np.ndindex(copies.shape[:2]):
+    rows = slice(lows[row], highs[row])
+    columns = slice(lows[column], highs[column])
+    copies[row, column, rows, columns] = colour
+  return copies
 
 
-class _Look:
-  """A net, an image and a split; what is asked of them once is kept."""
+class FigureContext:
+  """The net, the image and the split that figures are drawn from.
+
+  Attributes:
+    model: of one net.
+    options: the command's flags.
+  """
 
   def __init__(self, model: inference.Model, options: Any):
-    """Reads the image that is asked for, before anything is drawn.
+    """Reads the image of --image before anything is drawn.
 
     Raises:
       InputError: it cannot be read.
@@ -74,15 +75,16 @@ class _Look:
 
   @functools.cached_property
   def examples(self) -> records.Examples:
-    asked = self.options
+    """The split."""
+    options = self.options
     config = self.model.config
-    held = opened.examples_of(config, asked.data_dir, asked.split)
-    if held.dataset.class_names != self.model.class_names:
+    examples = opened.examples_of(config, options.data_dir, options.split)
+    if examples.dataset.class_names != self.model.class_names:
       raise errors.InputError(
-        f"{str(held.dataset.directory)!r} has other classes than the run;"
+        f"{str(examples.dataset.directory)!r} has other classes than the run;"
         " name the data of its classes with --data_dir."
       )
-    return held
+    return examples
 
   def images(self, indices: Any) -> np.ndarray:
     """Returns images of the split, uint8 [N, S, S, 3]."""
@@ -91,123 +93,115 @@ class _Look:
 
   @functools.cached_property
   def image(self) -> np.ndarray:
-    """The image that is asked for, or the first of the split."""
+    """The image of --image, or the first of the split."""
     return self.images([0])[0]
+
+  @functools.cached_property
+  def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
+    model = self.model
+    parts = [
+      (model.predict(images), model.features(images, model.layers[-2]), labels)
+      for images, labels in features.batches_of(model, self.examples)
+    ]
+    probabilities, hidden, labels = map(
+      np.concatenate, zip(*parts, strict=True)
+    )
+    return probabilities, hidden.reshape(len(hidden), -1), labels
 
   @property
   def chosen(self) -> list[int]:
-    """The labels of the classes that are asked for, or of the first ones."""
-    names = self.model.class_names
-    held = np.unique(self.split[2])
+    """The labels of --classes, or the first ones of the split."""
+    present = np.unique(self.predictions[2])
     if not self.options.classes:
-      return held[:_CLASSES].tolist()
-    labels = [self.model.labels[name] for name in self.options.classes]
-    for label in labels:
-      if label not in held:
+      return present[:_CLASSES].tolist()
+    for name in self.options.classes:
+      if self.model.labels[name] not in present:
         raise errors.InputError(
-          f"--classes={names[label]!r} has no image in the split; name others."
+          f"--classes={name!r} has no image in the split; name others."
         )
-    return labels
-
-  @functools.cached_property
-  def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
-    model = self.model
-    hidden = model.layers[-2]
-    found = [
-      (model.predict(images), model.features(images, hidden), labels)
-      for images, labels in features.batches_of(model, self.examples)
-    ]
-    shares, units, labels = map(np.concatenate, zip(*found, strict=True))
-    return shares, units.reshape(len(units), -1), labels
+    return [self.model.labels[name] for name in self.options.classes]
 
 
 def _read(file: str, size_px: int) -> np.ndarray:
-  """Returns the image in a file, uint8 [S, S, 3].
-
-  Raises:
-    InputError: it cannot be read.
-  """
   try:
-    return image_files.square(
-      image_files.decode(Path(file).read_bytes()), size_px
-    )
-  except (OSError, image_files.UnreadableError) as e:
+    return decode.square(decode.decode(Path(file).read_bytes()), size_px)
+  except (OSError, decode.UnreadableError) as e:
     reason = getattr(e, "strerror", None) or e
     raise errors.InputError(
       f"--image={file!r} cannot be read ({reason}); name an image."
     ) from e
 
 
-def _filters(look: _Look) -> Figure:
-  model = look.model
-  first = model.config.network.layers[0]
-  kernel = np.asarray(model.members[0]["features"][first]["kernel"])
-  return drawings.filters(kernel, model.config.network.towers)
+def _filters(context: FigureContext) -> Figure:
+  network = context.model.config.network
+  params = context.model.members[0]["features"][network.layers[0]]
+  return drawings.filters(np.asarray(params["kernel"]), network.towers)
 
 
-def _activations(look: _Look) -> Figure:
-  model = look.model
+def _activations(context: FigureContext) -> Figure:
+  model = context.model
   maps = {
-    layer: model.features([look.image], layer)[0]
+    layer: model.features([context.image], layer)[0]
     for layer, shape in model.shapes.items()
     if len(shape) == 3
   }
-  return drawings.activations(look.image, maps)
+  return drawings.activations(context.image, maps)
 
 
-def _occlusion(look: _Look) -> Figure:
-  model, image = look.model, look.image
-  whole = model.predict([image])[0]
-  best = int(whole.argmax())
+def _occlusion(context: FigureContext) -> Figure:
+  model, image = context.model, context.image
+  probabilities = model.predict([image])[0]
+  best = int(probabilities.argmax())
   square = max(1, len(image) // 5)
   grey = model.augmentation.mean_image.mean(axis=(0, 1))
-  copies, shape = hide(image, square, max(1, len(image) // 16), grey)
-  shares = model.predict(copies)[:, best].reshape(shape)
-  name = model.class_names[best]
-  return drawings.occlusion(image, shares, float(whole[best]), name, square)
+  copies = hide(image, square, max(1, len(image) // 16), grey)
+  hidden = model.predict(copies.reshape(-1, *image.shape))[:, best]
+  return drawings.occlusion(
+    image, hidden.reshape(copies.shape[:2]), float(probabilities[best]),
+    model.class_names[best], square,
+  )  # fmt: skip
 
 
-def _confusion(look: _Look) -> Figure:
-  shares, _, labels = look.split
-  counts = np.zeros((shares.shape[1],) * 2, np.int64)
-  np.add.at(counts, (labels, shares.argmax(axis=1)), 1)
-  return drawings.confusion(counts, look.model.class_names)
+def _confusion(context: FigureContext) -> Figure:
+  probabilities, _, labels = context.predictions
+  counts = np.zeros((probabilities.shape[1],) * 2, np.int64)
+  np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+  return drawings.confusion(counts, context.model.class_names)
 
 
-def _classes(look: _Look) -> Figure:
-  shares, _, labels = look.split
-  names = look.model.class_names
+def _classes(context: FigureContext) -> Figure:
+  probabilities, _, labels = context.predictions
+  names = context.model.class_names
   rows = []
-  for label in look.chosen:
+  for label in context.chosen:
     (own,) = np.nonzero(labels == label)
-    order = own[np.argsort(-shares[own, label], kind="stable")]
-    for what, some in (("surest", order[:_ACROSS]), ("worst", order[::-1])):
-      some = some[:_ACROSS]
-      best = shares[some].argmax(axis=1)
+    order = own[np.argsort(-probabilities[own, label], kind="stable")]
+    for what, ordered in (("surest", order), ("worst", order[::-1])):
+      some = ordered[:_ACROSS]
+      best = probabilities[some].argmax(axis=1)
       words = [
-        f"{share:.0%} {names[k]}"
-        for k, share in zip(best, shares[some, best], strict=True)
+        f"{probability:.0%} {names[k]}"
+        for k, probability in zip(best, probabilities[some, best], strict=True)
       ]
-      rows.append((f"{names[label]}, {what}", list(look.images(some)), words))
+      rows.append((f"{names[label]}, {what}", context.images(some), words))
   return drawings.rows_of_images(rows)
 
 
-def _neighbours(look: _Look) -> Figure:
-  _, units, labels = look.split
-  names = look.model.class_names
-  queries = np.array([np.argmax(labels == label) for label in look.chosen])
-  found = features.nearest(units, units[queries], _ACROSS + 1)
+def _neighbours(context: FigureContext) -> Figure:
+  _, hidden, labels = context.predictions
+  names = context.model.class_names
+  queries = np.array([np.argmax(labels == label) for label in context.chosen])
   rows = []
-  for query, near in zip(queries, found, strict=True):
+  nearest = features.nearest(hidden, hidden[queries], _ACROSS + 1)
+  for query, near in zip(queries, nearest, strict=True):
     near = near[near != query][:_ACROSS]
     words = ["query", *(names[labels[index]] for index in near)]
-    seen = list(look.images([query, *near]))
-    rows.append((names[labels[query]], seen, words))
+    rows.append((names[labels[query]], context.images([query, *near]), words))
   return drawings.rows_of_images(rows)
 
 
-FIGURES: dict[str, Callable[[_Look], Figure]] = {
+FIGURES: dict[str, Callable[[FigureContext], Figure]] = {
   "filters": _filters,
   "activations": _activations,
   "occlusion": _occlusion,
@@ -227,14 +221,14 @@ def main(_: Any) -> None:
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
   features.check_single(model)
-  look = _Look(model, options)
   for name in options.classes:
     if name not in model.labels:
       raise errors.unknown("--classes", name, model.labels)
+  context = FigureContext(model, options)
   folder = Path(options.output)
   cli.make_folder("--output", folder)
   for name in options.only or FIGURES:
-    plot = FIGURES[name](look)
+    plot = FIGURES[name](context)
     for suffix in drawings.SUFFIXES:
       plots.save(plot, folder / f"{name}{suffix}")
     print(f"wrote {folder / name}.png and .pdf", flush=True)
@@ -245,11 +239,7 @@ def _define_flags() -> None:
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("output", None, "Folder for the files.", required=True)
   flags.DEFINE_list("only", [], "Which to draw; all by default.")
-  flags.DEFINE_list(
-    "classes",
-    [],
-    "Of classes and neighbours, by name or WNID; the first five by default.",
-  )
+  flags.DEFINE_list("classes", [], "Names or WNIDs; by default the first five.")
   flags.DEFINE_string("image", "", "Image file; by default the split's first.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")

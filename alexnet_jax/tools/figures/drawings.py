@@ -1,7 +1,6 @@
 """Pictures of a net and of what it makes of images, for print.
 
-Each function draws one; `plots.save` writes it. Style and colours are of
-`plots`.
+Each function draws one; `plots.save` writes it.
 """
 
 import math
@@ -29,67 +28,67 @@ def check_name(file: Path) -> None:
     )
   if not file.parent.is_dir():
     raise errors.InputError(
-      f"{str(file)!r} has no folder to be in; make that, or choose another."
+      f"{str(file)!r} has no folder to be in; make it, or choose another."
     )
 
 
+@matplotlib.rc_context(plots.STYLE)
 def panel(
   shown: Sequence[tuple[Path, np.ndarray, dict[str, Any]]],
 ) -> figure.Figure:
   """Returns images over bars of their best classes, as the paper's Fig. 4.
 
   Args:
-    shown: as `predict.answers` yields them, readable ones alone. Where the true
-      class is known it stands under its image, and its bar has another colour.
+    shown: as `predict.answers` yields them, without unreadable images. A known
+      true class is written under its image, and its bar has another colour.
   """
   across = min(_PANELS_ACROSS, len(shown))
   down = math.ceil(len(shown) / across)
-  # In inches, by hand: bars of all images are to be of one scale.
+  # In inches, so that the bars of all images have one scale.
   side, caption, gap = 1.55, 0.22, 0.1
   bars = 0.2 * max(len(found["top"]) for _, _, found in shown)
   width, height = side + gap, side + caption + bars + gap
-  rc: Any = plots.STYLE
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((width * across, height * down))
-
-    def axes(left: float, bottom: float, up: float) -> Any:
-      return plot.add_axes(
-        (left / width / across, bottom / height / down, side / width / across,
-         up / height / down)
-      )  # fmt: skip
-
-    for place, (path, image, found) in enumerate(shown):
-      row, column = divmod(place, across)
-      left = column * width + gap / 2
-      bottom = (down - 1 - row) * height + gap / 2
-      above = axes(left, bottom + bars + caption, side)
-      below = axes(left, bottom, bars)
-      above.imshow(image)
-      above.set_axis_off()
-      title = found["true"] or path.name
-      above.text(
-        0.5, -0.03, plots.plain(title, 24), transform=above.transAxes,
-        ha="center", va="top", weight="bold" if found["true"] else "normal",
-      )  # fmt: skip
-      _bars(below, found)
+  plot = figure.Figure((width * across, height * down))
+  scale = np.array([width * across, height * down] * 2)
+  for place, (path, image, found) in enumerate(shown):
+    row, column = divmod(place, across)
+    left = column * width + gap / 2
+    bottom = (down - 1 - row) * height + gap / 2
+    corners = (
+      (left, bottom + bars + caption, side, side), (left, bottom, side, bars)
+    )  # fmt: skip
+    above, below = (plot.add_axes(tuple(c / scale)) for c in corners)
+    above.imshow(image)
+    above.set_axis_off()
+    _write_under(above, found["true"] or path.name, 24, bool(found["true"]))
+    _draw_bars(below, found)
   return plot
 
 
-def _bars(axes: Any, found: dict[str, Any]) -> None:
+def _write_under(axes: Any, text: str, most: int, bold: bool = False) -> None:
+  axes.text(
+    0.5, -0.03, plots.plain(text, most), transform=axes.transAxes, ha="center",
+    va="top", weight="bold" if bold else "normal",
+  )  # fmt: skip
+
+
+def _draw_bars(axes: Any, found: dict[str, Any]) -> None:
   """Draws the probabilities of the best classes, the best on top."""
-  shares = [answer["probability"] for answer in found["top"]]
-  names = [answer["class"] for answer in found["top"]]
+  probabilities = [each["probability"] for each in found["top"]]
+  names = [each["class"] for each in found["top"]]
   colours = [TRUE if name == found["true"] else OTHER for name in names]
-  axes.barh(range(len(shares)), shares, color=colours, alpha=0.45, height=0.86)
+  rows = range(len(names))
+  axes.barh(rows, probabilities, color=colours, alpha=0.45, height=0.86)
   for row, name in enumerate(names):
-    # A small bar shows no colour.
+    # A bar may be too short to show its colour.
     weight = "bold" if name == found["true"] else "normal"
     axes.text(0.015, row, plots.plain(name), va="center", weight=weight)
-  axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xticks=(), yticks=())
+  axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xticks=(), yticks=())
   for side in ("bottom", "left"):
     axes.spines[side].set_visible(False)
 
 
+@matplotlib.rc_context(plots.STYLE)
 def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
   """Returns conv1's filters, towers apart (the paper's Fig. 3).
 
@@ -104,143 +103,134 @@ def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
   parts = np.array_split(tiles.colourfulness(kernel_HxWx3xN), towers)
   height, width = picture.shape[:2]
   inches = 4.6
-  rc: Any = plots.STYLE
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((inches + 1.3, inches * height / width + 0.1))
-    axes = plot.add_axes((0.01, 0.01, inches / (inches + 1.3), 0.98))
-    axes.imshow(picture, interpolation="nearest")
-    axes.set_axis_off()
-    for tower, part in enumerate(parts):
-      axes.text(
-        1.02, 1 - (tower + 0.5) / towers,
-        (f"tower {tower + 1}: " if towers > 1 else "")
-        + f"{len(part)} filters,\n{part.mean():.0%} in colour",
-        transform=axes.transAxes, va="center",
-      )  # fmt: skip
+  plot = figure.Figure((inches + 1.3, inches * height / width + 0.1))
+  axes = plot.add_axes((0.01, 0.01, inches / (inches + 1.3), 0.98))
+  axes.imshow(picture, interpolation="nearest")
+  axes.set_axis_off()
+  for tower, part in enumerate(parts):
+    name = f"tower {tower + 1}: " if towers > 1 else ""
+    axes.text(
+      1.02, 1 - (tower + 0.5) / towers,
+      f"{name}{len(part)} filters,\n{part.mean():.0%} in colour",
+      transform=axes.transAxes, va="center",
+    )  # fmt: skip
   return plot
 
 
+@matplotlib.rc_context(plots.STYLE)
 def activations(
   image: np.ndarray, maps: dict[str, np.ndarray], most: int = 32
 ) -> figure.Figure:
   """Returns the maps that each layer makes of an image.
 
-  Black is a map's lowest value, or 0 where that is above, white its highest.
+  Black is the lowest value of a map, at most 0; white is its highest.
 
   Args:
     image: uint8 [S, S, 3].
     maps: float [H, W, C] by name of the layer.
     most: maps of a layer that are drawn, the first ones.
   """
-  rc: Any = plots.STYLE
-  sheets = {}
-  for name, held in maps.items():
-    some = np.moveaxis(held, -1, 0)[:most, :, :, None]
+  sheets = [("image", image)]
+  for name, each in maps.items():
+    some = np.moveaxis(each, -1, 0)[:most, :, :, None]
     low = np.minimum(some.min(axis=(1, 2), keepdims=True), 0)
     high = np.maximum(some.max(axis=(1, 2), keepdims=True), low + 1e-12)
     grey = np.round(255 * (some - low) / (high - low)).astype(np.uint8)
-    sheets[name] = tiles.sheet(grey.repeat(3, axis=3), min(16, len(some)))
+    count = each.shape[-1]
+    more = f", the first {most} of {count} maps" if count > most else ""
+    sheet = tiles.sheet(grey.repeat(3, axis=3), min(16, len(some)))
+    sheets.append((name + more, sheet))
   width = 6.0
-  heights = [1.2] + [
-    0.2 + width * s.shape[0] / s.shape[1] for s in sheets.values()
-  ]
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((width, sum(heights)), layout="constrained")
-    grid = plot.subplots(len(heights), 1, height_ratios=heights)
-    for axes, (name, picture) in zip(
-      grid, [("image", image), *sheets.items()], strict=True
-    ):
-      axes.imshow(picture, interpolation="nearest")
-      axes.set_axis_off()
-      count = maps[name].shape[-1] if name in maps else 0
-      shown = f", the first {most} of {count} maps" if count > most else ""
-      axes.set_title(name + shown, loc="left", pad=2)
+  heights = [1.2]
+  heights += [0.2 + width * x.shape[0] / x.shape[1] for _, x in sheets[1:]]
+  plot = figure.Figure((width, sum(heights)), layout="constrained")
+  grid = plot.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
+  for axes, (title, picture) in zip(grid.flat, sheets, strict=True):
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", pad=2)
   return plot
 
 
+@matplotlib.rc_context(plots.STYLE)
 def rows_of_images(
   rows: Sequence[tuple[str, Sequence[np.ndarray], Sequence[str]]],
 ) -> figure.Figure:
-  """Returns rows of images with a title each and a word under every image.
+  """Returns rows of images, with a title each and a word under every image.
 
   Args:
-    rows: title, images uint8 [S, S, 3] and words, as many.
+    rows: title, images uint8 [S, S, 3], and as many words.
   """
   across = max(len(images) for _, images, _ in rows)
-  rc: Any = plots.STYLE
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((1.0 * across, 1.3 * len(rows)), layout="constrained")
-    grid = plot.subplots(len(rows), across, squeeze=False)
-    for line, (title, images, words) in zip(grid, rows, strict=True):
-      for axes in line:
-        axes.set_axis_off()
-      for axes, image, word in zip(line, images, words, strict=False):
-        axes.imshow(image)
-        axes.text(
-          0.5, -0.03, plots.plain(word, 20), transform=axes.transAxes,
-          ha="center", va="top",
-        )  # fmt: skip
-      line[0].set_title(plots.plain(title), loc="left", pad=2)
+  plot = figure.Figure((1.0 * across, 1.3 * len(rows)), layout="constrained")
+  grid = plot.subplots(len(rows), across, squeeze=False)
+  for line, (title, images, words) in zip(grid, rows, strict=True):
+    for axes in line:
+      axes.set_axis_off()
+    for axes, image, word in zip(line, images, words, strict=False):
+      axes.imshow(image)
+      _write_under(axes, word, 20)
+    line[0].set_title(plots.plain(title), loc="left", pad=2)
   return plot
 
 
+@matplotlib.rc_context(plots.STYLE)
 def occlusion(
-  image: np.ndarray, shares: np.ndarray, whole: float, name: str, square_px: int
+  image: np.ndarray,
+  hidden: np.ndarray,
+  probability: float,
+  name: str,
+  square_px: int,
 ) -> figure.Figure:
-  """Returns an image beside what hiding each of its parts does to an answer.
+  """Returns an image beside a class's probability with each part hidden.
 
   Args:
     image: uint8 [S, S, 3].
-    shares: float [R, C], probability of a class with a grey square over that
-      part of the image.
-    whole: its probability with nothing hidden.
+    hidden: float [R, C], probability with a grey square over that part.
+    probability: with nothing hidden.
     name: of the class.
     square_px: side of the square.
   """
-  rc: Any = plots.STYLE
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((4.2, 2.2), layout="constrained")
-    left, right = plot.subplots(1, 2)
-    left.imshow(image)
-    left.set_title(f"{plots.plain(name)}: {whole:.1%}", loc="left")
-    held = right.imshow(
-      shares, cmap="viridis", vmin=0, vmax=max(whole, shares.max()),
-      extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest",
-    )  # fmt: skip
-    right.set_title(
-      f"{square_px} x {square_px} pixels hidden there", loc="left"
-    )
-    plot.colorbar(held, ax=right, label="probability")
-    for axes in (left, right):
-      axes.set_axis_off()
+  plot = figure.Figure((4.2, 2.2), layout="constrained")
+  left, right = plot.subplots(1, 2)
+  left.imshow(image)
+  left.set_title(f"{plots.plain(name)}: {probability:.1%}", loc="left")
+  drawn = right.imshow(
+    hidden, cmap="viridis", vmin=0, vmax=max(probability, hidden.max()),
+    extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest",
+  )  # fmt: skip
+  right.set_title(f"{square_px} x {square_px} pixels hidden there", loc="left")
+  plot.colorbar(drawn, ax=right, label="probability")
+  for axes in (left, right):
+    axes.set_axis_off()
   return plot
 
 
+@matplotlib.rc_context(plots.STYLE)
 def confusion(counts: np.ndarray, names: Sequence[str]) -> figure.Figure:
   """Returns the confusion matrix, each row as shares of its label's images.
 
   Args:
     counts: int [K, K], of images by label and predicted class.
-    names: of the classes; above 40 of them only the matrix is drawn.
+    names: of the classes; with more than 40, only the matrix is drawn.
   """
   shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   few = len(names) <= 40
   inches = max(2.4, 0.26 * len(names)) if few else 5.0
-  rc: Any = plots.STYLE
-  with matplotlib.rc_context(rc):
-    plot = figure.Figure((inches + 1.2, inches + 0.7), layout="constrained")
-    axes: Any = plot.subplots()
-    held = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    if few:
-      written = [plots.plain(name) for name in names]
-      axes.set_xticks(range(len(names)), written, rotation=90)
-      axes.set_yticks(range(len(names)), written)
-      for (row, column), share in np.ndenumerate(shares):
-        if whole := round(share):
-          axes.text(
-            column, row, str(whole), ha="center", va="center",
-            color="white" if share > 50 else "black", fontsize=6,
-          )  # fmt: skip
-    axes.set(xlabel="predicted", ylabel="label")
-    plot.colorbar(held, ax=axes, label="% of the label's images", shrink=0.7)
+  plot = figure.Figure((inches + 1.2, inches + 0.7), layout="constrained")
+  axes: Any = plot.subplots()
+  drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+  if few:
+    written = [plots.plain(name) for name in names]
+    axes.set_xticks(range(len(names)), written, rotation=90)
+    axes.set_yticks(range(len(names)), written)
+    for (row, column), share in np.ndenumerate(shares):
+      if round(share):
+        colour = "white" if share > 50 else "black"
+        axes.text(
+          column, row, str(round(share)), ha="center", va="center",
+          color=colour, fontsize=6,
+        )  # fmt: skip
+  axes.set(xlabel="predicted", ylabel="label")
+  plot.colorbar(drawn, ax=axes, label="% of the label's images", shrink=0.7)
   return plot

@@ -1,4 +1,4 @@
-"""Many small pictures side by side in one, a pixel for each of theirs."""
+"""Many small pictures side by side in one, without resampling."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ import numpy as np
 def sheet(
   pictures_NxHxWx3: np.ndarray, across: int, gap: int = 1
 ) -> np.ndarray:
-  """Returns pictures row by row, with clear gaps between them.
+  """Returns pictures row by row, with transparent gaps between them.
 
   Args:
     pictures_NxHxWx3: uint8.
-    across: how many in a row.
+    across: pictures in a row.
     gap: in pixels.
 
   Returns:
@@ -19,20 +19,20 @@ def sheet(
   count, height, width, _ = pictures_NxHxWx3.shape
   down = -(-count // across)
   size = down * (height + gap) - gap, across * (width + gap) - gap
-  whole = np.zeros((*size, 4), np.uint8)
+  pixels = np.zeros((*size, 4), np.uint8)
   for number, picture in enumerate(pictures_NxHxWx3):
     row, column = divmod(number, across)
     top, left = row * (height + gap), column * (width + gap)
-    whole[top : top + height, left : left + width, :3] = picture
-    whole[top : top + height, left : left + width, 3] = 255
-  return whole
+    pixels[top : top + height, left : left + width, :3] = picture
+    pixels[top : top + height, left : left + width, 3] = 255
+  return pixels
 
 
 def scaled(arrays_NxHxWxC: np.ndarray) -> np.ndarray:
   """Returns uint8 [N, H, W, 3]: each array from its lowest to its highest.
 
   Args:
-    arrays_NxHxWxC: float, C of 1 or 3. One that is the same all over is grey.
+    arrays_NxHxWxC: float, C of 1 or 3. A constant array becomes grey.
   """
   axes = (1, 2, 3)
   low = arrays_NxHxWxC.min(axis=axes, keepdims=True)
@@ -48,7 +48,7 @@ def filters(kernel_HxWxCxN: np.ndarray, towers: int) -> np.ndarray:
 
   Args:
     kernel_HxWxCxN: float, of one channel or three.
-    towers: 1, or 2: the first half above, the second below a gap.
+    towers: 1, or 2: the first half above a gap, the second below.
 
   Returns:
     uint8 [..., ..., 4], as `sheet`.
@@ -66,10 +66,10 @@ def filters(kernel_HxWxCxN: np.ndarray, towers: int) -> np.ndarray:
 def colourfulness(kernel_HxWx3xN: np.ndarray) -> np.ndarray:
   """Returns how much of each filter's energy is in colour, 0 to 1, [N].
 
-  It is what is left of its squared weights when each pixel's mean over R, G
-  and B, which sees grey alone, is taken off.
+  It is the share of its squared weights that is left when each pixel's mean
+  over R, G and B is subtracted.
   """
   grey = kernel_HxWx3xN.mean(axis=2, keepdims=True)
   chroma = ((kernel_HxWx3xN - grey) ** 2).sum(axis=(0, 1, 2))
-  whole = (kernel_HxWx3xN**2).sum(axis=(0, 1, 2))
-  return chroma / np.maximum(whole, np.finfo(whole.dtype).tiny)
+  energy = (kernel_HxWx3xN**2).sum(axis=(0, 1, 2))
+  return chroma / np.maximum(energy, np.finfo(energy.dtype).tiny)

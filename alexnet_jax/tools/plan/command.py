@@ -1,17 +1,18 @@
-"""The plan of a training step: what lives where, and what devices exchange.
+"""The plan of a training step: what each device holds, and what they exchange.
 
 alexnet plan --config=configs/alexnet.py --layout=owt_a \
   --devices=8 --config.batch_size=$((128*8))
 
 `config.batch_size` is that of the whole step: multiply it, as above, to keep
 128 examples on each device. Up to 8 devices the step is also compiled, for
-virtual devices of the CPU, and what the program exchanges is set beside the
+virtual devices of the CPU, and the program's exchanges are set beside the
 formulas. (XLA:CPU exchanges bfloat16 as float32, which shows as a difference.)
 MB are 10^6 bytes.
 """
 
 import collections
 import dataclasses
+import functools
 import sys
 import types
 from typing import Any
@@ -20,48 +21,124 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_jax import augment, model, networks, optimizer, steps
-from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.runs import config_files
-from alexnet_jax.runtime import cli, errors
-from alexnet_jax.tools.plan import costs, hlo
+from alexnet_jax import augment, networks, optimizer, steps
+from alexnet_jax.model import AlexNet
+from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.runs import config_files, states
+from alexnet_jax.runtime import cli, errors, platforms
+from alexnet_jax.tools.plan import hlo
+from alexnet_jax.tools.plan.costs import Costs
 
 MAX_DEVICES = 1024
 MAX_COMPILED = 8
-"""Devices up to which a plan is compiled unless it is said otherwise."""
+"""Devices up to which a step is compiled by default."""
+
+
+@dataclasses.dataclass
+class Line:
+  """The arrays of one kind that serve one purpose."""
+
+  what: str  # the purpose, or 'not foreseen' by any formula
+  kind: str  # of the collective
+  arrays: int = 0  # by formula
+  received: float = 0.0  # bytes per device and step by formula
+  found: int = 0  # arrays in the program
+  found_received: float = 0.0  # bytes per device and step of those
+  agrees: bool = True  # whether each array has the same count in both
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
-  """What a compiled step says of itself.
+class Plan:
+  """A training step by formula, and as compiled for CPU if it was."""
 
-  Attributes:
-    collectives: arrays that it exchanges.
-    looped: those of them that stand in a loop.
-    arguments: bytes per device of state and batch.
-    temporaries: bytes per device of all else.
+  costs: Costs
+  program: list[hlo.Collective] | None = (
+    None  # what the compiled step exchanges
+  )
+  xla_memory: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def lines(self) -> list[Line]:
+    """What is exchanged by formula and in the program; the last is the total.
+
+    Arrays are the same if kind, type, size and group are.
+    """
+    total = Line("total", "")
+    lines: dict[tuple[str, str], Line] = {}
+    left = collections.Counter(self.program or ())
+
+    def add(what: str, array: hlo.Collective, count: int, found: int) -> None:
+      own = lines.setdefault((what, array.kind), Line(what, array.kind))
+      size = array.received(self.costs.layout.devices)
+      for line in (own, total):
+        line.arrays += count
+        line.received += count * size
+        line.found += found
+        line.found_received += found * size
+        line.agrees &= self.program is None or count == found
+
+    for exchange in self.costs.exchanges:
+      found = min(left[exchange.collective], exchange.count)
+      left[exchange.collective] -= found
+      add(exchange.what, exchange.collective, exchange.count, found)
+    for array, count in (+left).items():
+      add("not foreseen", array, 0, count)
+    return [*lines.values(), total]
+
+  @property
+  def total(self) -> Line:
+    """All that is exchanged."""
+    return self.lines[-1]
+
+
+def make_plan(config: Any, devices: int, compiled: bool) -> Plan:
+  """Returns the plan of a config's training step.
+
+  Args:
+    config: a whole config.
+    devices: how many.
+    compiled: whether to compile the step, which needs so many devices.
+
+  Raises:
+    InputError: the layout cannot divide the config so.
   """
-
-  collectives: list[hlo.Collective]
-  looped: list[hlo.Collective]
-  arguments: int
-  temporaries: int
+  config_files.check(config)
+  net = networks.make_model(config)
+  layout = layouts.from_config(config, net.network, devices)
+  costs = Costs(
+    layout,
+    net.network,
+    _param_shapes(net, layout.members),
+    {"float32": "f32", "bfloat16": "bf16"}[config.compute_dtype],
+    config.image_size_px,
+    lars=config.optimizer == "lars",
+  )
+  if not compiled:
+    return Plan(costs)
+  program = compile_step(config, net, layout)
+  sizes: Any = program.memory_analysis()
+  memory = {
+    "state and batch": sizes.argument_size_in_bytes,
+    "temporaries": sizes.temp_size_in_bytes,
+  }
+  return Plan(costs, hlo.read(program.as_text() or ""), memory)
 
 
 def compile_step(
-  config: Any, net: model.AlexNet, layout: layouts.Layout
+  config: Any, net: AlexNet, layout: layouts.Layout
 ) -> jax.stages.Compiled:
-  """Returns the compiled training step; no array is made for it.
+  """Returns the compiled training step, without making any of its arrays.
 
   Args:
     config: a whole config.
     net: the config's.
-    layout: the config's; so many devices are there.
+    layout: the config's; it needs `layout.devices` devices.
   """
   mesh = placement.make_mesh(layout.devices, layout.model)
   size = config.image_size_px
@@ -74,287 +151,113 @@ def compile_step(
   augmentation = augment.from_config(config, statistics, examples)
   tx, _ = optimizer.from_config(config, examples, 100, layout.axes_of)
 
-  def placed(tree: Any, specs: Any) -> Any:
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree,
-      placement.shardings(mesh, specs),
-    )
-
-  members = layout.members
-  state = jax.eval_shape(
-    lambda params: steps.init_state(params, tx, members),
-    abstract_params(net, members),
-  )
-  leading = layout.batch_shape
+  step = steps.make_step(config, net, tx, augmentation, layout, mesh)
+  sharding = NamedSharding(mesh, layout.batch_spec)
+  shape = layout.batch_shape
   batch = {
-    "image": jax.ShapeDtypeStruct((*leading, size, size, 3), jnp.uint8),
-    "label": jax.ShapeDtypeStruct(leading, jnp.int32),
+    "image": jax.ShapeDtypeStruct(
+      (*shape, size, size, 3), jnp.uint8, sharding=sharding
+    ),
+    "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
   }
-  step = steps.make_train_step(net, tx, augmentation, layout, mesh, config.seed)
-  return step.lower(
-    placed(state, placement.specs(layout, state)),
-    placed(batch, dict.fromkeys(batch, layout.batch_spec)),
-  ).compile()
+  state = states.abstract(net, tx, layout, mesh)
+  return platforms.jit(step, donate_argnums=0).lower(state, batch).compile()
 
 
-def abstract_params(net: model.AlexNet, members: int = 1) -> Any:
-  """Returns the shapes of a net's parameters.
-
-  Args:
-    net: the net.
-    members: nets one above the other, if there are several.
-  """
-  size = net.network.input_size_px
-  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  params = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
-  if members == 1:
-    return params
-  return jax.eval_shape(steps.stack_members, [params] * members)
+def _param_shapes(net: AlexNet, members: int) -> Any:
+  """Returns the shapes of a net's parameters, stacked if it has members."""
+  params = jax.eval_shape(lambda: states.init_params(net, 0))
+  stacked = jax.eval_shape(ensemble.stack, [params] * members)
+  return stacked if members > 1 else params
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """A training step on paper, and as it was compiled, if it was.
-
-  Attributes:
-    layout: of the step.
-    arrays: where each parameter lives.
-    memory: bytes per device by what they are, see `memory`.
-    exchanges: what devices exchange, by formula.
-    compiled: what the program says.
-  """
-
-  layout: layouts.Layout
-  arrays: list[costs.Array]
-  memory: dict[str, int]
-  exchanges: list[costs.Exchange]
-  compiled: Compiled | None
-
-  @property
-  def received(self) -> float:
-    """Bytes that a device receives in a step, by formula."""
-    devices = self.layout.devices
-    return sum(e.collective.received(devices) * e.count for e in self.exchanges)
-
-  @property
-  def received_as_compiled(self) -> float | None:
-    """The same of the compiled program."""
-    if self.compiled is None:
-      return None
-    devices = self.layout.devices
-    return sum(c.received(devices) for c in self.compiled.collectives)
-
-  @property
-  def agrees(self) -> bool:
-    """Whether the program exchanges the arrays of the formulas and no others.
-
-    Their kind, type, size, group and number are compared. True if it was not
-    compiled.
-    """
-    return all(line.agrees for line in compare(self))
-
-
-@dataclasses.dataclass
-class Line:
-  """Arrays of one kind for one end.
-
-  Attributes:
-    what: they are for; empty if no formula foresees them.
-    kind: of the collective.
-    arrays: how many, by formula.
-    received: bytes per device and step, by formula.
-    found: how many the program has.
-    found_received: bytes of those.
-    agrees: whether both are the same, array by array.
-  """
-
-  what: str
-  kind: str
-  arrays: int = 0
-  received: float = 0.0
-  found: int = 0
-  found_received: float = 0.0
-  agrees: bool = True
-
-
-def compare(plan: Plan) -> list[Line]:
-  """Returns what is exchanged, by formula and in the program, line by line."""
-  lines: dict[tuple[str, str], Line] = {}
-  devices = plan.layout.devices
-  compiled = plan.compiled
-  left = collections.Counter(compiled.collectives if compiled else ())
-
-  def add(what: str, array: hlo.Collective, foreseen: int, found: int) -> None:
-    key = (what, array.kind)
-    line = lines.setdefault(key, Line(what, array.kind))
-    line.arrays += foreseen
-    line.received += foreseen * array.received(devices)
-    line.found += found
-    line.found_received += found * array.received(devices)
-    line.agrees &= compiled is None or foreseen == found
-
-  for exchange in plan.exchanges:
-    array = exchange.collective
-    found = min(left[array], exchange.count)
-    left[array] -= found
-    add(exchange.what, array, exchange.count, found)
-  for array, count in left.items():
-    if count:
-      add("", array, 0, count)
-  return list(lines.values())
-
-
-def make_plan(config: Any, devices: int, compiled: bool) -> Plan:
-  """Returns the plan of a config's training step.
-
-  Args:
-    config: a whole config.
-    devices: how many.
-    compiled: whether to compile the step too; so many devices are needed.
-
-  Raises:
-    InputError: a config that cannot be divided so, see `layouts.from_config`.
-  """
-  net = model.from_config(config)
-  optimizer.check(config, networks.names(net.network))
-  layout = layouts.from_config(config, net.network, devices)
-  params = abstract_params(net, layout.members)
-  dtype = {"float32": "f32", "bfloat16": "bf16"}[config.compute_dtype]
-  found = None
-  if compiled:
-    program = compile_step(config, net, layout)
-    sizes: Any = program.memory_analysis()
-    found = Compiled(
-      *hlo.read(program.as_text() or ""),
-      sizes.argument_size_in_bytes,
-      sizes.temp_size_in_bytes,
-    )
-  network, lars = net.network, config.optimizer == "lars"
-  return Plan(
-    layout,
-    costs.arrays(layout, params),
-    costs.memory(layout, network, params, dtype, config.image_size_px),
-    costs.exchanges(layout, network, params, dtype, lars),
-    found,
+def headline(plan: Plan) -> str:
+  """Returns the layout in words."""
+  layout = plan.costs.layout
+  words = (
+    f"layout {layout.name} on {layout.devices} devices, data {layout.data} x"
+    f" model {layout.model}: a step of {layout.batch_size} examples,"
+    f" {layout.batch_size // layout.shards} on each device"
   )
+  for count, more in (
+    (layout.microbatches, "in {} microbatches"),
+    (layout.passes, "{} passes through the fc layers for each"),
+    (layout.fc_updates, "{} updates of the fc layers"),
+    (layout.members, "for each of {} members"),
+  ):
+    if count > 1:
+      words += f", {more.format(count)}"
+  return words
+
+
+def verdict(plan: Plan) -> str:
+  """Returns whether formulas and program agree, in a line."""
+  if plan.program is None:
+    return "On paper; the step was not compiled."
+  if plan.total.agrees:
+    return "Formulas and the program compiled for CPU agree."
+  bf16 = plan.costs.dtype == "bf16"
+  reason = " XLA:CPU exchanges bfloat16 as float32." if bf16 else ""
+  return f"Formulas and the program compiled for CPU DIFFER.{reason}"
+
+
+def tables(plan: Plan) -> list[Table]:
+  """Returns what the command prints: arrays, memory and exchanges."""
+  costs = plan.costs
+  stored = _mb(costs.memory["parameters"])
+  arrays = [
+    (x.name, " x ".join(map(str, x.shape)), _spec(x.spec), *[_mb(x.size)] * 2)
+    for x in costs.arrays
+  ]
+  exchanges = [
+    (
+      x.what, x.kind, f"{x.arrays}", _mb(x.received), f"{x.found}",
+      _mb(x.found_received), "" if x.agrees else "DIFFERS",
+    )
+    for x in plan.lines
+  ]  # fmt: skip
+  headings = ["exchange", "kind", "arrays", "MB received"]
+  if plan.program is not None:
+    headings += ["compiled", "MB received", ""]
+  return [
+    _table(
+      ["array", "shape", "split over", "MB per device", "and of momentum"],
+      3,
+      arrays,
+      [("total", "", "", stored, stored)],
+    ),
+    _table(
+      ["memory", "MB per device"],
+      1,
+      [(what, _mb(size)) for what, size in costs.memory.items()],
+      [("total", _mb(sum(costs.memory.values())))],
+      [(f"XLA: {what}", _mb(x)) for what, x in plan.xla_memory.items()],
+    ),
+    _table(headings, 2, exchanges[:-1], exchanges[-1:]),
+  ]
+
+
+def _table(
+  headings: list[str], words: int, *sections: list[tuple[str, ...]]
+) -> Table:
+  """Returns a table of so many columns of words, then columns of numbers."""
+  table = Table(box=box.SIMPLE_HEAD)
+  for number, heading in enumerate(headings):
+    justify = "left" if number < words else "right"
+    table.add_column(heading, justify=justify, no_wrap=number < words)
+  for section in sections:
+    table.add_section()
+    for row in section:
+      table.add_row(*row[: len(headings)])
+  return table
 
 
 def _mb(size: float) -> str:
   return f"{size / 1e6:,.3f}"
 
 
-def tables(plan: Plan) -> list[Table]:
-  """Returns what the command prints: arrays, memory and exchanges."""
-  return [_array_table(plan), _memory_table(plan), _exchange_table(plan)]
-
-
-def _grid(*headings: str, words: int) -> Table:
-  """Returns an empty table whose first columns are words, the rest numbers."""
-  grid = Table(box=box.SIMPLE_HEAD)
-  for number, heading in enumerate(headings):
-    justify = "left" if number < words else "right"
-    grid.add_column(heading, justify=justify, no_wrap=number < words)
-  return grid
-
-
-def _array_table(plan: Plan) -> Table:
-  grid = _grid(
-    "array", "shape", "split over", "MB per device", "and of momentum", words=3
-  )
-  for array in plan.arrays:
-    shape = " x ".join(map(str, array.shape))
-    size = _mb(array.size)
-    grid.add_row(array.name, shape, _spec(array.spec), size, size)
-  grid.add_section()
-  total = _mb(plan.memory["parameters"])
-  grid.add_row("total", "", "", total, total)
-  return grid
-
-
 def _spec(spec: P) -> str:
   return ", ".join(str(axis or "-") for axis in spec) or "-"
-
-
-def _memory_table(plan: Plan) -> Table:
-  grid = _grid("memory", "MB per device", words=1)
-  for what, size in plan.memory.items():
-    grid.add_row(what, _mb(size))
-  grid.add_section()
-  grid.add_row("total", _mb(sum(plan.memory.values())))
-  if plan.compiled:
-    grid.add_section()
-    grid.add_row("XLA: state and batch", _mb(plan.compiled.arguments))
-    grid.add_row("XLA: temporaries", _mb(plan.compiled.temporaries))
-  return grid
-
-
-def _exchange_table(plan: Plan) -> Table:
-  headings = ["exchange", "kind", "arrays", "MB received"]
-  if plan.compiled:
-    headings += ["compiled", "MB received", ""]
-  grid = _grid(*headings, words=2)
-  lines = compare(plan)
-
-  def add(what: str, kind: str, rows: list[Line]) -> None:
-    words = [
-      f"{sum(line.arrays for line in rows)}",
-      _mb(sum(line.received for line in rows)),
-    ]
-    if plan.compiled:
-      agrees = all(line.agrees for line in rows)
-      words += [
-        f"{sum(line.found for line in rows)}",
-        _mb(sum(line.found_received for line in rows)),
-        "" if agrees else "DIFFERS",
-      ]
-    grid.add_row(what, kind, *words)
-
-  for line in lines:
-    add(line.what or "not foreseen", line.kind, [line])
-  grid.add_section()
-  add("total", "", lines)
-  return grid
-
-
-def headline(plan: Plan) -> str:
-  """Returns the layout in words."""
-  layout = plan.layout
-  own = layout.batch_size // layout.shards
-  words = [
-    f"layout {layout.name} on {layout.devices} devices, data {layout.data} x"
-    f" model {layout.model}: a step of {layout.batch_size} examples, {own} on"
-    " each device"
-  ]
-  if layout.microbatches > 1:
-    words.append(f"in {layout.microbatches} microbatches")
-  if layout.passes > 1:
-    words.append(f"{layout.passes} passes through the fc layers for each")
-  if layout.fc_updates > 1:
-    words.append(f"{layout.fc_updates} updates of the fc layers")
-  if layout.members > 1:
-    words.append(f"for each of {layout.members} members")
-  return ", ".join(words)
-
-
-def verdict(plan: Plan) -> str:
-  """Returns whether formulas and program agree, in a line."""
-  if plan.compiled is None:
-    return "On paper; the step was not compiled."
-  agree = "agree" if plan.agrees else "DIFFER"
-  words = f"Formulas and the program compiled for CPU {agree}."
-  rounded = any(e.collective.dtype == "bf16" for e in plan.exchanges)
-  if rounded and not plan.agrees:
-    words += " XLA:CPU exchanges bfloat16 as float32."
-  if count := len(plan.compiled.looped):
-    words += f" {count} of its arrays stand in loops and count once."
-  return words
-
-
-def _start_devices(count: int) -> None:
-  """Makes so many virtual devices of the CPU, and no others."""
-  jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", count)
 
 
 def main(_) -> None:
@@ -371,7 +274,8 @@ def main(_) -> None:
   if compiled is None:
     compiled = devices <= MAX_COMPILED
   if compiled:
-    _start_devices(devices)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
   plan = make_plan(config, devices, compiled)
   console = Console(width=None if sys.stdout.isatty() else 110)
   console.print(f"{name}, {headline(plan)}", highlight=False)

@@ -1,20 +1,21 @@
-"""Runs as files of other systems, which those compute with."""
+"""Runs as files of other programs, which compute the same with them."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from commands import assert_refused, run_in_process
 from drawn_runs import NAMES, small_config, write_run
-from tiny_runs import run as command
 
 import alexnet_jax
-from alexnet_jax.runs import checkpoint
+from alexnet_jax import networks
+from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import errors
+from alexnet_jax.tools.convert import arrays, exports, nets
 from alexnet_jax.tools.convert import command as convert
-from alexnet_jax.tools.convert import exports
 
 RNG = np.random.default_rng(0)
 # Patches of one colour, which a net can tell apart.
@@ -27,7 +28,8 @@ SMALL = {
   **{f"network.conv{n}.sigma": 0.3 for n in (2, 3, 4, 5)},
   **{f"network.fc{n}.sigma": 0.5 for n in (6, 7)},
 }
-# Every kind of layer, and where towers meet.
+TWO_LAYERS = {"network.layers": ("conv1", "fc8")}
+# Together, every kind of layer.
 KINDS = {
   "paper": {},
   "caffe": {
@@ -37,59 +39,69 @@ KINDS = {
     "network.dropout_rescaled": True,
   },
   "one_tower": {
+    **SMALL,
     "network.towers": 1,
     "network.activation": "scaled_tanh",
-    **SMALL,
+    "network.conv1.ceil_mode": False,
+    "network.conv1.padding": 2,
+    "network.pool_window": 2,
   },
   "apart": {
-    "network.activation": "tanh",
     **SMALL,
+    "network.layers": ("conv1", "conv3", "fc6", "fc7", "fc8"),
+    "network.activation": "tanh",
     "network.conv3.sees_all_towers": False,
     "network.fc6.sees_all_towers": False,
     "network.fc7.sees_all_towers": False,
   },
   "map_norm": {
+    **SMALL,
+    **TWO_LAYERS,
+    "network.activation": "sigmoid",
     "network.conv1.then": ("activation", "map_norm", "average_pool"),
-    "network.layers": ("conv1", "fc8"),
     "network.map_norm.alpha": 0.001,
   },
-  "sigmoid": {
-    "network.activation": "sigmoid",
-    "network.layers": ("conv1", "fc8"),
-    **SMALL,
-  },
-  "floor": {
-    "network.conv1.ceil_mode": False,
-    "network.conv1.padding": 2,
+  "linear": {
+    **TWO_LAYERS,
     "network.activation": "none",
-    "network.pool_window": 2,
     "input_scale": (0.5, 0.25, 2.0),
   },
 }
 
 
-def drawn(folder, **fields):
-  """Writes a run, and returns its net opened and its logits of the images."""
-  config = small_config(**fields)
-  write_run(folder, config)
-  model = alexnet_jax.load(folder)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+  """Returns a function from a key of KINDS to a run's folder and its net."""
+  runs = {}
+
+  def of(kind):
+    if kind not in runs:
+      folder = tmp_path_factory.mktemp(kind) / "run"
+      write_run(folder, small_config(**KINDS[kind]))
+      runs[kind] = folder, alexnet_jax.load(folder)
+    return runs[kind]
+
+  return of
+
+
+def assert_logits(found, model):
   logits = model.features(IMAGES, "fc8")
   assert np.ptp(logits, axis=0).max() > 0.01  # It tells images apart.
-  return model, logits
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_onnxruntime_gives_the_same_logits(kind, tmp_path):
-  onnxruntime = pytest.importorskip("onnxruntime")
-  model, logits = drawn(tmp_path / "run", **KINDS[kind])
-  file = exports.write(model, "onnx", tmp_path)
-  session = onnxruntime.InferenceSession(file)
-  (found,) = session.run(["logits"], {"images": CENTRE.transpose(0, 3, 1, 2)})
   np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_stablehlo_runs_without_this_package(tmp_path):
-  model, logits = drawn(tmp_path / "run", input_scale=(0.5, 0.25, 2.0))
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnxruntime_gives_the_same_logits(kind, drawn, tmp_path):
+  onnxruntime = pytest.importorskip("onnxruntime")
+  _, model = drawn(kind)
+  file = exports.write(model, "onnx", tmp_path)
+  session = onnxruntime.InferenceSession(file)
+  (found,) = session.run(["logits"], {"images": CENTRE.transpose(0, 3, 1, 2)})
+  assert_logits(found, model)
+
+
+def test_stablehlo_runs_without_this_package(drawn, tmp_path):
+  _, model = drawn("linear")
   file = exports.write(model, "stablehlo", tmp_path)
   np.save(tmp_path / "images.npy", CENTRE)
   program = """
@@ -109,17 +121,16 @@ np.save(sys.argv[3], each[1])
      tmp_path / "logits.npy"],
     cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": ""},
   )  # fmt: skip
-  found = np.load(tmp_path / "logits.npy")
-  np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+  assert_logits(np.load(tmp_path / "logits.npy"), model)
 
 
-def test_torch_computes_with_the_state_dict(tmp_path):
+def test_torch_computes_with_the_state_dict(drawn, tmp_path):
   torch = pytest.importorskip("torch")
   functional = torch.nn.functional
-  model, logits = drawn(tmp_path / "run", **KINDS["caffe"])
+  folder, model = drawn("caffe")
   file = exports.write(model, "torch", tmp_path)
   state = torch.load(file, weights_only=True)
-  mean = np.load(tmp_path / "run" / "mean_image.npy")[2:69, 2:69]
+  mean = np.load(folder / "mean_image.npy")[2:69, 2:69]
   x = torch.tensor((CENTRE - mean).transpose(0, 3, 1, 2))
   # The paper's net in Caffe's manner; every window passes the edge or fits.
   for name, stride, padding, groups, normed, pooled in (
@@ -140,48 +151,102 @@ def test_torch_computes_with_the_state_dict(tmp_path):
   for name in ("fc6", "fc7", "fc8"):
     x = functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
     x = x if name == "fc8" else torch.relu(x)
-  np.testing.assert_allclose(x.numpy(), logits, rtol=1e-4, atol=1e-5)
+  assert_logits(x.numpy(), model)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
 @pytest.mark.parametrize("net", ["paper", "apart"])
-def test_what_goes_out_comes_back_bit_by_bit(kind, net, tmp_path):
+def test_a_net_is_the_same_to_the_bit_when_imported_again(
+  kind, net, drawn, tmp_path
+):
   pytest.importorskip(kind)
-  folders = [tmp_path / name for name in ("run", "out", "back")]
-  run, out, back = folders
-  model, logits = drawn(run, **KINDS[net])
-  convert.send_out(run, out, kind)
-  convert.bring_in(out / f"alexnet{exports.KINDS[kind].suffix}", back)
+  run, model = drawn(net)
+  out, back = tmp_path / "out", tmp_path / "back"
+  convert.export_run(run, out, kind)
+  file = out / f"alexnet{exports.KINDS[kind].suffix}"
+  convert.import_file(file, back)
   again = alexnet_jax.load(back)
   digests = [checkpoint.digest(m.members[0]) for m in (model, again)]
   assert digests[0] == digests[1]
   assert again.config == model.config
   assert again.class_names == NAMES
-  np.testing.assert_array_equal(again.features(IMAGES, "fc8"), logits)
-  for file in ("mean_image.npy", "colour_pca.json"):
-    assert (run / file).read_bytes() == (back / file).read_bytes()
+  for name in ("mean_image.npy", "colour_pca.json"):
+    assert (run / name).read_bytes() == (back / name).read_bytes()
+  # Without its config, channels of Caffe's nets would be turned once more.
+  shutil.copy(file, tmp_path)
+  for path, options, words in (
+    (tmp_path / file.name, {}, "this package wrote the file, and needs what"),
+    (file, {"net": "torchvision"}, "drop --net"),
+  ):
+    with pytest.raises(errors.InputError, match=words):
+      convert.import_file(path, tmp_path / "new", **options)
+  config = run_files.read_config(out).unlock()
+  config.network.fc8.units = config.num_classes = 7
+  run_files.write_config(out, config)
+  with pytest.raises(errors.InputError, match=r"another net: fc8\.weight is"):
+    convert.import_file(file, tmp_path / "new")
+  assert not (tmp_path / "new").exists()
 
 
-def test_commands_tell_what_they_wrote_and_leave_nothing_of_a_failure(tmp_path):
-  write_run(tmp_path / "run", small_config())
-  flags = (f"--from={tmp_path}/run", f"--output={tmp_path}/out")
-  done = command("convert", *flags, "--to=safetensors")
+def test_torchvisions_net_goes_out_by_its_own_names(tmp_path):
+  foreign = pytest.importorskip("foreign")
+  torch = pytest.importorskip("torch")
+  state = foreign.draw(foreign.torchvision_shapes(5, fc=16))
+  foreign.write_pth(tmp_path / "in.pth", state)
+  convert.import_file(tmp_path / "in.pth", tmp_path / "run")
+  convert.export_run(tmp_path / "run", tmp_path / "out", "torch")
+  again = torch.load(tmp_path / "out" / "alexnet.pth", weights_only=True)
+  assert list(again) == list(state)
+  for name, values in state.items():
+    np.testing.assert_array_equal(again[name].numpy(), values)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"crop_size_px": 112},
+    {"network.conv1.ceil_mode": True},
+    {"network.activation": "tanh"},
+    {"network.dropout_rescaled": False},
+  ],
+)
+def test_what_torchvisions_class_does_not_compute_has_other_names(change):
+  """Its class would take the weights, and give other numbers."""
+  known = nets.config_of(
+    nets.NETS["torchvision"],
+    arrays.LoadedWeights({}, floor_pools=(True,) * 3),
+  )
+
+  def is_torchvision(config):
+    network = networks.from_config(config)
+    found = {
+      name: np.broadcast_to(np.float32(0), shape)
+      for name, shape in arrays.shapes(network).items()
+    }
+    return nets.is_torchvision(network, config, found)
+
+  assert is_torchvision(known)
+  other = known.copy_and_resolve_references().unlock()
+  other.update_from_flattened_dict(change)
+  assert not is_torchvision(other)
+
+
+def test_commands_print_what_they_wrote_and_leave_nothing_of_a_failure(
+  drawn, tmp_path, capsys
+):
+  flags = (f"--from={drawn('linear')[0]}", f"--output={tmp_path}/out")
+  done = run_in_process(capsys, "convert", *flags, "--to=safetensors")
   assert done.returncode == 0, done.stderr
   assert "[N, 3, 67, 67]" in done.stdout
-  assert json.loads((tmp_path / "out" / "config.json").read_text())["network"]
   before = sorted(tmp_path.rglob("*"))
-  failed = command("convert", *flags, "--to=safetensors")
-  assert failed.returncode == 1
-  assert failed.stderr.startswith("error: output=")
-  assert "exists; choose another" in failed.stderr
-  assert len(failed.stderr.splitlines()) == 1
-  with pytest.raises(errors.InputError, match="Did you mean 'safetensors'"):
-    convert.send_out(tmp_path / "run", tmp_path / "new", "safetensor")
+  failed = run_in_process(capsys, "convert", *flags, "--to=safetensors")
+  assert_refused(failed, "output=", "exists; choose another")
   assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_ensemble_is_no_single_net(tmp_path):
-  write_run(tmp_path / "run", small_config(ensemble=2), seeds=(0, 1))
-  with pytest.raises(errors.InputError, match="2 nets of an ensemble"):
-    convert.send_out(tmp_path / "run", tmp_path / "out", "onnx")
+def test_an_ensemble_cannot_be_exported(tmp_path):
+  config = small_config(ensemble=2, **TWO_LAYERS)
+  write_run(tmp_path / "run", config, seeds=(0, 1))
+  with pytest.raises(errors.InputError, match="ensemble of 2 nets"):
+    convert.export_run(tmp_path / "run", tmp_path / "out", "onnx")
   assert [path.name for path in tmp_path.iterdir()] == ["run"]

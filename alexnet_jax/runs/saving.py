@@ -1,0 +1,210 @@
+"""Saving the states of a run in the background, also on a full disk."""
+
+import contextlib
+import dataclasses
+import errno
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from alexnet_jax.runs import checkpoint, logs
+from alexnet_jax.runtime import errors, hosts
+from alexnet_jax.steps import TrainState
+
+_SAVE_AGAIN_S = 60  # After a failed save, while training goes on.
+_RETRY_S = 10  # After a failed save that is waited for.
+_TIMEOUT_S = 300  # For the other processes, when one of them cannot save.
+
+
+class Saver:
+  """Saves the states of a run, one at a time, in the background.
+
+  A failed save prints a warning and leaves no checkpoint; the run goes on.
+  All processes of a run call the methods in the same order.
+  """
+
+  def __init__(
+    self,
+    workdir: Path,
+    *,
+    keep: int,
+    every_minutes: float | None,
+    log: logs.NullLogger,
+    best_step: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+  ):
+    """Opens the checkpoints of a run.
+
+    Args:
+      workdir: folder of the run.
+      keep: number of the newest checkpoints to keep, besides the best one.
+      every_minutes: time between two checkpoints, for `is_due`.
+      log: prints the warnings. It is flushed before each save, so that a
+        resumed run finds the records of all steps before the checkpoint.
+      best_step: checkpoint that is kept until a better one is saved.
+      should_stop: tells a save that is waited for to give up.
+    """
+    self._workdir = workdir.absolute()
+    self._keep = keep
+    self._every_s = 60 * every_minutes if every_minutes else float("inf")
+    self._log = log
+    self._best_step = best_step
+    self._should_stop = should_stop
+    self._failed = False
+    self._tried_at = time.monotonic()
+    self._thread: threading.Thread | None = None
+    self._checkpointer = _open_checkpointer()
+
+  def __enter__(self) -> "Saver":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_) -> None:
+    """Waits for the save that is under way."""
+    self.wait()
+    self._checkpointer.close()
+
+  def is_due(self) -> bool:
+    """Whether to save now, by the clock of process 0: the same in all."""
+    every_s = self._every_s
+    if self._failed:
+      every_s = min(every_s, _SAVE_AGAIN_S)
+    return hosts.from_first(time.monotonic() - self._tried_at >= every_s)
+
+  def save(
+    self,
+    state: TrainState,
+    progress: checkpoint.Progress,
+    *,
+    wait: bool = False,
+    retry: bool = True,
+  ) -> bool:
+    """Saves a state; its files are written while the next steps run.
+
+    Args:
+      state: the state after a step.
+      progress: goes with it.
+      wait: whether to return only when the checkpoint and the log are on disk.
+      retry: whether to try again when a save that is waited for fails, until
+        `should_stop`.
+
+    Returns:
+      Whether the checkpoint is on disk, or its files are being written.
+
+    Raises:
+      InputError: the parameters are not finite, or a save that is waited for
+        failed and is not tried again.
+    """
+    self._start(state, progress)
+    if not wait:
+      return not self._failed
+    while not hosts.from_first(self.wait() and self._log.flush()):
+      if not retry or self._should_stop():
+        raise errors.InputError(
+          f"step {int(state.step)} could not be saved."
+          f" {checkpoint.describe_latest(self._workdir)}"
+        )
+      time.sleep(_RETRY_S)
+      self._start(state, progress)
+    return True
+
+  def wait(self) -> bool:
+    """Waits for the save that is under way; returns whether it succeeded."""
+    if self._thread:
+      self._thread.join()
+    return not self._failed
+
+  def _start(self, state: TrainState, progress: checkpoint.Progress) -> None:
+    self._log.flush()
+    self.wait()
+    step = int(state.step)
+    if not _all_finite(state.params):
+      raise errors.InputError(
+        f"the parameters are not finite after step {step}, which is not saved;"
+        f" lower learning_rate. {checkpoint.describe_latest(self._workdir)}"
+      )
+    self._failed, self._tried_at = False, time.monotonic()
+    with self._report_errors(step):
+      self._check_free_space(state)
+      self._checkpointer.save(
+        checkpoint.unfinished_folder(self._workdir, step),
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          opt_state=ocp.args.StandardSave(state.opt_state),
+          plateau=ocp.args.StandardSave(state.plateau),
+          progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+        ),
+        force=True,
+      )
+      self._thread = threading.Thread(
+        target=self._finish, args=(step, progress.best_step)
+      )
+      self._thread.start()
+
+  def _check_free_space(self, state: TrainState) -> None:
+    # TensorStore prints a traceback for each array that it cannot write.
+    arrays = jax.tree.leaves((state.params, state.opt_state))
+    needed = sum(array.nbytes for array in arrays)
+    free = shutil.disk_usage(self._workdir).free
+    if hosts.from_first(free < needed):
+      raise OSError(
+        errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
+      )
+
+  def _finish(self, step: int, best_step: int | None) -> None:
+    """Makes a checkpoint of the files of Orbax, and removes old ones."""
+    with self._report_errors(step):
+      self._checkpointer.wait_until_finished()
+      if hosts.is_first():
+        checkpoint.commit(self._workdir, step)
+        if step == best_step:
+          self._best_step = step
+        for old in checkpoint.steps_of(self._workdir)[: -self._keep]:
+          if old != self._best_step:
+            checkpoint.remove(self._workdir, old)
+
+  @contextlib.contextmanager
+  def _report_errors(self, step: int) -> Iterator[None]:
+    """Turns an error into a warning: a run survives a full disk."""
+    try:
+      yield
+    # Orbax and TensorStore raise errors of many types for a disk that is full,
+    # read-only or gone.
+    except Exception as e:
+      self._failed, self._tried_at = True, time.monotonic()
+      # Another file may have failed too, which the next save would raise.
+      with contextlib.suppress(Exception):
+        self._checkpointer.close()
+      self._checkpointer = _open_checkpointer()
+      if hosts.is_first():
+        checkpoint.clean(self._workdir)
+      # A process without a log may be the only one that has this error.
+      tell = self._log.print if hosts.is_first() else print
+      # TensorStore quotes long paths, and then lines of its own code.
+      text = re.sub(r'"/[^"]*"|\[source locations[\s\S]*', "", str(e))
+      tell(
+        f"WARNING: step {step} could not be saved ({errors.reason(e, text)})."
+        f" Make room in {self._workdir}; the run goes on and tries again in"
+        f" {_SAVE_AGAIN_S} s. {checkpoint.describe_latest(self._workdir)}"
+      )
+
+
+def _open_checkpointer() -> ocp.AsyncCheckpointer:
+  return ocp.AsyncCheckpointer(
+    ocp.CompositeCheckpointHandler(),
+    async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_S),
+  )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+  leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(leaves))

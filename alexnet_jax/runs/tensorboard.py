@@ -1,0 +1,64 @@
+"""TensorBoard's event files, for scalars alone."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# tensorboardX imports torch where it is installed, which takes seconds. For an
+# import, a module that is None is not installed.
+try:
+  sys.modules.setdefault("torch", None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2
+finally:
+  if sys.modules["torch"] is None:
+    del sys.modules["torch"]
+
+_event_pb2: Any = event_pb2  # Protobuf makes its classes on import.
+
+
+class ScalarWriter:
+  """Writes scalars by step; what a full disk does not take is left out.
+
+  SummaryWriter of tensorboardX blocks for ever after its thread has met a full
+  disk. The EventsWriter inside it has no thread, and raises OSError.
+  """
+
+  def __init__(self, folder: Path, first_step: int):
+    """Opens a folder.
+
+    Args:
+      folder: made if it does not exist; may hold files of an earlier process.
+      first_step: readers drop what those files have of this step and later.
+    """
+    folder.mkdir(exist_ok=True)
+    self._prefix = str(folder / "events")
+    self._writer: EventsWriter | None = None
+    start = _event_pb2.SessionLog.START
+    self._write(step=first_step, session_log={"status": start})
+
+  def write(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes the scalars of a step by their names."""
+    values = [{"tag": k, "simple_value": v} for k, v in scalars.items()]
+    self._write(step=step, summary={"value": values})
+
+  def close(self) -> None:
+    """Closes the file."""
+    writer, self._writer = self._writer, None
+    with contextlib.suppress(OSError):
+      if writer:
+        writer.close()
+
+  def _write(self, **fields: Any) -> None:
+    event = _event_pb2.Event(wall_time=time.time(), **fields)
+    try:
+      # The name has seconds alone, and would replace a file of this second.
+      suffix = f".{time.time_ns()}"
+      self._writer = self._writer or EventsWriter(self._prefix, suffix)
+      self._writer.write_event(event)
+      self._writer.flush()
+    except OSError:
+      # Readers stop at an event that is cut; the next one has a new file.
+      self.close()

@@ -1,0 +1,160 @@
+"""The report as one HTML file: tables by Jinja, learning curves by Bokeh.
+
+Bokeh's script is copied into the page, which therefore needs no network.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from bokeh import embed, models, plotting, resources
+
+from alexnet_jax.tools.report import curves, reader, tables
+
+_METRICS = {
+  "top1_error": "top-1 error (%)",
+  "top5_error": "top-5 error (%)",
+  "loss": "loss (nats per image)",
+  "learning_rate": "learning rate (conv weights)",
+}
+_AXES = {"epoch": "epoch", "step": "step"}
+# Bokeh escapes the values. The style covers that of Bokeh, which has one theme.
+_TOOLTIP = """<div style="background: var(--raised); color: var(--ink);
+ margin: -5px; padding: 6px 10px; max-width: 260px; overflow-wrap: anywhere">
+<b>@name</b> @split<br>@axis $snap_x{%.6g}: <b>$snap_y{%.5g}</b></div>"""
+
+
+class Report(NamedTuple):
+  """What the page and the plots for print show."""
+
+  found: reader.Found
+  groups: list[curves.Group]
+  tables: list[tables.Table]
+
+
+def collect(found: reader.Found) -> Report:
+  """Returns the curves and tables of what was read."""
+  groups = curves.groups_of(found)
+  return Report(found, groups, tables.error_tables(found, groups))
+
+
+def render(report: Report) -> str:
+  """Returns the HTML of a report; nothing in the data can act as markup."""
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True, loader=jinja2.FileSystemLoader(Path(__file__).parent),
+  )  # fmt: skip
+  environment.filters |= {
+    "png": tables.as_png,
+    "figure": figure,
+    "label": tables.label,
+  }
+  environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+  lines = [x for number, each in enumerate(report.groups)
+           for x in _lines(number, each)]  # fmt: skip
+  splits = {line["split"] for line in lines}
+  known = [split for split in reader.SPLITS if split in splits]
+  return environment.get_template("report.html").render(
+    filters=tables.filters(report.found),  # First, as it adds notes.
+    **report._asdict(),
+    metrics=_present(_METRICS, [line["y"] for line in lines]),
+    axes=_present(_AXES, [line["x"] for line in lines]),
+    splits=[*known, *sorted(splits.difference(known))],
+    differences=tables.config_differences(report.found),
+    confusions=tables.worst_confusions(report.found),
+    bokeh=resources.Resources("inline", components=["bokeh"]).js_raw[0],
+    data={"plot": embed.json_item(_chart()), "lines": lines},
+  )
+
+
+def _present(labels: dict[str, str], columns: list[Any]) -> dict[str, str]:
+  return {k: text for k, text in labels.items() if any(k in x for x in columns)}
+
+
+def _lines(number: int, group: curves.Group) -> list[dict[str, Any]]:
+  """Returns the lines of a group, as the page's script expects them."""
+  count = len(group.finished)
+  named = [
+    (x.name, "seed" if count > 1 else "only", x.curves)
+    if x.run.outcome == reader.FINISHED
+    else (f"{x.name} ({x.run.outcome})", "failed", x.curves)
+    for x in group.seeds
+  ]
+  if count > 1:
+    named.append((f"{group.name}, mean of {count}", "mean", group.means()))
+  return [
+    {
+      "group": number,
+      "name": name,
+      "kind": kind,
+      "split": split,
+      "x": {axis: _rounded(x) for axis, x in curve.x.items()
+            if np.isfinite(x).any()},
+      "y": {metric: _band(metric, y) for metric, y in curve.values.items()},
+    }
+    for name, kind, by_split in named
+    for split, curve in by_split.items()
+  ]  # fmt: skip
+
+
+def _band(metric: str, values: np.ndarray) -> list[list[float | None]]:
+  """Returns mean, low and high, or the mean alone if all are equal."""
+  values = values * (100 if "error" in metric else 1)
+  is_line = np.array_equal(values[1], values[2], equal_nan=True)
+  return [_rounded(x) for x in (values[:1] if is_line else values)]
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+  """Returns five digits of each value, whole numbers as int, NaN as None."""
+  return [
+    None if x != x else int(x) if x == int(x) else float(f"{x:.5g}")
+    for x in values.tolist()
+  ]
+
+
+def _chart() -> plotting.figure:
+  """Returns an empty chart, which the page's script fills."""
+  zoom = models.BoxZoomTool()
+  plot = plotting.figure(
+    sizing_mode="stretch_both", toolbar_location="above", active_drag=zoom,
+    tools=[zoom, models.PanTool(), models.WheelZoomTool(), models.ResetTool()],
+    background_fill_color=None, border_fill_color=None, outline_line_color=None,
+    min_border_right=12,
+  )  # fmt: skip
+  plot.toolbar.logo = None
+  plot.axis.minor_tick_line_color = None
+  plot.axis.major_tick_in = 0
+  plot.xgrid.visible = False
+  bands, lines, ends = (
+    models.ColumnDataSource({name: [] for name in columns.split()})
+    for columns in (
+      "xs ys colour alpha",
+      "xs ys colour alpha dash width name split axis",
+      "x y colour alpha marker name split axis",
+    )
+  )
+  plot.patches(
+    "xs", "ys", source=bands, name="bands", line_width=0, fill_color="colour",
+    fill_alpha="alpha",
+  )  # fmt: skip
+  plot.multi_line(
+    "xs", "ys", source=lines, name="lines", line_color="colour",
+    line_dash="dash", line_alpha="alpha", line_width="width", line_join="round",
+  )  # fmt: skip
+  dots = plot.scatter(
+    "x", "y", source=ends, name="ends", marker="marker", size=7,
+    color="colour", alpha="alpha",
+  )  # fmt: skip
+  # An invisible wide line is what the pointer has to meet.
+  wide = plot.multi_line("xs", "ys", source=lines, line_alpha=0, line_width=14)
+  plot.add_tools(models.HoverTool(
+    tooltips=_TOOLTIP, renderers=[wide, dots], limit=5, show_arrow=False,
+    visible=False, formatters={"$snap_x": "printf", "$snap_y": "printf"},
+  ))  # fmt: skip
+  return plot
+
+
+def figure(value: float, column: str, digits: int = 4) -> str:
+  """Returns a figure of a table as text, errors in per cent."""
+  return f"{100 * value:.2f}" if "error" in column else f"{value:.{digits}g}"

@@ -1,0 +1,106 @@
+"""What a run records: each line once and whole, also when the disk is full."""
+
+import json
+
+import pytest
+from limits import no_file_grows_beyond
+from tensorboardX.proto import event_pb2
+
+from alexnet_jax.runs import logs, tensorboard
+from alexnet_jax.runtime.errors import InputError
+
+# TensorBoard's file is dropped with what it could not write.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+FIGURES = (
+  "epoch", "loss", "top1_error", "top5_error", "learning_rate",
+  "images_per_second", "input_wait",
+)  # fmt: skip
+
+
+def record(step, split="train"):
+  return {"step": step, "split": split, **dict.fromkeys(FIGURES, 0.5)}
+
+
+def lines(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_lines_wait_for_room_and_none_is_cut(room, tmp_path, capsys):
+  file = tmp_path / "metrics.jsonl"
+  with logs.Logger(tmp_path, 0, True, 9) as log:
+    log.record(record(1))
+    before = file.read_bytes()
+    with no_file_grows_beyond(len(before) + room):
+      for step in (2, 3):
+        log.record(record(step))
+        assert file.read_bytes() == before
+      assert not log.flush()
+    assert "WARNING: 2 lines of" in capsys.readouterr().out
+    log.record(record(4))
+    assert log.flush()
+  assert lines(tmp_path) == [record(n) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_resumed_run_drops_the_lines_after_its_checkpoint(evaluated, tmp_path):
+  """They are written again; a validation that is still due is, too."""
+  before = [record(5), record(10), record(10, "validation"), record(15)]
+  with logs.Logger(tmp_path, 0, True, 20) as log:
+    for each in before:
+      log.record(each)
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 16, "spl')  # A kill.
+  for resume in (logs.Logger, logs.NullLogger):
+    more = [20] if resume is logs.Logger else []
+    with resume(tmp_path, 10, evaluated, *more) as log:
+      assert log.has(10, "train")
+      assert log.has(10, "validation") == evaluated
+      assert not log.has(15, "train")
+  assert lines(tmp_path) == before[: 3 if evaluated else 2]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"step": "1", "split": ""}'])
+def test_damaged_line_is_refused_if_it_is_not_the_last(line, tmp_path):
+  file = tmp_path / "metrics.jsonl"
+  good = json.dumps(record(1))
+  file.write_text(f"{good}\n{line}\n")
+  assert logs.read_metrics(tmp_path) == [record(1)]
+  file.write_text(f"{good}\n{line}\n{good}\n")
+  with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
+    logs.read_metrics(tmp_path)
+
+
+def events(file):
+  """The whole events of a file; the format is TFRecord."""
+  data = file.read_bytes()
+  while len(data) >= 12:  # length, its CRC, event, its CRC
+    end = 16 + int.from_bytes(data[:8], "little")
+    if len(data) < end:
+      return
+    yield event_pb2.Event.FromString(data[12 : end - 4])
+    data = data[end:]
+
+
+def test_tensorboard_goes_on_after_a_full_disk(tmp_path):
+  """SummaryWriter of tensorboardX would block at the tenth event."""
+  scalars = tensorboard.ScalarWriter(tmp_path, 7)
+  scalars.write(7, {"train/loss": 7.0})
+  with no_file_grows_beyond(200):
+    for step in range(8, 30):
+      scalars.write(step, {"train/loss": step})
+  scalars.write(30, {"train/loss": 30.0})
+  scalars.close()
+  found, starts = {}, []
+  for file in sorted(tmp_path.iterdir()):
+    for event in events(file):
+      if event.session_log.status == event_pb2.SessionLog.START:
+        starts.append(event.step)
+      for value in event.summary.value:
+        found[value.tag, event.step] = value.simple_value
+  assert starts == [7]  # From here on readers drop what was there before.
+  for step in (7, 30):
+    assert found["train/loss", step] == step

@@ -1,0 +1,69 @@
+"""The folder of a run: who may write there, and whose run it is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_jax.configs import quickstart
+from alexnet_jax.runs import run_files
+from alexnet_jax.runtime.errors import InputError
+
+
+def claim(workdir, **fields):
+  config = quickstart.get_config()
+  config.update(fields)
+  with run_files.claim_workdir(workdir, config):
+    pass
+
+
+def test_lock_is_held_by_a_living_program_alone(tmp_path):
+  claim(tmp_path)
+  code = "import fcntl, sys, time\nlock = open(sys.argv[1], 'w')\n"
+  code += "fcntl.flock(lock, fcntl.LOCK_EX)\nprint(flush=True)\ntime.sleep(99)"
+  other = subprocess.Popen(
+    [sys.executable, "-c", code, tmp_path / ".lock"], stdout=subprocess.PIPE
+  )
+  with other:
+    other.stdout.readline()
+    with pytest.raises(InputError, match="in use by another program"):
+      claim(tmp_path)
+    other.kill()
+  claim(tmp_path)
+
+
+def test_run_of_another_config_is_refused_but_for_what_may_change(tmp_path):
+  claim(tmp_path)
+  before = (tmp_path / "config.json").read_bytes()
+  with pytest.raises(InputError, match=r"learning_rate \(0\.01 there, 0\.5 as"):
+    claim(tmp_path, learning_rate=0.5)
+  assert (tmp_path / "config.json").read_bytes() == before
+  claim(tmp_path, log_every_steps=7)
+  assert run_files.read_config(tmp_path).log_every_steps == 7
+
+
+def test_run_that_is_older_than_a_field_is_read_and_resumed(tmp_path):
+  """With the value by which the code did what it did without the field."""
+  claim(tmp_path)
+  file = tmp_path / "config.json"
+  saved = json.loads(file.read_text())
+  del saved["momentum"]
+  file.write_text(json.dumps(saved))
+  assert run_files.read_config(tmp_path).momentum == 0.9
+  claim(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_damaged_config_is_refused(text, tmp_path):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(InputError, match=r"holds no run \(config\.json: "):
+    run_files.read_config(tmp_path)
+  with pytest.raises(InputError, match=str(tmp_path)):
+    claim(tmp_path)
+
+
+def test_workdir_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match=r"run' cannot be written \(Not a dir"):
+    claim(tmp_path / "file" / "run")
