@@ -41,7 +41,7 @@ def from_config(
 
   Args:
     config: a whole config.
-    statistics: has `mean_image`, `colour_axes` and `colour_sds`, as above.
+    statistics: of the data set, from `data.statistics`.
     num_examples: size of the training split; needed to train, not to test.
   """
   epochs, steps = config.colour_noise_epochs, 2**31 - 1
@@ -62,10 +62,7 @@ def from_config(
 
 
 def example_keys(seed: Any, step: Any, example_index_B: jax.Array) -> jax.Array:
-  """Returns a random key per example, by its place in the whole batch.
-
-  So what is random about an example depends neither on resuming nor on layout.
-  """
+  """Returns a random key per example, in every layout the same."""
   step_key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.vmap(jax.random.fold_in, (None, 0))(step_key, example_index_B)
 
@@ -103,12 +100,10 @@ def _crop(
   return crop - lax.dynamic_slice(mean_image, start, (size, size, 3))
 
 
-def _scaled(images: jax.Array, augmentation: Augmentation) -> jax.Array:
-  """Returns images as the net sees them."""
-  scale = np.array(augmentation.input_scale, np.float32)
-  if (scale == 1).all():
+def _scaled(images: jax.Array, scale: tuple[float, ...]) -> jax.Array:
+  if scale == (1, 1, 1):
     return images
-  return images * jnp.asarray(scale).reshape((1,) * (images.ndim - 1) + (3,))
+  return images * jnp.array(scale).reshape((1,) * (images.ndim - 1) + (3,))
 
 
 def augment(
@@ -122,8 +117,8 @@ def augment(
 
   Args:
     images_BxHxWxC: uint8 [B, S, S, 3].
-    view_keys_B: random keys for crop and mirroring; equal keys, equal views.
-    colour_keys_B: random keys for the colour noise.
+    view_keys_B: random keys of crop and mirroring; equal keys, equal views.
+    colour_keys_B: random keys of the colour noise.
     step: steps done before.
     augmentation: what to do.
 
@@ -149,7 +144,7 @@ def augment(
     if a.colour_noise:
       shift = shifts @ jax.random.normal(colour_key, (3,))
       crop = (crop + shift[None, None, :]) / divisor
-    return _scaled(crop, a)
+    return _scaled(crop, a.input_scale)
 
   return jax.vmap(view)(images_BxHxWxC, view_keys_B, colour_keys_B)
 
@@ -178,16 +173,11 @@ def look(
 ) -> jax.Array:
   """Returns one view of each image less the mean image, for evaluation.
 
-  Args:
-    images_BxHxWxC: uint8 [B, S, S, 3].
-    view: a row of `views`.
-    augmentation: has the crop's side and the mean image.
-
-  Returns:
-    float32 [B, crop, crop, 3].
+  From uint8 [B, S, S, 3] and a row of `views` to float32 [B, crop, crop, 3].
   """
   a = augmentation
   crops = jax.vmap(_crop, (0, None, None, None))(
     images_BxHxWxC, jnp.asarray(a.mean_image), view[:2], a.crop_size_px
   )
-  return _scaled(jnp.where(view[2] > 0, crops[:, :, ::-1], crops), a)
+  crops = jnp.where(view[2] > 0, crops[:, :, ::-1], crops)
+  return _scaled(crops, a.input_scale)

@@ -20,19 +20,12 @@ VIEWS = (1, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-  """A net to evaluate.
+  """A net to evaluate."""
 
-  Attributes:
-    view_step: from `steps.make_view_step`.
-    params: of the net, on the mesh.
-    views: int32 [V, 3], from `augment.views`; their softmaxes are averaged.
-    weight: of the net beside the others.
-  """
-
-  view_step: Callable[..., jax.Array]
-  params: Any
-  views: np.ndarray
-  weight: float = 1.0
+  view_step: Callable[..., jax.Array]  # from `steps.make_view_step`
+  params: Any  # on the mesh
+  views: np.ndarray  # int32 [V, 3], from `augment.views`
+  weight: float = 1.0  # of the net beside the others
 
 
 @jax.jit
@@ -41,11 +34,7 @@ def _add(total_BxK: jax.Array, log_probabilities_BxK: jax.Array, share: Any):
 
 
 def log_mean_exp(parts: Iterable[tuple[float, jax.Array]]) -> Any:
-  """Returns the logarithm of the weighted mean of probabilities.
-
-  Args:
-    parts: a share and the log probabilities of each; the shares add up to 1.
-  """
+  """Returns the log of a mean of probabilities, from (share, log of each)."""
   total: Any = -math.inf
   for share, seen_BxK in parts:
     total = seen_BxK if share == 1 else _add(total, seen_BxK, np.float32(share))
@@ -74,13 +63,12 @@ def evaluate_nets(
     config: a whole config.
     mesh: where to compute.
     should_stop: asked before each batch.
-    on_batch: called with each batch on the mesh and the log probabilities
-      [B, K] of each net and then, of several, of all together; a row whose
-      `mask` is 0 is padding.
+    on_batch: called with each batch, in which a row of `mask` 0 is padding, and
+      the log probabilities [B, K] of each net and, of several, of all together.
 
   Returns:
-    The figures of each net, and then, of several, of all together; None if it
-    had to stop.
+    The figures of each net and, of several, of all together; None if it had to
+    stop.
 
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.
@@ -90,7 +78,7 @@ def evaluate_nets(
   totals: list[metrics.Totals] = [
     {} for _ in range(len(nets) + (len(nets) > 1))
   ]
-  # Rounded up to fit any number of devices; rows that are too many are padding.
+  # Rounded up to fit any number of devices; extra rows are padding.
   batch_size = -(-config.batch_size // mesh.size) * mesh.size
   shape = (batch_size,)
   (rows,) = placement.local_places(mesh, placement.BATCH, shape)
@@ -129,9 +117,9 @@ def evaluate_nets(
 def predictions(
   batch: steps.Batch, log_probabilities_BxK: jax.Array, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the label and the likeliest class of each image, without padding.
+  """Returns labels and likeliest classes of a batch, the same in all processes.
 
-  In every process those of all. The arguments are `on_batch`'s.
+  The first two arguments are `on_batch`'s; padding is left out.
   """
   best_B = jnp.argmax(log_probabilities_BxK, axis=1)
   labels, mask, best = jax.device_get(

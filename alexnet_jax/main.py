@@ -18,9 +18,8 @@ def main(_) -> None:
   asked = flags.FLAGS
   config, name = config_files.config()
   workdir = Path(asked.workdir or f"runs/{name}")
-  config = opened.with_pretrained_net(
-    config, config_files.overridden(), workdir
-  )
+  fields = config_files.overridden()
+  config = opened.with_pretrained_net(config, fields, workdir)
   cli.keep_memory()
   cli.keep_programs()
   with (
@@ -36,7 +35,7 @@ def main(_) -> None:
 
 def _define_flags() -> None:
   flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/NAME_OF_CONFIG by default."
+    "workdir", None, "Folder of the run; runs/CONFIG if none."
   )
   hosts.define_flags()
   config_files.define_config()

@@ -11,7 +11,7 @@ from alexnet_jax.parallel import collectives
 
 Sums = dict[str, jax.Array]
 Totals = dict[str, Any]
-"""Sums of many batches, as numbers on the host."""
+"""Sums of many batches on the host, a number each or one per member."""
 
 
 def sums(
@@ -22,15 +22,13 @@ def sums(
 ) -> Sums:
   """Returns what a batch adds to the loss and to the errors.
 
-  A label is among the best k if fewer than k classes beat it, ties going to
-  the lower class. A logit that is NaN is an error.
+  Of equal logits that of the lower class wins. A logit that is NaN is an error.
 
   Args:
     logits_BxK: float32; with `class_axes` this device's share of the classes.
     labels_B: integer classes.
     mask_B: float32, 1 for an example and 0 for padding.
-    class_axes: mesh axes that the classes are split over. Devices then exchange
-      four numbers per example, and no logits.
+    class_axes: mesh axes of the classes; devices exchange no logits.
 
   Returns:
     float32 scalars: `loss` in nats, `top1_errors`, `top5_errors`, `examples`.
@@ -68,11 +66,7 @@ def add(totals: Totals, sums: Sums) -> None:
 
 
 def means(totals: Totals) -> Totals:
-  """Returns loss in nats per example and errors as fractions from 0 to 1.
-
-  Args:
-    totals: added-up `sums`, one number each or one for each member.
-  """
+  """Returns loss in nats per example and errors as fractions from 0 to 1."""
   examples = totals["examples"]
   return {
     "loss": totals["loss"] / examples,

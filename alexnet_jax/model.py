@@ -24,19 +24,12 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A layer, and what it makes of one image.
-
-  Attributes:
-    layer: with its fields.
-    output_shape: [H, W, C] or [N].
-    parameters: number of weights and biases.
-    macs: multiply-accumulates.
-  """
+  """A layer, and what it makes of one image."""
 
   layer: "Layer"
-  output_shape: Shape
-  parameters: int
-  macs: int
+  output_shape: Shape  # [H, W, C] or [N]
+  parameters: int  # weights and biases
+  macs: int  # multiply-accumulates
 
 
 class Layer(nn.Module):
@@ -48,11 +41,7 @@ class Layer(nn.Module):
   input_ranks: ClassVar[tuple[int, ...]] = (1, 3)  # of [N] and [H, W, C]
 
   def describe(self, shape: Shape) -> Row:
-    """Returns the row for the shape of one image's input.
-
-    Raises:
-      ValueError: the layer cannot take that shape.
-    """
+    """Returns the row for an image's input shape; raises ValueError if bad."""
     if len(shape) not in self.input_ranks:
       wanted = "maps" if self.input_ranks == (3,) else "units, after Flatten"
       raise ValueError(f"it needs {wanted}")
@@ -63,10 +52,10 @@ class Layer(nn.Module):
         raise ValueError(f"{count} {what} are not divisible by {towers} towers")
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     y, variables = jax.eval_shape(self.init_with_output, jax.random.key(0), x)
-    params: Any = variables.get("params", {})
-    macs = params["kernel"].size * math.prod(y.shape[1:-1]) if params else 0
-    count = sum(array.size for array in params.values())
-    return Row(self, y.shape[1:], count, macs)
+    arrays = jax.tree.leaves(variables)
+    weights = sum(array.size for array in arrays if array.ndim > 1)
+    macs = weights * math.prod(y.shape[1:-1])
+    return Row(self, y.shape[1:], sum(array.size for array in arrays), macs)
 
   def local(self, parts: int, axis: str) -> "Layer":
     """Returns what one of `parts` devices along a mesh axis runs of it."""
@@ -233,19 +222,12 @@ class Flatten(Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A table: layers from the image to the logits, in two halves.
+  """A table: layers from the image to the logits, in two halves."""
 
-  Attributes:
-    input_size_px: side of the square RGB image.
-    towers: blocks that the channels of every layer are divided into.
-    features: layers up to and with `Flatten`.
-    classifier: fully connected layers and what stands between them.
-  """
-
-  input_size_px: int
-  towers: int
-  features: tuple[Layer, ...]
-  classifier: tuple[Layer, ...]
+  input_size_px: int  # side of the square RGB image
+  towers: int  # blocks that the channels of every layer are divided into
+  features: tuple[Layer, ...]  # up to and with Flatten
+  classifier: tuple[Layer, ...]  # fully connected
 
 
 class Half(nn.Module):
@@ -268,7 +250,6 @@ class AlexNet(nn.Module):
   dtype: Any = jnp.float32  # of the computation; parameters are float32
 
   def setup(self):
-    """Makes the two halves."""
     self.features = Half(self.network, "features")
     self.classifier = Half(self.network, "classifier")
 

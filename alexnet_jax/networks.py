@@ -1,7 +1,4 @@
-"""From a config to the table of a net, and from a table to its numbers.
-
-`alexnet summary --config=NAME` prints a table.
-"""
+"""From a config to the table of a net, and from a table to its numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +18,14 @@ def _lrn(net: Any, _: int) -> Layer:
   )
 
 
-def _max_pool(net: Any, ceil_mode: bool) -> Layer:
-  return model.MaxPool(net.pool_window, net.pool_stride, ceil_mode)
-
-
 LAYERS: dict[str, Callable[[Any, int], Layer]] = {
   "activation": lambda net, _: model.Activation(net.activation),
   "lrn": _lrn,
   "map_norm": lambda net, _: model.MapNorm(**net.map_norm.to_dict()),
-  "max_pool": lambda net, _: _max_pool(net, ceil_mode=True),
-  "max_pool_floor": lambda net, _: _max_pool(net, ceil_mode=False),
+  "max_pool": lambda net, _: model.MaxPool(net.pool_window, net.pool_stride),
+  "max_pool_floor": lambda net, _: model.MaxPool(
+    net.pool_window, net.pool_stride, False
+  ),
   "average_pool": lambda net, _: model.AveragePool(
     net.pool_window, net.pool_stride
   ),
@@ -38,16 +33,13 @@ LAYERS: dict[str, Callable[[Any, int], Layer]] = {
     net.dropout_rate, index, net.dropout_rescaled
   ),
 }
-"""What a word of a row's `then` stands for: from `config.network` and the place
-in the table to the layer."""
+"""By word of a row's `then`: (config.network, place in the table) -> layer."""
 
 
 def from_config(config: Any) -> Network:
   """Returns the table that a config describes.
 
-  Args:
-    config: a whole config; `network.layers` names the rows of `network` from
-      the image to the logits. configs/alexnet.py lists the fields of a row.
+  `network.layers` names the rows of `network` from the image to the logits.
 
   Raises:
     InputError: the shapes of two layers do not fit together.

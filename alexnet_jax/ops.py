@@ -1,9 +1,8 @@
 """The mathematics of AlexNet, forward and backward, on NHWC arrays.
 
 Sizes follow the original program (`layers-145.cfg`), which rounds up:
-`out = 1 + ceil((in + 2 padding - window) / stride)`. Beyond the right and
-bottom edge a convolution reads zeros and a pooling nothing. A layer can round
-down instead, as torch does.
+`out = 1 + ceil((in + 2 padding - window) / stride)`; or down, as torch. Beyond
+the right and bottom edge a convolution reads zeros and a pooling nothing.
 """
 
 import functools
@@ -16,10 +15,8 @@ from jax import lax
 from alexnet_jax.runtime import platforms
 from alexnet_jax.runtime.platforms import materialize
 
-Pads = tuple[tuple[int, int], ...]
-"""((top, bottom), (left, right)) in pixels."""
-Window = tuple[int, int, int]
-"""Rows, columns and channels."""
+Pads = tuple[tuple[int, int], ...]  # ((top, bottom), (left, right)) in pixels
+Window = tuple[int, int, int]  # rows, columns, channels
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -38,10 +35,7 @@ def fold_in(keys_B: jax.Array, value: int) -> jax.Array:
 def output_size(
   size: int, window: int, stride: int, padding: int = 0, ceil_mode: bool = True
 ) -> int:
-  """Returns the side in pixels of a convolution's or pooling's output.
-
-  All sizes are in pixels along one axis; with `ceil_mode` the last window may
-  pass the edge.
+  """Returns the pixels that a sliding window leaves along an axis.
 
   Raises:
     ValueError: the window is wider than the padded input.
@@ -102,10 +96,9 @@ def conv(
   ceil_mode: bool,
   towers: int,
 ) -> jax.Array:
-  """Convolves the channels of each tower with its own filters.
+  """Convolves the channels of each tower with its own filters, one by one.
 
-  Towers are convolved one by one: XLA's `feature_group_count` computes the
-  same and is 3 to 14 times slower on CPU.
+  XLA's `feature_group_count` does the same, 3 to 14 times slower on CPU.
 
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
@@ -181,8 +174,7 @@ def max_pool(
 ) -> jax.Array:
   """Takes the maximum of each window (paper 3.4).
 
-  The first maximum of a window gets its gradient, as in XLA's
-  select-and-scatter, which is slow on CPU.
+  Its gradient goes to the first maximum, as in XLA, whose own is slow on CPU.
 
   Args:
     x_BxHxWxC: input; no NaN.
@@ -217,7 +209,7 @@ def _unpool(
   window: int,
   stride: int,
 ) -> jax.Array:
-  """Adds up on each pixel the gradients of the windows over it: [B, *sides, C].
+  """Adds up on each pixel the gradients of its windows: [B, *sides, C].
 
   The pixels are taken in blocks of stride x stride. Each window begins with a
   block, so the same few windows, counted from the block, cover all its pixels.
@@ -264,10 +256,7 @@ def _pixel_counts(x: jax.Array, window: int, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
-  """Averages the pixels of each window, without padding (layers-19pct.cfg).
-
-  Arguments and result are those of `max_pool`; sizes round up.
-  """
+  """Averages the pixels of each window, without padding (layers-19pct.cfg)."""
   total = _window_total(x_BxHxWxC, window, stride)
   return total / _pixel_counts(x_BxHxWxC, window, stride)
 

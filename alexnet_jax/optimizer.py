@@ -1,8 +1,7 @@
 """The paper's update (section 5) in optax, with its rates array by array.
 
-`v <- 0.9 v - rate (decay w + gradient); w <- w + v`. The rate stands inside
-the velocity v, so a lower rate does not shrink the velocity gathered before;
-`optax.sgd` multiplies by the rate after the momentum.
+`v <- 0.9 v - rate (decay w + gradient); w <- w + v`. A lower rate does not
+shrink the velocity v gathered before, as it would in `optax.sgd`.
 """
 
 import math
@@ -15,10 +14,10 @@ import optax
 
 from alexnet_jax import schedules
 from alexnet_jax.parallel import lars
+from alexnet_jax.runtime import platforms
 
 Rates = Callable[[Any, Any, Any], Any]
-"""From a tree of arrays, the step and the drops on a plateau to the learning
-rate of each array."""
+"""(arrays, step, drops on a plateau) -> learning rate of each array."""
 
 
 def from_config(
@@ -37,8 +36,9 @@ def from_config(
 
   Returns:
     A transformation of {"features": ...}, {"classifier": ...} or both, whose
-    `update` takes by name `step` (updates of the whole net done) and `drops`
-    (of the plateau); and the rate of the conv kernels by step and drops.
+    `update` also takes `step` (updates done), `drops` (of the plateau) and
+    `skip` (to change nothing); and the rate of the conv kernels by step and
+    drops.
   """
   schedule = schedules.from_config(config, num_examples, total_steps)
   transformations = [add_decayed_weights(config)]
@@ -56,7 +56,7 @@ def add_decayed_weights(config: Any) -> optax.GradientTransformation:
   exceptions = dict(config.weight_decay_of_layers)
 
   def decay_of(path, _):
-    if _is_kernel(path) or config.weight_decay_of_biases:
+    if path[-1].key == "kernel" or config.weight_decay_of_biases:
       return exceptions.get(path[-2].key, config.weight_decay)
     return 0.0
 
@@ -74,36 +74,32 @@ def momentum(
 ) -> optax.GradientTransformationExtraArgs:
   """Returns `v <- decay v - rate u; w <- w + v` for updates u (paper 5).
 
-  Where a rate is 0, neither the array nor its velocity changes (weights.cu).
-
-  Args:
-    decay: of the velocity v (paper: 0.9).
-    rates: learning rate of each array.
+  Where a rate is 0, neither w nor v changes (weights.cu).
   """
   trace: Any = optax.trace(decay)
 
-  def update(updates, state, params=None, *, step, drops=0, **_):
-    now = rates(updates, step, drops)
+  def update(updates, state, params=None, *, step, drops=0, skip=False, **_):
+    now = jax.tree.map(
+      lambda rate: jnp.where(skip, 0.0, rate), rates(updates, step, drops)
+    )
     steps = jax.tree.map(lambda rate, u: -rate * u, now, updates)
-    moves, new = trace.update(steps, state)
-
-    def where_moving(moved, still):
-      return jax.tree.map(
-        lambda rate, a, b: jnp.where(rate > 0, a, b), now, moved, still
-      )
-
-    zeros = optax.tree.zeros_like(updates)
-    velocity = where_moving(new.trace, state.trace)
-    return where_moving(moves, zeros), optax.TraceState(velocity)
+    _, moved = trace.update(steps, state)
+    # Materialized, so that XLA updates the weights in place.
+    velocity = jax.tree.map(
+      lambda rate, v, old: platforms.materialize(jnp.where(rate > 0, v, old)),
+      now,
+      moved.trace,
+      state.trace,
+    )
+    moves = jax.tree.map(
+      lambda rate, v: jnp.where(rate > 0, v, jnp.zeros_like(v)), now, velocity
+    )
+    return moves, optax.TraceState(velocity)
 
   return optax.GradientTransformationExtraArgs(
     trace.init,
     update,  # pyright: ignore[reportArgumentType]
   )
-
-
-def _is_kernel(path: Any) -> bool:
-  return path[-1].key == "kernel"
 
 
 def _rates(
@@ -141,7 +137,7 @@ def _rates(
       first = first_rates[half]
       if layer in config.reinit_layers:
         first *= config.learning_rate_of_reinit_layers
-      if _is_kernel(path):
+      if path[-1].key == "kernel":
         return newest(first * factor, layer, f"{layer}/kernel")
       rate = first * config.learning_rate_of_biases
       if config.biases_follow_schedule:

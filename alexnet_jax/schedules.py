@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Schedule = Callable[[Any, Any], Any]
-"""From the step and the drops on a plateau, both int32, to a factor of the
-first learning rate."""
+"""(step, drops on a plateau) -> factor of the first learning rate."""
 
 
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
@@ -69,19 +68,12 @@ def _power(base: float, exponent: Any) -> jax.Array:
 
 @flax.struct.dataclass
 class Plateau:
-  """What the validation errors of a run have come to.
+  """The best validation error, and what has followed from it."""
 
-  Attributes:
-    best_error: float32, the lowest so far.
-    stale: int32 evaluations since then, or since the last drop.
-    drops: int32 times that the rate was lowered.
-    stopped: bool, whether the run is to end.
-  """
-
-  best_error: jax.Array
-  stale: jax.Array
-  drops: jax.Array
-  stopped: jax.Array
+  best_error: jax.Array  # float32, the lowest so far
+  stale: jax.Array  # int32, evaluations since then or since the last drop
+  drops: jax.Array  # int32, how often the rate was lowered
+  stopped: jax.Array  # bool, whether the run is to end
 
   @classmethod
   def start(cls) -> "Plateau":
@@ -95,16 +87,11 @@ class Plateau:
     """Returns the state after an evaluation.
 
     After `patience` errors in a row that are not below the best, the rate is
-    lowered; after `max_drops` times, the run ends instead (paper 5: three).
-
-    Args:
-      error: of the validation split; of several members, of each.
-      patience: in evaluations.
-      max_drops: how often the rate is lowered.
+    lowered, or the run ends if it was lowered `max_drops` times (paper 5: 3).
     """
     error = jnp.float32(error)
     stale = jnp.where(error < self.best_error, 0, self.stale + 1)
-    full = stale >= patience
+    full = (stale >= patience) & ~self.stopped
     return Plateau(
       best_error=jnp.fmin(self.best_error, error),
       stale=jnp.where(full, 0, stale),

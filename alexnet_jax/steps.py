@@ -1,9 +1,8 @@
 """One step of training, and one of evaluation, as pure functions.
 
-Read `train_step` first. On one device `gather_params` and `reduce_grads` do
-nothing, and a step is augment -> forward -> backward -> update. `make_step`
-puts around it what a layout asks for: microbatches, One Weird Trick, an
-ensemble, several devices.
+Read `train_step` first: on one device `gather_params` and `reduce_grads` do
+nothing. `make_step` puts around it what a layout asks for: microbatches, One
+Weird Trick, an ensemble, several devices.
 """
 
 import dataclasses
@@ -40,18 +39,11 @@ Gradients = Callable[..., tuple[Any, metrics.Sums]]
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes; of an ensemble, stacked by member.
+  """Everything that a step changes; of an ensemble, stacked by member."""
 
-  Attributes:
-    step: int32 number of updates done.
-    params: {"features": ..., "classifier": ...} of float32 arrays.
-    opt_state: of the optimizer, for each half of params by itself.
-    plateau: what the validation errors have come to.
-  """
-
-  step: jax.Array
-  params: Any
-  opt_state: Any
+  step: jax.Array  # int32, updates done
+  params: Any  # {"features": ..., "classifier": ...} of float32 arrays
+  opt_state: Any  # of the optimizer, for each half of params by itself
   plateau: schedules.Plateau
 
 
@@ -67,14 +59,13 @@ def train_step(
 ) -> tuple[TrainState, metrics.Sums]:
   """Takes one step; of several devices, what each of them does.
 
-  A step whose loss or gradient is not finite changes neither parameters nor
-  optimizer, and `sums["nonfinite"]` tells which arrays it was.
+  A step whose loss or gradient is not finite changes nothing but its number.
 
   Args:
     state: before the step.
-    batch: this device's examples: uint8 images and int32 labels.
+    batch: this device's examples, uint8 images and int32 labels.
     example_index_B: their places in the whole batch.
-    seed: `config.seed`.
+    seed: `config.seed`, the root of all random keys.
     gradients: the forward and backward pass.
     tx: the optimizer.
     layout: who computes what.
@@ -86,13 +77,13 @@ def train_step(
   flags = collectives.nonfinite_flags(grads)
   nonfinite = collectives.count_nonfinite_shards(layout, flags)
   skip = jnp.any(nonfinite > 0) | ~jnp.isfinite(sums["loss"])
-  new = update(state, grads, tx)
-  # A member that has come to its end waits for the others.
-  new = select(skip | state.plateau.stopped, state, new)
+  # A member of an ensemble that has ended is not updated.
+  new = update(state, grads, tx, skip | state.plateau.stopped)
+  new = dataclasses.replace(new, step=state.step + 1)
   return new, sums | {"nonfinite": nonfinite}
 
 
-def update(state: TrainState, grads: Any, tx: Any) -> TrainState:
+def update(state: TrainState, grads: Any, tx: Any, skip: Any) -> TrainState:
   """Returns the state after an update of the halves that `grads` has."""
   params: Any = dict(state.params)
   opt_state: Any = dict(state.opt_state)
@@ -104,21 +95,10 @@ def update(state: TrainState, grads: Any, tx: Any) -> TrainState:
       old,
       step=state.step,
       drops=state.plateau.drops,
+      skip=skip,
     )
     params |= optax.apply_updates(old, updates)
   return dataclasses.replace(state, params=params, opt_state=opt_state)
-
-
-def select(skip: jax.Array, old: TrainState, new: TrainState) -> TrainState:
-  """Returns the new state one step on, or the old one if it is skipped."""
-  params, opt_state = jax.tree.map(
-    lambda a, b: jnp.where(skip, a, b),
-    (old.params, old.opt_state),
-    (new.params, new.opt_state),
-  )
-  return dataclasses.replace(
-    old, step=old.step + 1, params=params, opt_state=opt_state
-  )
 
 
 def loss_and_sums(
@@ -161,15 +141,8 @@ def make_step(
   """Returns the pure `(state, batch) -> (state, sums)` of training.
 
   Beside `metrics.sums`, `sums` has `nonfinite`: int32, above 0 for each array
-  whose gradient is not finite, in the order of `jax.tree.leaves`.
-
-  Args:
-    config: a whole config.
-    model: the net.
-    tx: the optimizer.
-    augmentation: from uint8 images to the net's input.
-    layout: who computes what.
-    mesh: from `placement.make_mesh`, of the layout's shape.
+  whose gradient is not finite, in the order of `jax.tree.leaves`. The mesh has
+  the layout's shape (`placement.make_mesh`).
   """
   model = model.clone(network=layout.local_network(model.network))
   loss = functools.partial(loss_and_sums, layout=layout)
@@ -180,7 +153,6 @@ def make_step(
       layout,
       loss,
       functools.partial(update, tx=tx),
-      select,
     )
   else:
     if layout.name in layouts.OWT:
@@ -219,8 +191,8 @@ def make_view_step(
 ) -> Callable[[Any, Batch, np.ndarray], jax.Array]:
   """Returns the jitted `(params, batch, views_Vx3) -> log_probabilities_BxK`.
 
-  A probability is the mean of the views' softmaxes (paper 4.1). All views are
-  seen at once, as one batch of V B images; `views_Vx3` is from `augment.views`.
+  A probability is the mean of the views' softmaxes (paper 4.1); `views_Vx3` is
+  from `augment.views`.
   """
 
   def view_step(params, batch, views_Vx3):

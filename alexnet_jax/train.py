@@ -1,24 +1,15 @@
-"""The training loop: take steps, record, validate, save; then test.
-
-What a run is made of, and how it is resumed, is in runs/setup.py.
-"""
+"""The training loop; runs/setup.py opens a run, new or resumed."""
 
 import collections
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from alexnet_jax import augment, evaluate
 from alexnet_jax.parallel import ensemble, placement
-from alexnet_jax.runs import diagnose, setup
-from alexnet_jax.runs.run import InFlight, Run
-
-Figures = list[dict[str, float]]
-"""Loss and errors of each net, and then, of several, of all together."""
+from alexnet_jax.runs import diagnose, ends, setup
+from alexnet_jax.runs.run import Figures, InFlight, Run
+from alexnet_jax.runtime.errors import InputTimeoutError
 
 
 def train_and_evaluate(
@@ -31,12 +22,11 @@ def train_and_evaluate(
   Args:
     config: a whole config; configs/alexnet.py lists its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-    should_stop: asked between steps and between the batches of an evaluation;
-      once it is true, the run is saved and can be resumed.
+    should_stop: called between steps; once true, the run saves and stops.
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step.
-    DivergedError: training came to nothing; the last checkpoint is kept.
+    DivergedError: training diverged or learned nothing.
   """
   with setup.open_run(config, workdir, should_stop) as run:
     if not train(run):
@@ -48,7 +38,7 @@ def train_and_evaluate(
 
 
 def train(run: Run) -> bool:
-  """Trains to the end; returns False if it has to stop before."""
+  """Trains to the end; returns False if it was stopped before."""
   while True:
     stop, improved = run.should_stop(), False
     if not run.progress.evaluated and not stop:
@@ -70,12 +60,16 @@ def train(run: Run) -> bool:
 def take_steps(run: Run) -> None:
   """Starts the next step, or those up to the next event as one program."""
   count = run.events.steps_until_next(run.step, run.steps_per_call)
-  with run.meter.waiting():
-    chunk = run.next_batches(count)
-  run.state, sums = run.step_fn(run.state, chunk)
+  try:
+    with run.meter.waiting():
+      batches = run.next_batches(count)
+  except InputTimeoutError:
+    finish_steps(run)  # Before the run is saved.
+    raise
+  run.state, sums = run.step_fn(run.state, *batches)  # steps.train_step
   run.progress.batches = run.feed.get_state()
   finish_steps(run)  # The metrics of step n - 1 are read while step n runs.
-  run.in_flight = InFlight(run.step + 1, count, sums, chunk)
+  run.in_flight = InFlight(run.step + 1, count, sums, run.steps_per_call > 1)
   run.step += count
   run.saved = False
   run.progress.evaluated = not run.events.validates(run.step)
@@ -94,8 +88,7 @@ def finish_steps(run: Run) -> None:
     if diagnose.is_finite(sums, nonfinite):
       finite.append(sums)
     else:
-      batch = in_flight.chunk.batch_of(step - in_flight.first)
-      diagnose.skip_or_raise(run, step, sums, nonfinite, batch)
+      diagnose.skip_or_raise(run, step, sums, nonfinite)
     run.log.advance(step, run.events.epoch(step))
   run.meter.add(finite)
   if run.events.logs(run.step):
@@ -103,19 +96,13 @@ def finish_steps(run: Run) -> None:
 
 
 def record_training(run: Run) -> None:
-  """Records the means since the last record; ends nets that are good enough."""
+  """Records the means since the last record; may end nets."""
   if not run.meter:
     return
   figures = run.meter.take()
   run.record("train", figures)
-  if target := run.config.stop_at_train_error:
-    error = run.of_members([each["top1_error"] for each in figures])
-    stopped = run.plateau.stopped | (error < target)
-    for member in np.flatnonzero(stopped & ~run.plateau.stopped):
-      who = f"member {member}: " if stopped.ndim else ""
-      run.log.print(f"{who}training error below {target:g}: the end")
-    run.set_plateau(dataclasses.replace(run.plateau, stopped=stopped))
-  diagnose.check_above_chance(run.config, run.step, figures)
+  ends.stop_at_train_error(run, figures)
+  ends.check_above_chance(run, figures)
 
 
 def validate(run: Run) -> bool | None:
@@ -131,7 +118,7 @@ def validate(run: Run) -> bool | None:
     return None
   run.record("validation", figures)
   if run.config.schedule == "plateau":
-    update_plateau(run, figures)
+    ends.update_plateau(run, figures)
   error, best = figures[-1]["top1_error"], run.progress.best_error
   improved = best is None or error < best
   run.progress.evaluated = True
@@ -140,19 +127,8 @@ def validate(run: Run) -> bool | None:
   return improved
 
 
-def update_plateau(run: Run, figures: Figures) -> None:
-  """Lowers the rate, or ends a net, whose error no longer falls."""
-  config = run.config
-  error = run.of_members([each["top1_error"] for each in figures])
-  new = jax.device_get(
-    run.plateau.after(error, config.plateau_patience, config.plateau_drops)
-  )
-  diagnose.print_plateau(run, new)
-  run.set_plateau(new)
-
-
 def test(run: Run) -> None:
-  """Evaluates the test split, and writes what the images were taken for."""
+  """Evaluates the test split; counts images by label and predicted class."""
   counts = collections.Counter()
 
   def count(batch, log_probabilities):
@@ -174,17 +150,13 @@ def evaluate_split(
   run: Run, split: str, views: int, on_batch: Any = None
 ) -> Figures | None:
   """Returns loss and errors on a split; None if it had to stop."""
-  config = run.config
-  seen = augment.views(views, config.image_size_px, config.crop_size_px)
+  seen = augment.views(views, run.config.image_size_px, run.config.crop_size_px)
   params = placement.replicate(run.eval_mesh, run.state.params)
-  nets = [
-    evaluate.Net(run.view_step, member, seen)
-    for member in ensemble.unstack(params, config.ensemble)
-  ]
+  members = ensemble.unstack(params, run.config.ensemble)
   return evaluate.evaluate_nets(
-    nets,
+    [evaluate.Net(run.view_step, member, seen) for member in members],
     run.splits[split],
-    config,
+    run.config,
     run.eval_mesh,
     should_stop=run.should_stop,
     on_batch=on_batch,

@@ -1,12 +1,8 @@
 """Views and nets put together, against numpy on the stored images."""
 
 import io
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +12,7 @@ import optax
 import oracles
 import pytest
 import tensorflow_datasets as tfds
-from absl import flags
-from commands import assert_refused
-from ml_collections import config_flags
+from commands import assert_refused, run_in_process
 from PIL import Image
 
 from alexnet_jax import augment, evaluate, model, networks, steps
@@ -28,19 +22,15 @@ from alexnet_jax.data.prepare import shapes
 from alexnet_jax.parallel import placement
 from alexnet_jax.runs import (
   checkpoint,
-  config_files,
   logs,
   run_files,
   saving,
   states,
 )
-from alexnet_jax.runtime import cli
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools.evaluate import evaluate_runs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-ROOT = Path(__file__).parents[1]
 
 
 class Net(NamedTuple):
@@ -169,6 +159,16 @@ def test_prediction_is_the_weighted_mean_of_the_softmaxes(
   assert found == pytest.approx(expected(parts), rel=1e-5)
 
 
+def test_predictions_are_of_each_image_once():
+  """Catches padding that is taken for images."""
+  mesh = placement.make_mesh(2)
+  log_probabilities = np.log([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.5, 0.5]])
+  labels = np.array([1, 1, 0, 0], np.int32)
+  batch = {"label": labels, "mask": np.float32([1, 1, 1, 0])}
+  found = evaluate.predictions(batch, log_probabilities, mesh)
+  np.testing.assert_array_equal(found, [[1, 1, 0], [1, 0, 0]])
+
+
 @pytest.fixture(scope="module")
 def workdirs(nets, data, tmp_path_factory):
   """Runs of the two nets, as training leaves them, each with its own mean."""
@@ -180,13 +180,9 @@ def workdirs(nets, data, tmp_path_factory):
     with run_files.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
       run_files.check_run_metadata(folder / name, dataset, held)
-      state = states.init_state(net.params, optax.trace(0.9))
-      with saving.Saver(
-        folder / name,
-        keep=1,
-        every_minutes=None,
-        log=logs.NullLogger(folder / name, 0, True),
-      ) as saver:
+      state = states.init_state([net.params], optax.trace(0.9))
+      log = logs.Logger(folder / name, 0, True, 1, is_first=False)
+      with saving.Saver(folder / name, net.config, log) as saver:
         saver.save(state, checkpoint.Progress({}, {}))
     made.append(folder / name)
   return made
@@ -202,20 +198,14 @@ def other_classes(workdirs):
   return workdir
 
 
-def command(*workdirs, **options):
+def command(capsys, *workdirs, **options):
   options = {"workdir": ",".join(map(str, workdirs)), **options}
-  return subprocess.run(
-    [sys.executable, "-m", "alexnet_jax", "evaluate"]
-    + [f"--{name}={value}" for name, value in options.items()],
-    cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-  )
+  flags = [f"--{name}={value}" for name, value in options.items()]
+  return run_in_process(capsys, "evaluate", *flags)
 
 
-def test_command_prints_the_figures_of_an_ensemble(workdirs, expected):
-  result = command(*workdirs, weights="2,1", views=10)
+def test_command_prints_the_figures_of_an_ensemble(capsys, workdirs, expected):
+  result = command(capsys, *workdirs, weights="2,1", views=10)
   assert result.returncode == 0, result.stderr
   (found,) = re.findall(
     r"^test, 21 images, 2 nets, ten views, step 0, 0: top-1 error (.*)%,"
@@ -267,7 +257,7 @@ def test_split_and_data_may_be_others_than_the_runs(
     ({"weights": [float("nan"), 1]}, ["--weights=nan,1 ", "positive"]),
     ({"weights": [1, float("inf")]}, ["--weights=1,inf ", "positive"]),
     ({"split": "tset"}, ["--split='tset'", "validation"]),
-    ({"data_dir": "nowhere"}, ["data_dir='nowhere' does not exist"]),
+    ({"data_dir": "nowhere"}, ["data_dir='nowhere' cannot be opened"]),
   ],
 )
 def test_bad_options_are_refused(options, words, workdirs):
@@ -277,8 +267,8 @@ def test_bad_options_are_refused(options, words, workdirs):
     assert word in str(error.value)
 
 
-def test_weights_that_are_words_are_refused(workdirs):
-  result = command(*workdirs, weights="two,1")
+def test_weights_that_are_words_are_refused(capsys, workdirs):
+  result = command(capsys, *workdirs, weights="two,1")
   assert_refused(result, "--weights=two,1", "numbers")
 
 
@@ -287,23 +277,8 @@ def test_no_workdir_is_refused():
     evaluate_runs([])
 
 
-# ml_collections loads a config by a method that is to go.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_default_workdir_of_ablations_is_one_name_to_evaluate(monkeypatch):
-  """Catches a comma in it, which parts the folders of an ensemble."""
-  path = "configs/ablations.py:tanh,no_mirror@cifar10"
-  monkeypatch.setattr(sys, "argv", ["main", f"--config={path}"])
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values)
-  values(sys.argv)
-  monkeypatch.setattr(cli.flags, "FLAGS", values)
-  config, name = config_files.config()
-  assert config.network.activation == "tanh"
-  assert name == "ablations-tanh+no_mirror@cifar10"
-
-
-def test_runs_of_other_classes_are_refused(workdirs, other_classes):
-  result = command(workdirs[0], other_classes)
+def test_runs_of_other_classes_are_refused(capsys, workdirs, other_classes):
+  result = command(capsys, workdirs[0], other_classes)
   assert_refused(result, str(other_classes), "classes")
 
 

@@ -17,6 +17,7 @@ from alexnet_jax.parallel import placement
 from alexnet_jax.runs import checkpoint, opened
 from alexnet_jax.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow  # It starts processes.
 SCALE = (0.5, 0.25, 0.5)
 LAYERS = {
   "network.layers": ("conv1", "conv3", "fc6", "fc8"),
@@ -204,9 +205,3 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
   assert set(errors["tuned"]) == set(range(3))
   for member, error in errors["tuned"].items():
     assert error < errors["drawn"][member] - 0.05
-
-
-def test_weights_alone_cannot_go_on(place):
-  place, _, _ = place
-  with pytest.raises(InputError, match=r"cannot resume.*init_from="):
-    checkpoint.restore(place / "source", 0, None)

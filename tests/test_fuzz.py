@@ -31,6 +31,7 @@ from alexnet_jax.parallel import layouts
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
 
+pytestmark = pytest.mark.slow  # Forty examples of each.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 HANGS_AFTER_S = 20
 TARGETS = {}

@@ -210,8 +210,7 @@ CASES = NORMS | {
   "flatten in two towers": flatten_case(2),
 }
 for side, window, stride in (
-  (8, 3, 2), (9, 3, 2), (8, 2, 2), (9, 2, 2), (6, 3, 1), (8, 3, 3), (10, 5, 2),
-  (7, 2, 3),
+  (8, 3, 2), (9, 3, 2), (9, 2, 2), (6, 3, 1), (10, 5, 2), (7, 2, 3),
 ):  # fmt: skip
   for name, plain in (
     ("max_pool", plain_max_pool),
@@ -305,9 +304,9 @@ def test_norm_cases_are_loud_enough_to_tell(name):
   assert np.abs(ours(name)[0] - quiet).max() > 0.1 * np.abs(quiet).max()
 
 
-# Every side from 5 to 64, two to a shape.
+# Sides with every remainder by every stride, two to a shape.
 
-SHAPES = [(side, 69 - side) for side in range(5, 35)]
+SHAPES = [(side, 34 - side) for side in range(5, 17)]
 
 
 @pytest.mark.parametrize("ceil", [True, False])
@@ -372,9 +371,7 @@ def test_pool_inside_is_torchs_and_so_is_its_gradient(size):
     close(dx, images.grad.permute(0, 2, 3, 1).numpy())
 
 
-@pytest.mark.parametrize(
-  "size", [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2), (2, 3)]
-)
+@pytest.mark.parametrize("size", [(3, 2), (2, 2), (3, 1), (5, 2), (2, 3)])
 def test_tied_maxima_get_the_gradient_that_xla_sends(size):
   """Catches split ties: plain autodiff through slices shares the gradient."""
   random = np.random.default_rng(0)

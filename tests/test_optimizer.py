@@ -328,12 +328,30 @@ def test_rates_grow_with_the_batch(scaling, factor):
   )
 
 
+def test_fc_layers_have_the_rate_of_their_own_batch():
+  config = changed(batch_size=512, fc_batch_size=128, batch_scaling="linear")
+  params = jax.tree.map(np.zeros_like, draw(0, NAMES))
+  tx, _ = optimizer.from_config(config, 1000, 1000)
+  grads = jax.tree.map(np.ones_like, params)
+  moves, _ = tx.update(grads, tx.init(params), params, step=0)
+  for half, rate in (("features", 0.04), ("classifier", 0.01)):
+    for move in jax.tree.leaves(moves[half]):
+      np.testing.assert_allclose(move, -rate, rtol=1e-6)
+
+
 @pytest.mark.parametrize("drops", [0, 1, 2, 3])
 def test_drops_on_a_plateau_reach_the_update(drops):
   rate = 0.01 / 10**drops
   assert first_move(changed(), drops) == pytest.approx(
     {"kernel": -rate, "bias": -rate}
   )
+
+
+def test_net_that_has_ended_drops_its_rate_no_more():
+  state = schedules.Plateau.start().replace(stopped=jnp.bool_(True))
+  for _ in range(9):
+    state = state.after(0.5, patience=2, max_drops=3)
+  assert (int(state.drops), bool(state.stopped)) == (0, True)
 
 
 def test_plateau_is_the_papers_rule():

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import oracles
 import pytest
+import training
 from training import Trainer, batches, small_config
 
-from alexnet_jax import augment, model, networks, steps
+from alexnet_jax import augment
+from alexnet_jax.runtime import platforms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,12 +57,6 @@ def test_step_is_the_papers_update_of_the_mean_gradient():
   assert slope == pytest.approx(norm, rel=0.05)
 
 
-def test_same_batch_again_and_again_is_learned():
-  config = small_config(learning_rate=0.003, seed=1)
-  losses = Trainer(config).train([next(batches(config, 1))] * 40)
-  assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
-
-
 def loops_with_convolutions(jaxpr, inside=False):
   """Names of the loops of a program that hold a convolution."""
   for equation in jaxpr.eqns:
@@ -78,21 +74,14 @@ def loops_with_convolutions(jaxpr, inside=False):
 
 @pytest.mark.parametrize(
   ("changes", "devices"),
-  [({"microbatches": 2}, 1), ({"microbatches": 3}, 1), ({"ensemble": 2}, 2)],
+  [({"microbatches": 2}, 1), ({"ensemble": 2}, 2)],
 )
 def test_no_convolution_stands_in_a_loop_on_cpu(changes, devices):
   """There it is a hundred times slower; a scan of length one stays a loop."""
   config = small_config(batch_size=24, **changes)
   trainer = Trainer(config, devices)
   batch = trainer.put(next(batches(config, 1)))
-  step = steps.make_step(
-    trainer.net,
-    trainer.tx,
-    trainer.augmentation,
-    trainer.layout,
-    trainer.mesh,
-    seed=0,
-  )
+  step = trainer.make_step(config)
   jaxpr = jax.make_jaxpr(step)(trainer.state, batch).jaxpr
   assert list(loops_with_convolutions(jaxpr)) == []
 
@@ -106,35 +95,23 @@ def test_randomness_follows_the_step_and_the_seed():
   again = Trainer(config)
   # The same weights; the other seed is that of what is drawn in steps.
   other = Trainer(config)
-  other.step = steps.make_train_step(
-    other.net, other.tx, other.augmentation, other.layout, other.mesh, seed=1
-  )
+  config.seed = 1
+  other.step = platforms.jit(other.make_step(config))
   assert [first, second] == again.train(twice).tolist()
   assert [first, second] != other.train(twice).tolist()
 
 
-def test_images_share_a_crop_but_no_noise_where_the_config_says_so():
-  config = small_config(images_per_view=8, batch_size=16, colour_noise=0.0)
+def test_images_share_a_crop_where_the_config_says_so():
+  config = small_config(images_per_view=8, colour_noise=0.0)
   # Each picture holds its own coordinates, so a view tells where it lies.
-  rows, cols = np.mgrid[:64, :64]
+  rows, cols = np.mgrid[:32, :32]
   image = np.stack([rows, cols, 0 * rows], -1).astype(np.uint8)
-  seen = []
-
-  class Spy(model.AlexNet):
-    def extract(self, images_BxHxWxC, keys_B=None):
-      jax.debug.callback(lambda x: seen.append(np.asarray(x)), images_BxHxWxC)
-      return super().extract(images_BxHxWxC, keys_B)
-
-  net = networks.make_model(config)
-  trainer = Trainer(config, net=Spy(net.network, net.dtype))
-  seen.clear()
-  batch = {
-    "image": np.broadcast_to(image, (16, 64, 64, 3)).copy(),
-    "label": np.zeros(16, np.int32),
-  }
-  trainer.train([batch])
-  jax.effects_barrier()
-  (views,) = seen
+  images = np.broadcast_to(image, (16, 32, 32, 3))
+  views = np.asarray(
+    augment.training_views(
+      images, np.arange(16), 0, 0, training.augmentation(config)
+    )
+  )
   for group in (views[:8], views[8:]):
     np.testing.assert_array_equal(
       group, np.broadcast_to(group[:1], (8, *group.shape[1:]))
@@ -166,10 +143,10 @@ def with_overflow(trainer):
 @pytest.mark.parametrize(
   ("layout", "devices", "changes"),
   [
-    ("data", 2, {"microbatches": 2}),
     ("towers", 2, {}),
-    ("fsdp", 2, {}),
-    ("owt_c", 2, {"fc_batch_size": 8}),
+    pytest.param("data", 2, {"microbatches": 2}, marks=pytest.mark.slow),
+    pytest.param("fsdp", 2, {}, marks=pytest.mark.slow),
+    pytest.param("owt_c", 2, {"fc_batch_size": 8}, marks=pytest.mark.slow),
   ],
 )
 def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
@@ -205,7 +182,7 @@ def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
 
 def test_step_whose_loss_alone_is_not_finite_changes_nothing():
   """Softmaxes are, and so are gradients, where a sum of losses overflows."""
-  trainer = Trainer(small_config())
+  trainer = Trainer(small_config(layout="towers"), 2)
   params = trainer.params
   label = 3
   fc8 = params["classifier"]["fc8"]
@@ -225,30 +202,3 @@ def test_step_whose_loss_alone_is_not_finite_changes_nothing():
   assert np.isinf(sums["loss"])
   assert not np.asarray(sums["nonfinite"]).any()
   jax.tree.map(np.testing.assert_array_equal, after.params, params)
-
-
-def test_probe_finds_the_first_layer_that_overflows_and_for_which_image():
-  """Without biases a grey image is nothing to all layers."""
-  config = small_config(colour_noise=0.0)
-  trainer = Trainer(config)
-  grey = dataclasses.replace(
-    trainer.augmentation,
-    mean_image=np.full_like(trainer.augmentation.mean_image, 128),
-  )
-  (batch,) = batches(config, 1)
-  images = batch["image"].copy()
-  images[[0, 3, 5]] = 128
-  params = trainer.params
-  for half in params.values():
-    for layer in half.values():
-      layer["bias"] = 0 * layer["bias"]
-  for name in ("conv3", "conv4"):
-    layer = params["features"][name]
-    layer["kernel"] = layer["kernel"] * np.float32(1e25)
-  probe = steps.make_probe(trainer.net, grey)
-  rows = np.arange(16, dtype=np.int32)
-  finite = np.asarray(probe(params, images, rows, np.int32(0), np.uint32(0)))
-  layers = [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7", "fc8"]
-  assert finite.shape == (len(layers), 16)
-  assert finite[:3].all()
-  assert finite[3].tolist() == [row in (0, 3, 5) for row in range(16)]

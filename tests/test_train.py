@@ -32,8 +32,13 @@ from tiny_runs import (
 
 from alexnet_jax.configs import quickstart
 from alexnet_jax.data.prepare import shapes
+from alexnet_jax.parallel import placement
+from alexnet_jax.runs import opened
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.tools.evaluate import evaluate_runs
 from alexnet_jax.train import train_and_evaluate
+
+pytestmark = pytest.mark.slow  # It starts processes.
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +224,10 @@ def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
 
 # The command as it is where convolutions in loops are quick.
 LOOPING = """
-from alexnet_jax import backends, cli, main, steps
-backends.UNROLLING = ()
+from alexnet_jax import main
+from alexnet_jax.parallel import train_loop
+from alexnet_jax.runtime import platforms
+platforms.UNROLLING = ()
 make = train_loop.make_train_loop
 
 def told(*args):
@@ -231,7 +238,7 @@ def told(*args):
   return run
 
 train_loop.make_train_loop = told
-cli.run(main.main, main._define_flags)
+main.command()
 """
 
 
@@ -249,7 +256,7 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     "evaluate_every_epochs": 2,
   }
   options = command("train", f"--workdir={looped}", devices=count, **fields)
-  options["args"][1:3] = ["-c", LOOPING]
+  options["args"][1:4] = ["-c", LOOPING]
   options["env"]["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
   for result in (
     run("train", f"--workdir={one}", devices=count, **fields),
@@ -273,16 +280,24 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
 
 
+def refused(workdir, *words, **fields):
+  """Asserts that training ends with a line that holds the words."""
+  config = quickstart.get_config()
+  config.update_from_flattened_dict({**TINY, **fields})
+  with pytest.raises(InputError) as refusal:
+    train_and_evaluate(config, workdir)
+  assert all(word in str(refusal.value) for word in words), refusal.value
+
+
 def test_run_goes_on_with_its_own_data_alone(finished, data, tmp_path):
   """Other pictures, prepared anew in the same place, have another mean."""
   workdir, other = tmp_path / "run", tmp_path / "data"
   shutil.copytree(finished[0], workdir)
-  counts = {"train": 160, "validation": 40, "test": 50}
-  shapes.generate(other, size_px=32, seed=1, workers=0, **counts)
+  shapes.generate(other, size_px=32, seed=1, workers=0, **COUNTS)
   config = json.loads((workdir / "config.json").read_text())
   config["data_dir"] = str(other)
   (workdir / "config.json").write_text(json.dumps(config))
-  assert_refused(train(workdir, other), str(other), "mean image")
+  refused(workdir, str(other), "mean image", data_dir=str(other))
 
 
 def test_names_of_the_classes_travel_with_the_run(finished, data):
@@ -290,32 +305,6 @@ def test_names_of_the_classes_travel_with_the_run(finished, data):
   (labels,) = data.glob("*labels.txt")
   names = json.loads((workdir / "class_names.json").read_text())
   assert names == labels.read_text().split()
-
-
-def test_workdir_of_another_config_is_refused(finished, data):
-  workdir, _ = finished
-  before = (workdir / "config.json").read_bytes()
-  result = train(workdir, data, batch_size=8, seed=3)
-  assert_refused(result, "batch_size (16 there, 8 asked)", "seed (0 there")
-  assert (workdir / "config.json").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-  ("fields", "words"),
-  [
-    ({"batch_sise": 8}, ["'batch_sise'", "'batch_size'"]),
-    ({"network.activaton": "tanh"}, ["'activaton'", "'activation'"]),
-    ({"network.conv1.then": ("lnr",)}, ["then='lnr'", "'lrn'"]),
-    ({"data_dir": "/nowhere"}, ["data_dir='/nowhere'", "prepare"]),
-  ],
-)
-def test_bad_command_is_refused_before_anything_is_written(
-  fields, words, data, tmp_path
-):
-  workdir = tmp_path / "run"
-  fields = {"generate_shapes": False, **fields}
-  assert_refused(train(workdir, data, **fields), *words)
-  assert not workdir.exists()
 
 
 @pytest.mark.parametrize(
@@ -326,65 +315,18 @@ def test_bad_command_is_refused_before_anything_is_written(
     ({"num_classes": 12}, ["num_classes=12", "--config.num_classes=10"]),
     ({"image_size_px": 64}, ["image_size_px=64", "--config.image_size_px=32"]),
     ({"test_split": "tset"}, ["test_split='tset'", "test, train, validation"]),
-    ({"total_epochs": 0.0}, ["total_epochs=0.0", "positive"]),
-    ({"total_epochs": float("inf")}, ["total_epochs=inf", "below 2**31"]),
-    (
-      {"learning_rate_drop_epochs": ("a",)},
-      ["learning_rate_drop_epochs='a'", "positive"],
-    ),
-    (
-      {"device_cache_fraction": 1.5},
-      ["device_cache_fraction=1.5", "from 0 to 1"],
-    ),
-    ({"seed": 2**32}, ["seed=4294967296", "2**32 - 1"]),
-    ({"momentum": 1.0}, ["momentum=1.0", "under 1"]),
-    ({"total_steps": 2**31}, ["total_steps=2147483648", "below 2**31"]),
-    ({"images_per_view": 2**31}, ["images_per_view", "below 2**31"]),
-    ({"dexp_rates": 10**9}, ["dexp_rates=1000000000", "2 to 1000"]),
-    ({"target_factor": 0.5}, ["target_factor=0.5", "from 1"]),
-    ({"network.lrn.window": 10**9 + 1}, ["network.lrn.window", "at most 99"]),
-    ({"schedule": "plateu"}, ["schedule='plateu'", "plateau"]),
-    (
-      {"schedule": "plateau", "validation_split": ""},
-      ["schedule='plateau'", "validation_split", "epochs"],
-    ),
-    ({"test_views": 5}, ["test_views=5", "1 or 10"]),
-    ({"init_from": "/nowhere"}, ["'/nowhere'", "holds no run"]),
-    (
-      {"learning_rate_of_layers": ((1.0, "conv9", 0.1),)},
-      ["learning_rate_of_layers='conv9'", "conv1"],
-    ),
-    ({"compute_dtype": "float8"}, ["compute_dtype='float8'", "bfloat16"]),
+    ({"init_from": "/nowhere"}, ["'/nowhere'", "holds no"]),
+    ({"data_dir": "/nowhere"}, ["data_dir='/nowhere'", "prepare"]),
+    ({"batch_size": 12}, ["batch_size=12", "8 devices", "try 8 or 16"]),
   ],
 )
 def test_bad_config_is_refused_before_anything_is_written(
   fields, words, data, tmp_path
 ):
-  config = quickstart.get_config()
-  config.update_from_flattened_dict({**TINY, "data_dir": str(data), **fields})
   workdir = tmp_path / "run"
-  with pytest.raises(InputError) as refusal:
-    train_and_evaluate(config, workdir)
-  assert all(word in str(refusal.value) for word in words)
+  fields = {"generate_shapes": False, "data_dir": str(data), **fields}
+  refused(workdir, *words, **fields)
   assert not workdir.exists()
-
-
-def test_batch_that_the_devices_cannot_share_is_refused(data, tmp_path):
-  result = train(tmp_path / "run", data, devices=8, batch_size=12)
-  assert_refused(result, "batch_size=12", "8 devices", "try 8 or 16")
-
-
-def test_workdir_that_cannot_be_written_is_refused(data, tmp_path):
-  file = tmp_path / "file"
-  file.write_text("in the way")
-  result = train(file / "run", data)
-  assert_refused(result, str(file / "run"), "--workdir")
-  assert file.read_text() == "in the way"
-
-
-def test_missing_config_file_is_refused(data, tmp_path):
-  result = train(tmp_path / "run", data, "--config=configs/alexnt.py")
-  assert_refused(result, "configs/alexnt.py")
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
@@ -489,8 +431,6 @@ def test_confusions_are_those_of_the_test_images(finished, data):
   assert labels == collections.Counter(int(x["label"]) for x in examples)
 
 
-WIDER = {f"network.{name}.filters": 32 for name in ("conv1", "conv2", "conv3")}
-WIDER |= {f"network.{name}.filters": 32 for name in ("conv4", "conv5")}
 NARROWER = {"network.fc6.units": 16, "network.fc7.units": 16}
 
 
@@ -510,9 +450,10 @@ def test_run_starts_from_the_layers_of_another(finished, data, tmp_path):
   assert np.std(ours["classifier"]["fc7"]["kernel"]) == pytest.approx(
     0.05, rel=0.2
   )
-  other = train(tmp_path / "other", data, **fields, **WIDER, **NARROWER)
-  assert_refused(other, str(source), "no layer")
-  assert not (tmp_path / "other").exists()
+  wider = {"conv1": {"kernel": np.zeros((5, 5, 3, 32)), "bias": np.zeros(32)}}
+  drawn = {"features": wider, "classifier": {}}
+  with pytest.raises(InputError, match="no layer"):
+    opened.load_pretrained(source, drawn, placement.make_mesh(1))
 
 
 def test_evaluate_refuses_a_run_of_another_version(finished, tmp_path):
@@ -521,7 +462,8 @@ def test_evaluate_refuses_a_run_of_another_version(finished, tmp_path):
   config = json.loads((workdir / "config.json").read_text())
   del config["network"]["layers"]
   (workdir / "config.json").write_text(json.dumps(config))
-  assert_refused(run("evaluate", f"--workdir={workdir}"), "layers", "anew")
+  with pytest.raises(InputError, match=r"layers.*anew"):
+    evaluate_runs([workdir])
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -529,6 +471,6 @@ def test_evaluate_without_a_trained_run_is_refused(made, tmp_path, finished):
   if made:
     text = (finished[0] / "config.json").read_text()
     (tmp_path / "config.json").write_text(text)
-  result = run("evaluate", f"--workdir={tmp_path}")
-  assert_refused(result, str(tmp_path), "train")
+  with pytest.raises(InputError, match=f"{tmp_path}.*train"):
+    evaluate_runs([tmp_path])
   assert not (tmp_path / "checkpoints").exists()

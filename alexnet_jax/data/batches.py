@@ -25,12 +25,9 @@ Batch = dict[str, np.ndarray]
 def load(
   examples: records.Examples, indices: np.ndarray, size_px: int
 ) -> Batch:
-  """Reads and decodes examples.
+  """Reads and decodes the examples of int [B] `indices`.
 
-  Args:
-    examples: from `records.open_split`.
-    indices: int [B], which examples.
-    size_px: side of the images; others are scaled and cut to a square.
+  Images of another size are scaled and cut to a square.
 
   Returns:
     {"image": uint8 [B, S, S, 3], "label": int32 [B]}.
@@ -79,8 +76,7 @@ class ShuffledBatches:
     seed: int,
     rows: np.ndarray | None = None,
   ):
-    self._num_examples = num_examples
-    self._batch_size = batch_size
+    self._num_examples, self._batch_size = num_examples, batch_size
     self._seed = seed
     self._rows = np.arange(batch_size) if rows is None else rows
     self._permutation = functools.lru_cache(maxsize=2)(self._permute)
@@ -111,11 +107,8 @@ def iterate(
   """
   dataset = grain.MapDataset.source(source)
   dataset = dataset.map(function) if function else dataset
-  options = grain.ReadOptions(
-    num_threads=threads,
-    prefetch_buffer_size=max(_PREFETCHED_BATCHES, threads),
-  )
-  return iter(dataset.to_iter_dataset(options))
+  ahead = max(_PREFETCHED_BATCHES, threads)
+  return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, ahead)))
 
 
 def examples_of(
@@ -134,21 +127,12 @@ def train_batches(
   threads: int,
   rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
-  """Iterates endlessly over shuffled batches; each pass takes all examples.
+  """Iterates endlessly over shuffled, `load`ed batches; see `iterate`.
 
-  One thread decodes a whole batch into its place: passing on single images
-  would cost a quarter of the speed.
-
-  Args:
-    examples: from `records.open_split`.
-    size_px: side of the images.
-    batch_size: examples per batch on all hosts; a batch may span two passes.
-    seed: of the order, the same on all hosts.
-    threads: that decode, a batch each.
-    rows: int [R], the rows of each batch that this host needs; default all.
-
-  Returns:
-    An iterator over `load`ed batches of R rows; see `iterate`.
+  Each pass takes all examples once, and a batch may span two passes. `seed` and
+  `batch_size` are the same on all hosts; `rows`, int [R], are the rows of each
+  batch that this host needs, by default all. Each of the `threads` decodes a
+  whole batch, as passing on single images would cost a quarter of the speed.
   """
   return iterate(
     ShuffledBatches(len(examples), batch_size, seed, rows),
@@ -167,11 +151,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Yields every example once, in order; the last batch is padded.
 
-  The arguments are those of `train_batches`.
-
-  Yields:
-    {"image": uint8 [R, S, S, 3], "label": int32 [R], "mask": float32 [R]}; the
-    mask is 0 where a row is padding.
+  The arguments are those of `train_batches`. Batches also have a "mask",
+  float32 [R], which is 0 where a row is padding.
   """
   count = len(examples)
   rows = np.arange(batch_size) if rows is None else rows

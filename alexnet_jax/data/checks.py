@@ -44,12 +44,9 @@ def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
 def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   """Compares a training split with a config, before the first step.
 
-  Returns:
-    The statistics beside the shards or, if there are none, those of the split.
-
-  Raises:
-    InputError: the number of classes or the size of the images or of the mean
-      differs, the mean is not that of the images, or an example is damaged.
+  Returns the statistics beside the shards or, if there are none, those of the
+  split. Raises InputError if the number of classes or the size of the images
+  differs, the mean is not that of the images, or an example is damaged.
   """
   dataset, size = examples.dataset, config.image_size_px
   height, width, _ = dataset.shape

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 # Other formats run programs (EPS) or hold no pictures of ours (fonts, video).
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 # Pillow's own bound: 0.5 GB in RGB. A file of 1 kB can claim far more.
-MAX_PIXELS = 178_956_970
+_MAX_PIXELS = 178_956_970
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # Tags.
 # What makes an image of each EXIF orientation upright; 1 is upright.
 _UPRIGHT = {
@@ -40,7 +40,7 @@ def decode(data: bytes) -> Image.Image:
 
   Raises:
     UnreadableError: the file is damaged, of an unknown kind, has more than
-      MAX_PIXELS pixels, or holds 32-bit values.
+      _MAX_PIXELS pixels, or holds 32-bit values.
   """
   if not data:
     raise UnreadableError("the file is empty")
@@ -54,8 +54,6 @@ def decode(data: bytes) -> Image.Image:
     raise UnreadableError(
       f"damaged, or of no known kind; it begins with {data[:16]!r}"
     ) from None
-  except Image.DecompressionBombError as e:
-    raise UnreadableError(f"it has more than {MAX_PIXELS:,} pixels") from e
   except Exception as e:  # Pillow raises many kinds for damaged files.
     raise UnreadableError(f"{type(e).__name__}: {e}") from e
 
@@ -106,18 +104,18 @@ def _decode_jpeg(data: bytes) -> Image.Image:
   try:
     header: Any = simplejpeg.decode_jpeg_header(data)
     height, width, colours, _ = header
-    if height * width > MAX_PIXELS:
-      raise Image.DecompressionBombError
-    is_cmyk = colours in ("CMYK", "YCCK")
-    pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB")
+    if height * width > _MAX_PIXELS:
+      return _decode_other(data)  # Pillow refuses it.
+    if colours in ("CMYK", "YCCK"):
+      simplejpeg.decode_jpeg(data, "CMYK")
+      return _decode_other(data)  # Pillow converts it to RGB.
+    pixels = simplejpeg.decode_jpeg(data, "RGB")
   except ValueError as e:
     if "extraneous" in str(e) and data != (unpadded := _unpadded(data)):
       return _decode_jpeg(unpadded)
     if any(word in str(e).lower() for word in _DAMAGE):
       raise UnreadableError(str(e)) from e
     return _decode_other(data)  # Pillow reads more kinds of JPEG.
-  if is_cmyk:
-    return _decode_other(data)  # Pillow converts it to RGB.
   return _turned(Image.fromarray(pixels), _orientation(data))
 
 

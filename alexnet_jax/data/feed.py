@@ -11,19 +11,16 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data import batches, records
 from alexnet_jax.parallel import placement
 from alexnet_jax.parallel.layouts import Layout
+from alexnet_jax.runtime import hosts
 
 
 class Feed:
   """Endless training batches on the devices; `set_state` resumes exactly.
 
   A split that fits into `config.device_cache_fraction` of each device's memory
-  is decoded once and kept there as a pool; others are streamed. The same state
-  gives the same batches either way.
-
-  Attributes:
-    pool: all examples, if the devices keep them, else None.
-    draw: if so, a pure function of the pool and the int32 [B] indices of a
-      batch, which returns the batch; else None.
+  is decoded once and kept there, in `pool`; `draw` is then a pure function of
+  the pool and the int32 [B] indices of a batch. Others are streamed, and `pool`
+  and `draw` are None. The same state gives the same batches either way.
   """
 
   def __init__(
@@ -41,7 +38,8 @@ class Feed:
       }
       for member in (members[0] if members else [0])
     ]
-    room = config.device_cache_fraction * _device_memory(mesh)
+    memory = hosts.smallest(_device_memory(mesh))  # All must choose alike.
+    room = config.device_cache_fraction * memory
     if len(examples) * size * size * 3 > room:
       self.pool = self.draw = None
       options = {"size_px": size, "threads": config.reader_threads}

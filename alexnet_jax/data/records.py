@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.runtime import errors
 
-MAX_CLASSES = 1_000_000  # To name this many takes a second.
+_MAX_CLASSES = 1_000_000  # To name this many takes a second.
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
 
@@ -80,11 +79,9 @@ class Examples:
     return [Path(i.filename) for i in info.file_instructions]
 
   def __len__(self) -> int:
-    """Returns their number."""
     return len(self.serialized)
 
   def __getitem__(self, index: int) -> Example:
-    """Reads one; raises InputError if it is damaged."""
     try:
       example = _ExampleProto.FromString(self.serialized[index])
       features = example.features.feature
@@ -107,13 +104,12 @@ class Examples:
 def open_directory(directory: Path) -> Dataset:
   """Opens a directory that `prepare` or TFDS made.
 
-  Raises:
-    InputError: it is missing, is not of TFDS, has not one image and one label
-      per example, or would make TFDS run code or read files outside of it.
+  Raises InputError if it is missing, is not of TFDS, has not one image and one
+  label per example, or would make TFDS run code or read files outside of it.
   """
   try:
     _check_files(directory, directory.iterdir())
-    _check_metadata(directory)
+    _check_features(directory / "features.json")
     # TFDS prints that TensorFlow is missing, and expands a leading ~.
     with contextlib.redirect_stdout(None):
       builder = tfds.builder_from_directory(directory.absolute())
@@ -150,15 +146,10 @@ def open_catalogue(name: str) -> Dataset:
 
 
 def open_split(dataset: Dataset, split: str, field: str) -> Examples:
-  """Returns the examples of a split.
+  """Returns the examples of a split or a slice of one, like `train[:90%]`.
 
-  Args:
-    dataset: from `open_directory`.
-    split: a split or a slice of one, as TFDS writes it: `train[:90%]`.
-    field: the config field or flag that names the split, for the error.
-
-  Raises:
-    InputError: it does not exist, is empty, or cannot be read.
+  `field` is the config field or flag that names the split, for the error.
+  Raises InputError if it does not exist, is empty, or cannot be read.
   """
   kind = dataset.builder.info.file_format.value
   try:
@@ -191,7 +182,7 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
 
 
 def _check_files(directory: Path, files: Iterable[Path]) -> None:
-  """Raises InputError for a link that leads out of a directory, or a pipe."""
+  """Raises InputError for a link that leads out of a directory."""
   root = os.path.realpath(directory)
   for file in files:
     real = os.path.realpath(file)
@@ -200,57 +191,37 @@ def _check_files(directory: Path, files: Iterable[Path]) -> None:
         f"{str(file)!r} leads outside of data_dir={str(directory)!r}, to"
         f" {real!r}; put the file itself there."
       )
-    is_file = os.path.isfile(real) or os.path.isdir(real)
-    if os.path.exists(real) and not is_file:  # Opening a pipe would hang.
-      raise errors.InputError(
-        f"{str(file)!r} is no regular file; remove it from data_dir."
-      )
 
 
-def _check_metadata(directory: Path) -> None:
-  """Raises InputError if metadata would make TFDS do more than read data.
+def _check_features(file: Path) -> None:
+  """Raises InputError if `features.json` would make TFDS do more than read.
 
-  TFDS imports the modules of unknown classes, reads files that class labels
-  name, and takes any format string as a template of shard names.
+  TFDS imports the modules of classes that it does not know, and reads files
+  that class labels name.
   """
-  features = directory / "features.json"
-  if features.exists():
-    _check_features(features, json.loads(features.read_text("utf-8")))
-  file = directory / "dataset_info.json"
-  for split in json.loads(file.read_text("utf-8")).get("splits", ()):
-    for key in ("filepathTemplate", "filepath_template"):
-      template = split.get(key, "")
-      if re.search("[{}]", re.sub(r"{[A-Z_]+}", "", template)):
-        raise errors.InputError(
-          f"{str(file)!r} names shards by {template!r}, where braces may hold"
-          " only names, like {SPLIT}; correct it."
-        )
-
-
-def _check_features(file: Path, value: Any) -> None:
-  """Checks all values in `features.json`, also in JSON that is kept as text."""
   known = tfds.features.FeatureConnector._registered_features
-  if isinstance(value, str):
-    with contextlib.suppress(ValueError):
-      inner = json.loads(value)
-      value = inner if isinstance(inner, dict | list) else value
-  if isinstance(value, list):
-    for item in value:
-      _check_features(file, item)
-  elif isinstance(value, dict):
-    for key, item in value.items():
+
+  def check(fields: dict[str, Any]) -> dict[str, Any]:
+    for key, value in fields.items():
+      if not isinstance(value, str):
+        continue
       is_class = key in ("type", "pythonClassName", "python_class_name")
-      if is_class and isinstance(item, str) and item not in known:
+      if is_class and value not in known:
         raise errors.InputError(
-          f"{str(file)!r} has a feature of class {item!r}, which TFDS would"
+          f"{str(file)!r} has a feature of class {value!r}, which TFDS would"
           " import; only classes of tfds.features are read: remove it."
         )
-      if key in ("names_file", "labels") and isinstance(item, str):
+      if key in ("names_file", "labels"):
         raise errors.InputError(
-          f"{str(file)!r} takes class names from {item!r}; put them into"
+          f"{str(file)!r} takes class names from {value!r}; put them into"
           " FEATURE.labels.txt beside it."
         )
-      _check_features(file, item)
+      with contextlib.suppress(json.JSONDecodeError):  # JSON inside of a text.
+        json.loads(value, object_hook=check)
+    return fields
+
+  if file.exists():
+    json.loads(file.read_text("utf-8"), object_hook=check)
 
 
 def _dataset(directory: Path, builder: Any) -> Dataset:
@@ -258,15 +229,11 @@ def _dataset(directory: Path, builder: Any) -> Dataset:
   image = _find_feature(directory, features, "image", _is_image)
   label = _find_feature(directory, features, "label", _is_label)
   classes = features[label].num_classes
-  if not 0 < (classes or 0) <= MAX_CLASSES:
-    raise ValueError(f"{classes} classes, not 1 to {MAX_CLASSES:,}")
+  if not 0 < (classes or 0) <= _MAX_CLASSES:
+    raise ValueError(f"{classes} classes, not 1 to {_MAX_CLASSES:,}")
   raw = not isinstance(features[image], tfds.features.Image)
   names, shape = tuple(features[label].names), tuple(features[image].shape)
   return Dataset(directory, builder, image, label, names, shape, raw)
-
-
-def _is_label(feature: Any) -> bool:
-  return type(feature) is tfds.features.ClassLabel
 
 
 def _is_image(feature: Any) -> bool:
@@ -278,6 +245,10 @@ def _is_image(feature: Any) -> bool:
     and feature.np_dtype == np.uint8
     and (len(shape) == 3 and None not in shape and shape[2] in (1, 3))
   )
+
+
+def _is_label(feature: Any) -> bool:
+  return type(feature) is tfds.features.ClassLabel
 
 
 def _find_feature(

@@ -73,8 +73,7 @@ class Sums:
 def read(directory: Path) -> Statistics:
   """Reads the statistics of a data set, or those that a run keeps.
 
-  Raises:
-    InputError: a file is missing or damaged.
+  Raises InputError if a file is missing or damaged.
   """
   try:
     # Mapped, because a damaged header can claim any size. Never unpickled.
@@ -82,13 +81,13 @@ def read(directory: Path) -> Statistics:
     pca = json.loads((directory / FILES[1]).read_text())
     axes = np.array(pca["axes_in_columns"], np.float32)
     sds = np.array(pca["standard_deviations"], np.float32)
-    for values, shape in (
-      (mean_image, (len(mean_image),) * 2 + (3,)),
-      (axes, (3, 3)),
-      (sds, (3,)),
-    ):
-      if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"shape {values.shape}, not {shape} of finite numbers")
+    shape = (len(mean_image), len(mean_image), 3)
+    if (mean_image.shape, axes.shape, sds.shape) != (shape, (3, 3), (3,)):
+      raise ValueError(
+        f"{mean_image.shape}, {axes.shape} or {sds.shape} values"
+      )
+    if not all(np.isfinite(x).all() for x in (mean_image, axes, sds)):
+      raise ValueError("some values are not finite")
     return Statistics(mean_image, axes, sds)
   except Exception as e:  # NumPy raises many kinds for a damaged header.
     raise errors.InputError(

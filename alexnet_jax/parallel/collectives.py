@@ -20,7 +20,7 @@ def gather_params(layout: Layout, params: Any) -> Any:
   """Returns parameters as a device computes with them, inside `shard_map`.
 
   What is stored split is gathered. The rest becomes each device's own copy, so
-  that gradients stay where they arise until `add_up`.
+  that gradients stay where they arise until `reduce_grads`.
 
   Args:
     layout: of the step.
@@ -41,7 +41,7 @@ def reduce_grads(layout: Layout, grads: Any) -> Any:
 
   Args:
     layout: of the step.
-    grads: of what `whole` returned, from this device's examples.
+    grads: of what `gather_params` returned, from this device's examples.
   """
 
   def of(path, g):
@@ -109,7 +109,7 @@ def to_features(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
 
   Args:
     layout: of the step.
-    dx: this device's part of the gradient of what `send` returned.
+    dx: this device's part of the gradient of what `to_classifier` returned.
     turn: number of the pass.
   """
   if layout.name == "owt_b":
@@ -126,7 +126,7 @@ def concat_passes(layout: Layout, parts: list[jax.Array]) -> jax.Array:
 
   Args:
     layout: of the step.
-    parts: what `send_back` returned, pass by pass.
+    parts: what `to_features` returned, pass by pass.
   """
   if layout.name == "owt_b":
     return functools.reduce(jnp.add, parts)

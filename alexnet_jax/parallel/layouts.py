@@ -17,13 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import networks
 from alexnet_jax.model import (
-  Conv,
   Dense,
   Join,
   Layer,
   LocalResponseNorm,
   Network,
-  Row,
 )
 from alexnet_jax.runtime import errors
 
@@ -37,19 +35,16 @@ class Layout:
   """How a step is divided among devices; only numbers, no devices needed.
 
   Attributes:
-    name: data: every device has the whole net and its part of the batch.
-      towers: a tower per device along 'model', as on the two GPUs of 2012.
-      owt_a, owt_b, owt_c (One Weird Trick, arXiv 1404.5997, section 4): conv
-      layers as in data, units of the fc layers split over the same devices,
-      which see all examples: at once (a), those of each device in turn (b), or
-      an equal part of everyone's in turn (c).
-      fsdp: as data, but kernels of fc layers are stored split over 'data'.
+    name: what is split. data: the batch. towers: the net, a tower per device
+      along 'model', as on the two GPUs of 2012. owt_a, owt_b, owt_c: the batch
+      in the conv layers and the units in the fc layers, which see all examples
+      (parallel/one_weird_trick.py). fsdp: the batch, and the stored fc kernels.
     data: devices along 'data'.
     model: devices along 'model'.
     batch_size: examples of a step, on all devices.
     microbatches: parts that a device takes its examples in, one by one.
-    fc_updates: updates of the fc layers in a step, each on its part of the
-      batch; of the conv layers there is one.
+    fc_updates: updates of the fc layers in a step, each from a part of the
+      batch.
     members: nets that are trained side by side, spread over 'model'.
   """
 
@@ -203,16 +198,7 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
     InputError: a net, a batch or a number of devices that cannot be divided so;
       the nearest that can are named.
   """
-  name = config.layout
-  if name not in LAYOUTS:
-    raise errors.unknown("layout", name, LAYOUTS)
-  for field in ("batch_size", "microbatches", "ensemble", "fc_batch_size"):
-    value = config[field]
-    if value is not None and not 1 <= value < 2**31:
-      raise errors.InputError(
-        f"{field}={value} must be at least 1, below 2**31."
-      )
-  model = 1
+  name, model = config.layout, 1
   if name == "towers":
     _check_towers(network)
     model = network.towers
@@ -222,10 +208,7 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
     model = num_devices
     _check_units(name, network, num_devices)
   elif name == "fsdp":
-    inputs = {
-      layer.name: row_before.output_shape[0]
-      for row_before, layer in _dense_rows(network)
-    }
+    inputs = _fc_inputs(network)
     whole = math.gcd(*inputs.values())
     what = f"the inputs of {', '.join(f'{n} ({v})' for n, v in inputs.items())}"
     _check_devices(name, num_devices, lambda n: whole % n == 0, what)
@@ -251,16 +234,13 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   return layout
 
 
-def _dense_rows(
-  network: Network,
-) -> list[tuple[Row, Dense]]:
-  """Returns the fully connected layers, each with the row before it."""
-  table = networks.rows(network)
-  return [
-    (before, row.layer)
-    for before, row in itertools.pairwise(table)
+def _fc_inputs(network: Network) -> dict[str, int]:
+  """Returns the number of inputs of each fully connected layer."""
+  return {
+    str(row.layer.name): before.output_shape[0]
+    for before, row in itertools.pairwise(networks.rows(network))
     if isinstance(row.layer, Dense)
-  ]
+  }
 
 
 def _check_towers(network: Network) -> None:
@@ -270,25 +250,23 @@ def _check_towers(network: Network) -> None:
       "layout=towers puts a tower on each device, but network.towers=1; use"
       " layout=data, fsdp or owt_a, or a net of two towers."
     )
-  layers = (*network.features, *network.classifier)
-  for layer in layers:
+  for layer in (*network.features, *network.classifier):
     if isinstance(layer, LocalResponseNorm) and layer.towers == 1:
       raise errors.InputError(
         "layout=towers cannot hold network.lrn.across_towers=True, which sums"
         " over channels of both devices; use layout=data."
       )
-    if isinstance(layer, Conv | Dense):
-      count = getattr(layer, "units", None) or getattr(layer, "filters", 0)
-      if count % towers:
-        near = nearest_valid(count, lambda n: n % towers == 0)
-        raise errors.InputError(
-          f"{layer.name} has {count} outputs, which layout=towers cannot divide"
-          f" by {towers} towers; {near}."
-        )
+    count = getattr(layer, "units", 0) or getattr(layer, "filters", 0)
+    if count % towers:
+      near = nearest_valid(count, lambda n: n % towers == 0)
+      raise errors.InputError(
+        f"{layer.name} has {count} outputs, which layout=towers cannot divide"
+        f" by {towers} towers; {near}."
+      )
 
 
 def _check_units(name: str, network: Network, num_devices: int) -> None:
-  layers = [layer for _, layer in _dense_rows(network)]
+  layers = [x for x in network.classifier if isinstance(x, Dense)]
   units = math.gcd(*(layer.units for layer in layers))
   for layer in layers:
     if layer.towers > 1:
@@ -353,6 +331,3 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
     raise errors.InputError(
       f"batch_size={size} is not divisible by {unit}, for {among}; {near}."
     )
-
-
-# On the devices.

@@ -6,6 +6,7 @@ everyone's at once (owt_a), those of one device (owt_b), or an equal part of
 everyone's (owt_c). Each such part is a pass through the fc layers.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,6 @@ def make_train_step(
   layout: layouts.Layout,
   loss: Loss,
   update: Callable[..., Any],
-  select: Callable[..., Any],
 ) -> Callable[..., Any]:
   """Returns a step that updates the fc layers after each part of the batch.
 
@@ -70,8 +70,7 @@ def make_train_step(
     augmentation: from uint8 images to the net's input.
     layout: with `fc_updates` parts.
     loss: of an update.
-    update: from a state and gradients to the state after their update.
-    select: as `steps.select`.
+    update: from a state, gradients and whether to skip them to the next state.
   """
   classifier_gradients = _make_classifier_gradients(model, loss)
 
@@ -89,7 +88,7 @@ def make_train_step(
       bad = collectives.nonfinite_flags(grads)
       flags = bad if flags is None else jax.tree.map(jnp.maximum, flags, bad)
       sums = more if sums is None else jax.tree.map(jnp.add, sums, more)
-      new = update(new, grads)
+      new = update(new, grads, skip=False)
       return dx / layout.fc_updates
 
     held = {"features": state.params["features"]}
@@ -103,7 +102,16 @@ def make_train_step(
     nonfinite = collectives.count_nonfinite_shards(layout, flags)
     sums = collectives.psum_if(sums, layout.data_axes)
     skip = jnp.any(nonfinite > 0) | ~jnp.isfinite(sums["loss"])
-    new = select(skip | state.plateau.stopped, state, update(new, grads))
+    skip |= state.plateau.stopped
+    new = update(new, grads, skip=skip)
+    params, opt_state = jax.tree.map(
+      lambda a, b: jnp.where(skip, a, b),
+      (state.params, state.opt_state),
+      (new.params, new.opt_state),
+    )
+    new = dataclasses.replace(
+      state, step=state.step + 1, params=params, opt_state=opt_state
+    )
     return new, sums | {"nonfinite": nonfinite}
 
   return train_step

@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 
-from alexnet_jax.parallel import placement
 from alexnet_jax.runs import digests
 from alexnet_jax.runtime import errors
 from alexnet_jax.steps import TrainState
@@ -32,25 +30,16 @@ _REPLACED = f".replaced{_UNFINISHED}"
 
 @dataclasses.dataclass
 class Progress:
-  """What a run knows besides its arrays; every value is JSON.
+  """What a run knows besides its arrays; every value is JSON."""
 
-  Attributes:
-    batches: position in the training batches.
-    fingerprint: digest of each file of the splits.
-    totals: sums of the metrics since the last training record.
-    evaluated: whether the validation that is due at this step is done.
-    best_step: step of the lowest validation error; None before the first.
-    best_error: the lowest validation error.
-    skipped: number of steps that were skipped because they were not finite.
-  """
-
-  batches: dict[str, Any]
-  fingerprint: dict[str, str]
+  batches: dict[str, Any]  # The position in the training batches.
+  fingerprint: dict[str, str]  # The digest of each file of the splits.
+  # Sums of the metrics since the last training record.
   totals: dict[str, Any] = dataclasses.field(default_factory=dict)
-  evaluated: bool = True
-  best_step: int | None = None
+  evaluated: bool = True  # Whether the validation due at this step is done.
+  best_step: int | None = None  # Of the lowest validation error.
   best_error: float | None = None
-  skipped: int = 0
+  skipped: int = 0  # Steps that were skipped because they were not finite.
 
 
 def folder_of(workdir: Path, step: int) -> Path:
@@ -77,8 +66,7 @@ def exists(workdir: Path) -> bool:
 
 def commit(workdir: Path, step: int) -> None:
   """Turns the complete `unfinished_folder` of a step into its checkpoint."""
-  unfinished = unfinished_folder(workdir, step)
-  final = folder_of(workdir, step)
+  unfinished, final = unfinished_folder(workdir, step), folder_of(workdir, step)
   digests.write(unfinished)
   # A resumed run saves its step once more, after the validation.
   if final.exists():
@@ -96,8 +84,7 @@ def remove(workdir: Path, step: int) -> None:
 def clean(workdir: Path) -> None:
   """Removes unfinished folders, and brings back a step that was being replaced.
 
-  Args:
-    workdir: folder of a run in which nothing is being saved.
+  Nothing may be saved into the workdir meanwhile.
   """
   folder = workdir / _FOLDER
   for replaced in folder.glob(f"*{_REPLACED}"):
@@ -117,16 +104,9 @@ def describe_latest(workdir: Path) -> str:
 
 
 def latest_valid(workdir: Path) -> tuple[int | None, dict[int, str]]:
-  """Returns the newest step whose files are unchanged since they were written.
+  """Returns the newest undamaged step, and the damage of each newer one.
 
-  Args:
-    workdir: folder of a run; it need not exist.
-
-  Returns:
-    The step, or None if nothing was saved; and the damage of each newer step.
-
-  Raises:
-    InputError: all checkpoints are damaged.
+  The step is None if nothing was saved. Raises InputError if all are damaged.
   """
   damaged: dict[int, str] = {}
   for step in reversed(steps_of(workdir)):
@@ -145,12 +125,7 @@ def latest_valid(workdir: Path) -> tuple[int | None, dict[int, str]]:
 
 
 def quarantine(workdir: Path, damaged: dict[int, str]) -> None:
-  """Renames damaged checkpoints, so that their steps can be saved again.
-
-  Args:
-    workdir: folder of the run.
-    damaged: from `latest_valid`; a warning is printed for each step.
-  """
+  """Renames damaged checkpoints, so that their steps can be saved again."""
   for step, problem in damaged.items():
     folder = folder_of(workdir, step)
     names = (f"{step}.damaged-{number}" for number in itertools.count(1))
@@ -168,13 +143,8 @@ def restore(
 ) -> tuple[TrainState, Progress]:
   """Returns the state after a step, and the progress that goes with it.
 
-  Args:
-    workdir: folder of the run.
-    step: from `latest_valid`.
-    state: arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore to.
-
-  Raises:
-    InputError: the checkpoint holds other arrays, or parameters alone.
+  `state` holds arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore
+  to. Raises InputError if the checkpoint holds other arrays, or only params.
   """
   folder = folder_of(workdir, step)
   progress = _read_progress(folder)
@@ -183,59 +153,37 @@ def restore(
       f"{str(folder)!r} holds only parameters, from which training cannot"
       f" resume; use --config.init_from={workdir} and another --workdir."
     )
-  parts = {
-    "params": state.params,
-    "opt_state": state.opt_state,
-    "plateau": state.plateau,
-  }
+  names = "params", "opt_state", "plateau"
+  parts = {name: getattr(state, name) for name in names}
   _check_shapes(folder, parts)
-  found = _restore(
-    folder,
-    **{name: ocp.args.StandardRestore(part) for name, part in parts.items()},
-  )
+  items = {k: ocp.args.StandardRestore(part) for k, part in parts.items()}
+  found = _restore(folder, **items)
   step_array = jax.device_put(jnp.int32(step), state.step.sharding)
   restored = TrainState(step_array, *(found[name] for name in parts))
   return restored, Progress(**progress)
 
 
-def restore_params(
-  workdir: Path, params: Any, mesh: Mesh, which: str = "newest"
-) -> tuple[int, Any]:
-  """Returns a step and its parameters, replicated on a mesh.
+def read_params(workdir: Path, step: int, expected: Any = None) -> Any:
+  """Returns the parameters of a checkpoint as numpy arrays.
 
-  Args:
-    workdir: folder of the run.
-    params: parameters of the same shapes, or their abstract shapes.
-    mesh: devices to put the arrays on.
-    which: see `find_step`.
-
-  Raises:
-    InputError: no such checkpoint, a damaged one, or one of other arrays.
+  Raises InputError if their shapes are not those of the `expected` parameters.
   """
-  step = find_step(workdir, which)
-  _check_shapes(folder_of(workdir, step), {"params": params})
-  return step, placement.replicate(mesh, read_params(workdir, step))
-
-
-def read_params(workdir: Path, step: int) -> Any:
-  """Returns the parameters of a checkpoint as numpy arrays."""
-  folder = folder_of(workdir, step) / "params"
+  folder = folder_of(workdir, step)
+  if expected:
+    _check_shapes(folder, {"params": expected})
   as_numpy = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder)
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    _metadata(folder / "params"),
   )
-  args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-  return _arrays_handler().restore(folder, args=args)
+  return _arrays_handler().restore(
+    folder / "params", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+  )
 
 
 def find_step(workdir: Path, which: str) -> int:
-  """Returns the step of an undamaged checkpoint.
+  """Returns the step of an undamaged checkpoint, or raises InputError.
 
-  Args:
-    workdir: folder of the run.
-    which: `newest`, `best` (of the lowest validation error) or a step.
-
-  Raises:
-    InputError: there is no such checkpoint, or it is damaged.
+  `which` is newest, best (of the lowest validation error) or a step.
   """
   where = f"workdir={str(workdir)!r}"
   newest, damaged = latest_valid(workdir)
@@ -249,30 +197,24 @@ def find_step(workdir: Path, which: str) -> int:
         file=sys.stderr,
       )
     return newest
-  name = which
+  name, steps = which, [str(step) for step in steps_of(workdir)]
   if which == "best":
     name = str(_read_progress(folder_of(workdir, newest)).get("best_step"))
-  steps = {str(step): step for step in steps_of(workdir)}
   if name not in steps:
     raise errors.InputError(
       f"{where} has no checkpoint of step {name} (step={which!r}); choose one"
       f" of {', '.join(steps)}, or newest."
     )
-  if problem := digests.problem(folder_of(workdir, steps[name])):
+  if problem := digests.problem(folder_of(workdir, int(name))):
     raise errors.InputError(
       f"the checkpoint of step {name} in {where} is damaged ({problem}); choose"
       f" another, such as {newest}."
     )
-  return steps[name]
+  return int(name)
 
 
 def write_params(workdir: Path, params: Any) -> None:
-  """Writes parameters of another program as the checkpoint of step 0.
-
-  Args:
-    workdir: folder of a run without a checkpoint.
-    params: {"features": ..., "classifier": ...} of float32 arrays.
-  """
+  """Writes parameters of another program as the checkpoint of step 0."""
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     checkpointer.save(
       unfinished_folder(workdir, 0),
@@ -282,14 +224,11 @@ def write_params(workdir: Path, params: Any) -> None:
 
 
 def digest(params: Any) -> str:
-  """Returns one SHA-256 of parameters.
+  """Returns one SHA-256 of a tree of arrays.
 
   It covers the arrays in the order of their paths: path, dtype and shape in a
   line, as in `classifier/fc6/bias float32 (4096,)`, then the bytes in C order,
   little endian.
-
-  Args:
-    params: a tree of arrays.
   """
   total = hashlib.sha256()
   for name, leaf in sorted(_flatten(params).items()):
@@ -332,19 +271,18 @@ def _metadata(folder: Path) -> Any:
 
 def _check_shapes(folder: Path, parts: dict[str, Any]) -> None:
   """Raises InputError if a checkpoint holds arrays of other names or shapes."""
-
-  def shapes_of(tree: Any) -> dict[str, Any]:
-    return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
-
-  differing = []
-  for part, tree in parts.items():
-    saved, wanted = shapes_of(_metadata(folder / part)), shapes_of(tree)
-    differing += [
-      f"{part}/{path} ({saved.get(path, 'absent')} there,"
-      f" {wanted.get(path, 'absent')} here)"
-      for path in sorted(saved | wanted)
-      if saved.get(path) != wanted.get(path)
-    ]
+  saved = _flatten({part: _metadata(folder / part) for part in parts})
+  wanted = _flatten(parts)
+  there, here = (
+    {path: tuple(array.shape) for path, array in arrays.items()}
+    for arrays in (saved, wanted)
+  )
+  differing = [
+    f"{path} ({there.get(path, 'absent')} there, {here.get(path, 'absent')}"
+    " here)"
+    for path in sorted(there | here, key=lambda x: (x[:6] != "params", x))
+    if there.get(path) != here.get(path)
+  ]
   if differing:
     raise errors.InputError(
       f"{str(folder)!r} is of another net: {errors.first_few(differing)}."

@@ -2,6 +2,7 @@
 
 import inspect
 import runpy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ CONFIGS = Path(configs.__path__[0])
 
 
 def load_config(path: str) -> config_dict.ConfigDict:
-  """Returns the config of `NAME` or `FILE.py`, either with `:ARGUMENT`.
-
-  Raises:
-    InputError: there is no such config, or it refuses the argument.
-  """
+  """Returns the config of `NAME` or `FILE.py`, either with `:ARGUMENT`."""
   file, _, argument = path.partition(":")
-  get_config = runpy.run_path(str(find_config(file))).get("get_config")
+  try:
+    get_config = runpy.run_path(str(find_config(file))).get("get_config")
+  except (SyntaxError, ImportError, NameError) as e:
+    raise errors.InputError(
+      f"{file!r} cannot be loaded ({errors.reason(e)}); mend the file."
+    ) from e
   if get_config is None:
     raise errors.InputError(
       f"{file!r} has no get_config(); start from a copy of configs/alexnet.py."
@@ -35,27 +37,30 @@ def load_config(path: str) -> config_dict.ConfigDict:
       f" a colon{', such as list' if needed else ''}."
     )
   try:
-    return get_config(argument) if argument else get_config()
+    found = get_config(argument) if argument else get_config()
   except ValueError as e:
     raise errors.InputError(f"{path!r}: {e}.") from e
+  if not isinstance(found, config_dict.ConfigDict):
+    raise errors.InputError(
+      f"{path!r}: get_config() returns {found!r}, which is no ConfigDict."
+    )
+  return found
 
 
 def find_config(name: str) -> Path:
-  """Returns the file of one of our configs by its name, or of a path."""
+  """Returns the file of a config of the package by its name, or of a path."""
   if name.endswith(".py") or "/" in name:
     if Path(name).is_file():
       return Path(name)
     raise errors.InputError(
       f"config={name!r} does not exist; give a .py file or a config's name."
     )
-  known = [path.stem for path in CONFIGS.glob("[a-z]*.py")]
-  if name not in known:
-    raise errors.unknown("config", name, known)
+  _check_known("config", name, [p.stem for p in CONFIGS.glob("[a-z]*.py")])
   return CONFIGS / f"{name}.py"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Returns a nested config as one level of `a.b` names, as flags have them."""
+  """Returns a nested config as one level, by the names that flags have: a.b."""
   flat = {}
   for name, value in tree.items():
     if isinstance(value, dict):
@@ -70,14 +75,14 @@ class _ConfigParser(flags.ArgumentParser):
     return load_config(path).lock()
 
 
-def define_config(default: str | Path = "quickstart") -> None:
+def define_config(default: str = "quickstart") -> None:
   """Defines the flags `--config=NAME` and `--config.FIELD=VALUE`."""
   # Without --config the fields are looked up here, else when flags are parsed.
   with cli.refuse_unknown_fields():
     try:
       config_flags.DEFINE_config_file(
         "config",
-        str(find_config(str(default))),
+        str(find_config(default)),
         "Name or file of a config, with :ARGUMENT if it takes one."
         " --config.FIELD=VALUE changes a field; configs/alexnet.py lists them.",
       )
@@ -85,7 +90,7 @@ def define_config(default: str | Path = "quickstart") -> None:
       reason = " ".join(str(e).split())
       raise errors.InputError(f"bad --config flags: {reason}") from e
   flags.FLAGS["config"].parser = _ConfigParser()
-  flags.FLAGS["config"].default_as_str = Path(default).stem
+  flags.FLAGS["config"].default_as_str = default
 
 
 def config() -> tuple[config_dict.ConfigDict, str]:
@@ -104,8 +109,8 @@ def overridden() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
-# The lowest and the highest value of every field that is a number, or a tuple
-# of numbers. Whole numbers have whole bounds; steps are counted in 32 bits.
+# The lowest and highest value of each number, also of those in tuples. Whole
+# numbers have whole bounds; steps are counted in 32 bits.
 COUNT = (1, 2**31 - 1)
 POSITIVE, NOT_NEGATIVE = (1e-38, 2e9), (0.0, 2e9)
 NORM = dict(k=(1e-6, 1e6), alpha=(0.0, 1e6), beta=(0.0, 100.0), window=(1, 99))
@@ -165,20 +170,21 @@ CHOICES = {
 
 
 def check(config: Any) -> None:
-  """Checks each field of a config, and rules between fields.
-
-  Raises:
-    InputError: the field, its value and the rule.
-  """
+  """Raises InputError for the first field of a config that breaks a rule."""
   fields = flatten(config.to_dict())
   with cli.refuse_unknown_fields():
+    for name, value in flatten(load_config("alexnet").to_dict()).items():
+      if isinstance(value, bool) and not name.startswith("network."):
+        _require(
+          isinstance(fields[name], bool),
+          f"{name}={fields[name]!r} must be True or False.",
+        )
     for name, bounds in RANGES.items():
       for value in fields[name] if name in TUPLES else (fields[name],):
         if value is not None or name not in MAY_BE_NONE:
           _check_number(name, value, bounds)
     for name, known in CHOICES.items():
-      if fields[name] not in known:
-        raise errors.unknown(name, fields[name], known)
+      _check_known(name, fields[name], known)
   _check_layers(fields)
   _check_exceptions(fields)
   _check_between(config)
@@ -195,28 +201,34 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
     )
 
 
+def _check_known(name: str, value: Any, known: Collection[Any]) -> None:
+  if value not in known:
+    raise errors.unknown(name, value, known)
+
+
+def _require(holds: bool, rule: str) -> None:
+  if not holds:
+    raise errors.InputError(rule)
+
+
 def _check_layers(fields: dict[str, Any]) -> None:
   layers = fields["network.layers"]
   rows = [name.split(".")[1] for name in fields if name.endswith(".then")]
   for layer in layers:
-    if layer not in rows:
-      raise errors.unknown("network.layers", layer, rows)
+    _check_known("network.layers", layer, rows)
     for name, bounds in ROW_RANGES.items():
       field = f"network.{layer}.{name}"
       if field in fields:
         _check_number(field, fields[field], bounds)
     for word in fields[f"network.{layer}.then"]:
-      if word not in networks.LAYERS:
-        raise errors.unknown(f"network.{layer}.then", word, networks.LAYERS)
-  shown = f"network.layers={tuple(layers)}"
-  if len(set(layers)) < len(layers):
-    raise errors.InputError(f"{shown} names a layer twice.")
-  classes = fields["num_classes"]
-  if not layers or fields.get(f"network.{layers[-1]}.units") != classes:
-    raise errors.InputError(
-      f"{shown} must end in a fully connected layer of num_classes={classes}"
-      " units."
-    )
+      _check_known(f"network.{layer}.then", word, networks.LAYERS)
+  shown, classes = f"network.layers={tuple(layers)}", fields["num_classes"]
+  _require(len(set(layers)) == len(layers), f"{shown} names a layer twice.")
+  _require(
+    bool(layers) and fields.get(f"network.{layers[-1]}.units") == classes,
+    f"{shown} must end in a fully connected layer of num_classes={classes}"
+    " units.",
+  )
 
 
 def _check_exceptions(fields: dict[str, Any]) -> None:
@@ -228,49 +240,44 @@ def _check_exceptions(fields: dict[str, Any]) -> None:
     ("learning_rate_of_layers", ("epoch", "layer", "rate"), layers + arrays),
   ):
     for entry in fields[field]:
-      if not isinstance(entry, list | tuple) or len(entry) != len(parts):
-        raise errors.InputError(
-          f"{field} holds {entry!r}, which is not ({', '.join(parts)})."
-        )
+      _require(
+        isinstance(entry, list | tuple) and len(entry) == len(parts),
+        f"{field} holds {entry!r}, which is not ({', '.join(parts)}).",
+      )
       for part, value in zip(parts, entry, strict=True):
-        if part != "layer":
+        if part == "layer":
+          _check_known(field, value, known)
+        else:
           _check_number(f"{field}: {part}", value, NOT_NEGATIVE)
-        elif value not in known:
-          raise errors.unknown(field, value, known)
 
 
 def _check_between(c: Any) -> None:
   """Checks fields that depend on each other."""
-  windows = {norm: c.network[norm].window for norm in ("lrn", "map_norm")}
-  for broken, text in (
-    *(
-      (x % 2 == 0, f"network.{norm}.window={x} must be odd: it is centred.")
-      for norm, x in windows.items()
-    ),
-    (
-      c.network.pool_stride > c.network.pool_window,
-      f"network.pool_stride={c.network.pool_stride} must be at most"
-      f" network.pool_window={c.network.pool_window}, or pixels are left out.",
-    ),
-    (
-      len(c.input_scale) != 3,
-      f"input_scale={tuple(c.input_scale)} must be three numbers.",
-    ),
-    (
-      c.crop_size_px > c.image_size_px,
-      f"crop_size_px={c.crop_size_px} must be at most"
-      f" image_size_px={c.image_size_px}.",
-    ),
-    (
-      c.seed + c.ensemble > 2**32,
-      f"seed={c.seed} must be at most 2**32 - {c.ensemble} for"
-      f" ensemble={c.ensemble}.",
-    ),
-    (
-      c.schedule == "plateau" and not c.validation_split,
-      "schedule='plateau' watches the validation error, but validation_split"
-      " is ''; name a split, or pass --config.schedule=epochs.",
-    ),
-  ):
-    if broken:
-      raise errors.InputError(text)
+  for norm in ("lrn", "map_norm"):
+    size = c.network[norm].window
+    rule = f"network.{norm}.window={size} must be odd: it is centred."
+    _require(size % 2 == 1, rule)
+  _require(
+    c.network.pool_stride <= c.network.pool_window,
+    f"network.pool_stride={c.network.pool_stride} must be at most"
+    f" network.pool_window={c.network.pool_window}, or pixels are left out.",
+  )
+  _require(
+    len(c.input_scale) == 3,
+    f"input_scale={tuple(c.input_scale)} must be three numbers.",
+  )
+  _require(
+    c.crop_size_px <= c.image_size_px,
+    f"crop_size_px={c.crop_size_px} must be at most"
+    f" image_size_px={c.image_size_px}.",
+  )
+  _require(
+    c.seed + c.ensemble <= 2**32,
+    f"seed={c.seed} must be at most 2**32 - {c.ensemble} for"
+    f" ensemble={c.ensemble}.",
+  )
+  _require(
+    c.schedule != "plateau" or bool(c.validation_split),
+    "schedule='plateau' watches the validation error, but validation_split"
+    " is ''; name a split, or pass --config.schedule=epochs.",
+  )

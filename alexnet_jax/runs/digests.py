@@ -1,6 +1,6 @@
-"""The SHA-256 of every file of a folder, in one file that is written last.
+"""SHA256SUMS: the SHA-256 of every file of a folder, written last.
 
-`sha256sum --check SHA256SUMS` in the folder compares them too.
+`sha256sum --check SHA256SUMS` in the folder compares the files, too.
 """
 
 import concurrent.futures
@@ -13,9 +13,8 @@ NAME = "SHA256SUMS"
 
 def write(folder: Path) -> None:
   """Writes `SHA256SUMS` into a folder that is otherwise complete."""
-  lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
   with (folder / NAME).open("w") as file:
-    file.write("".join(lines))
+    file.writelines(_lines(folder))
     file.flush()
     os.fsync(file.fileno())
 
@@ -23,39 +22,36 @@ def write(folder: Path) -> None:
 def problem(folder: Path) -> str:
   """Returns what is wrong with the files of a folder, "" if nothing is."""
   try:
-    *lines, rest = (folder / NAME).read_bytes().decode().split("\n")
-    found = _digests(folder)
+    listed = (folder / NAME).read_bytes().decode(errors="replace")
+    lines = _lines(folder)
   except FileNotFoundError as e:
     return f"{Path(e.filename).name} is missing"
-  except (OSError, UnicodeDecodeError) as e:
+  except OSError as e:
     return f"its files cannot be read ({e})"
-  if rest:
-    return f"{NAME} is cut"
-  for line in lines:
-    digest, _, name = line.partition("  ")
-    if name not in found:
-      return f"{name!r} is missing, or {NAME} is damaged"
-    if f"{found.pop(name)}  {name}" != line:
-      return f"{name} is not as it was written ({NAME} has {digest[:16]!r})"
-  extra = next(iter(found), None)
-  return f"{extra} is not in {NAME}" if extra else ""
+  if listed == "".join(lines):
+    return ""
+  differing = {*listed.splitlines(keepends=True)} ^ {*lines}
+  names = sorted(line.strip().partition("  ")[2] for line in differing)
+  return f"{names[0] if names else NAME} is missing or differs from {NAME}"
 
 
-def _digests(folder: Path) -> dict[str, str]:
-  """Returns the digest of each file but `SHA256SUMS`, by its sorted name."""
+def _lines(folder: Path) -> list[str]:
+  """Returns the lines of `SHA256SUMS`, sorted by the names of the files."""
   files = sorted(
-    path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    path
+    for path in folder.rglob("*")
+    if (path.is_symlink() or not path.is_dir()) and path != folder / NAME
   )
-  names = [file.relative_to(folder).as_posix() for file in files]
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     digests = list(pool.map(_digest, files))
-  found = dict(zip(names, digests, strict=True))
-  found.pop(NAME, None)
-  return found
+  return [
+    f"{digest}  {file.relative_to(folder).as_posix()}\n"
+    for digest, file in zip(digests, files, strict=True)
+  ]
 
 
 def _digest(file: Path) -> str:
-  if file.is_symlink():  # To what is no part of this.
+  if file.is_symlink():  # It leads to files outside of the checkpoint.
     return "a link"
   with file.open("rb") as stream:
     return hashlib.file_digest(stream, "sha256").hexdigest()

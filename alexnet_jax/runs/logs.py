@@ -1,11 +1,12 @@
 """What a run records and shows: metrics.jsonl, TensorBoard, a progress bar."""
 
+import contextlib
 import errno
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -17,8 +18,7 @@ from alexnet_jax.runtime import errors
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   """Returns the records of `metrics.jsonl`; a cut last line is left out.
 
-  Raises:
-    InputError: another line is damaged.
+  Raises InputError if another line is damaged.
   """
   file = workdir / "metrics.jsonl"
   lines = file.read_bytes().splitlines() if file.exists() else []
@@ -26,10 +26,10 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   for number, line in enumerate(lines, start=1):
     try:
       record = json.loads(line)
-      if (type(record["step"]), type(record["split"])) != (int, str):
-        raise ValueError("it has no step or no split")
+      if not isinstance(record["step"], int):
+        raise ValueError("its step is no number")
       records.append(record)
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError) as e:
       if number < len(lines):
         raise errors.InputError(
           f"{file} is damaged in line {number} ({e}); remove that line."
@@ -37,16 +37,25 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   return records
 
 
-class NullLogger:
-  """Records nothing: the `Logger` of every process but the first."""
+class Logger(contextlib.AbstractContextManager):
+  """Writes the records of a run and shows them, in the first process alone."""
 
-  def __init__(self, workdir: Path, start_step: int, evaluated: bool):
-    """Reads what the run had recorded before it was resumed.
+  def __init__(
+    self,
+    workdir: Path,
+    start_step: int,
+    evaluated: bool,
+    total_steps: int,
+    is_first: bool = True,
+  ):
+    """Opens the files of a run, and drops records after its checkpoint.
 
     Args:
       workdir: folder of the run.
-      start_step: step of the checkpoint; records of later steps are dropped.
+      start_step: step of the checkpoint.
       evaluated: whether the validation that is due at that step is done.
+      total_steps: of the run.
+      is_first: if not, the logger reads what is there but writes nothing.
     """
     # The test comes after the last validation.
     splits = ("train", "validation", "test") if evaluated else ("train",)
@@ -56,54 +65,9 @@ class NullLogger:
       if record["step"] < start_step
       or (record["step"] == start_step and record["split"] in splits)
     ]
-
-  def __enter__(self) -> Self:
-    """Returns itself."""
-    return self
-
-  def __exit__(self, *_) -> None:
-    """Closes nothing."""
-
-  def has(self, step: int, split: str) -> bool:
-    """Whether the run had this record before it was resumed."""
-    return any((r["step"], r["split"]) == (step, split) for r in self._before)
-
-  def print(self, text: str) -> None:
-    """Prints nothing."""
-
-  def advance(self, step: int, epoch: float) -> None:
-    """Shows nothing."""
-
-  def record(self, record: dict[str, Any]) -> None:
-    """Writes nothing."""
-
-  def flush(self) -> bool:
-    """Returns True: nothing is left to write."""
-    return True
-
-  def write_confusions(
-    self, step: int, views: int, counts: Mapping[tuple[int, int], int]
-  ) -> None:
-    """Writes nothing."""
-
-
-class Logger(NullLogger):
-  """Writes the records of a run and shows them."""
-
-  def __init__(
-    self, workdir: Path, start_step: int, evaluated: bool, total_steps: int
-  ):
-    """Opens the files of a run; see `NullLogger` for the first arguments."""
-    super().__init__(workdir, start_step, evaluated)
-    self._workdir = workdir
-    self._total_steps = total_steps
-    file = workdir / "metrics.jsonl"
-    lines = [json.dumps(record) + "\n" for record in self._before]
-    run_files.replace_text(file, "".join(lines))
-    self._file = file.open("ab", buffering=0)
+    self._workdir, self._total_steps = workdir, total_steps
     self._unwritten = b""
-    folder = workdir / "tensorboard"
-    self._scalars = tensorboard.ScalarWriter(folder, start_step + 1)
+    self._file = self._scalars = None
     console = Console()
     self._bar = rich_progress.Progress(
       "{task.description}",
@@ -111,25 +75,42 @@ class Logger(NullLogger):
       "{task.fields[last]}",
       rich_progress.TimeRemainingColumn(),
       console=console,
-      disable=not console.is_terminal,
+      disable=not (is_first and console.is_terminal),
     )
-    self._bar.start()
     self._task = self._bar.add_task(
       "starting", total=total_steps, completed=start_step, last=""
     )
+    if is_first:
+      file = workdir / "metrics.jsonl"
+      lines = [json.dumps(record) + "\n" for record in self._before]
+      run_files.replace_text(file, "".join(lines))
+      self._file = file.open("ab", buffering=0)
+      self._scalars = tensorboard.ScalarWriter(
+        workdir / "tensorboard", start_step + 1
+      )
+      self._bar.start()
 
   def __exit__(self, *_) -> None:
     """Removes the bar and closes the files."""
     self._bar.stop()
-    self._scalars.close()
-    self._file.close()
+    for opened in (self._scalars, self._file):
+      if opened:
+        opened.close()
+
+  def has(self, step: int, split: str) -> bool:
+    """Whether the run had this record before it was resumed."""
+    # Of an ensemble, the record of all members together comes last.
+    return any(
+      (r["step"], r["split"]) == (step, split) and "member" not in r
+      for r in self._before
+    )
 
   def print(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    if self._bar.disable:
-      print(text, flush=True)
-    else:
+    if not self._bar.disable:
       self._bar.console.print(text, highlight=False, markup=False)
+    elif self._file:
+      print(text, flush=True)
 
   def advance(self, step: int, epoch: float) -> None:
     """Moves the bar to a step."""
@@ -140,7 +121,9 @@ class Logger(NullLogger):
     )
 
   def record(self, record: dict[str, Any]) -> None:
-    """Writes and shows the metrics of a split; README lists the fields."""
+    """Writes and shows the metrics of a split."""
+    if not self._file or not self._scalars:
+      return
     self._unwritten += json.dumps(record, allow_nan=False).encode() + b"\n"
     self.flush()
     metrics = dict(record)
@@ -166,12 +149,14 @@ class Logger(NullLogger):
 
   def flush(self) -> bool:
     """Writes what a full disk has held up; returns whether all is written."""
+    if not self._file or not self._unwritten:
+      return True
     size = os.fstat(self._file.fileno()).st_size
     try:
       if self._file.write(self._unwritten) < len(self._unwritten):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as e:
-      os.ftruncate(self._file.fileno(), size)  # No line is there in part.
+      os.ftruncate(self._file.fileno(), size)  # Never leave a part of a line.
       count = self._unwritten.count(b"\n")
       self.print(
         f"WARNING: {count} lines of {self._file.name} could not be written"
@@ -184,13 +169,9 @@ class Logger(NullLogger):
   def write_confusions(
     self, step: int, views: int, counts: Mapping[tuple[int, int], int]
   ) -> None:
-    """Writes `confusions.json`: how the test images were classified.
-
-    Args:
-      step: updates done.
-      views: of each image.
-      counts: number of images by (label, likeliest class).
-    """
+    """Writes `confusions.json`: test images by (label, likeliest class)."""
+    if not self._file:
+      return
     found = {
       "split": "test",
       "step": step,

@@ -12,17 +12,18 @@ from alexnet_jax import metrics
 
 
 class Meter:
-  """Adds up what training steps return."""
+  """Adds up what training steps return, from `totals` on."""
 
   def __init__(self, totals: dict[str, Any]):
-    """Goes on from `totals()`."""
+    """Starts from the `totals()` of the checkpoint."""
     self._calls = 0
-    self._clear()
-    self._totals = {name: np.float64(value) for name, value in totals.items()}
+    self._totals: metrics.Totals = {
+      name: np.float64(value) for name, value in totals.items()
+    }
+    self._clear_times()
     self.restart_clock()
 
-  def _clear(self) -> None:
-    self._totals: metrics.Totals = {}
+  def _clear_times(self) -> None:
     self._seconds = self._timed_images = self._waited_s = 0.0
 
   def __bool__(self) -> bool:
@@ -34,7 +35,7 @@ class Meter:
     return {name: value.tolist() for name, value in self._totals.items()}
 
   def restart_clock(self) -> None:
-    """Leaves out the time since the last step, as that of an evaluation."""
+    """Leaves out the time since the last step, such as an evaluation's."""
     self._mark = time.perf_counter()
 
   @contextlib.contextmanager
@@ -50,18 +51,17 @@ class Meter:
       return
     start, self._mark = self._mark, time.perf_counter()
     self._calls += 1
-    if self._calls == 2:  # The first call's steps were compiled meanwhile.
-      self._seconds = self._timed_images = self._waited_s = 0.0
+    if self._calls == 2:  # The first call's time was spent on compiling.
+      self._clear_times()
     self._seconds += self._mark - start
     for sums in sums_of_steps:
       metrics.add(self._totals, sums)
       self._timed_images += float(np.sum(sums["examples"]))
 
   def take(self) -> list[dict[str, float]]:
-    """Returns the means since the last call, and starts again.
+    """Returns the means of each member since the last call, and clears them.
 
-    Returns:
-      Those of each member, and then, of several, the mean over members.
+    The mean over members follows, if there are several.
     """
     means = {
       name: np.atleast_1d(value)
@@ -79,5 +79,6 @@ class Meter:
       "images_per_second": self._timed_images / seconds,
       "input_wait": self._waited_s / seconds,
     }
-    self._clear()
+    self._totals = {}
+    self._clear_times()
     return [figures | speed for figures in each]

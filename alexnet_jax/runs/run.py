@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, schedules, steps
 from alexnet_jax.data import feed, records
 from alexnet_jax.model import AlexNet
-from alexnet_jax.parallel import layouts, placement
+from alexnet_jax.parallel import placement
 from alexnet_jax.runs import checkpoint, logs, saving
 from alexnet_jax.runs.events import Events
 from alexnet_jax.runs.meter import Meter
@@ -23,71 +23,38 @@ Figures = list[dict[str, float]]
 """Loss and errors of each net, and then, of several, of all together."""
 
 
-class Chunk(NamedTuple):
-  """The batches of the steps that one call takes.
-
-  Attributes:
-    batches: a batch, or the index of several and their count.
-    batch_of: from the turn of a step, from 0, to its batch.
-  """
-
-  batches: Any
-  batch_of: Callable[[int], steps.Batch]
-
-
 class InFlight(NamedTuple):
-  """Steps that the devices may still be computing.
+  """Steps that the devices may still be computing."""
 
-  Attributes:
-    first: number of the first step.
-    count: how many steps there are.
-    sums: of each step, stacked; of a single step as they are.
-    chunk: their batches.
-  """
-
-  first: int
+  first: int  # Number of the first step.
   count: int
   sums: dict[str, jax.Array]
-  chunk: Chunk
+  stacked: bool  # Whether the first axis of the sums is the steps.
 
   def sums_of_steps(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Waits for the steps; yields the number and the sums of each."""
     held = {name: np.asarray(x) for name, x in self.sums.items()}
-    stacked = isinstance(self.chunk.batches, tuple)
     for turn in range(self.count):
-      sums = {name: x[turn] for name, x in held.items()} if stacked else held
-      yield self.first + turn, sums
+      own = {name: x[turn] if self.stacked else x for name, x in held.items()}
+      yield self.first + turn, own
 
 
 @dataclasses.dataclass
 class Run:
-  """A run under way.
-
-  Attributes:
-    steps_per_call: most steps that `step_fn` takes.
-    step_fn: (state, chunk) -> (state, sums).
-    eval_mesh: for evaluations, which are data parallel in every layout.
-    learning_rate: of the conv kernels, by step and drops.
-    state: on the devices.
-    plateau: the state's, on the host.
-    saved: whether what is here is also on disk.
-  """
+  """A run under way."""
 
   config: Any
   workdir: Path
   splits: dict[str, records.Examples]
   net: AlexNet
   augmentation: augment.Augmentation
-  layout: layouts.Layout
   mesh: Mesh
-  eval_mesh: Mesh
-  learning_rate: Callable[..., Any]
-  steps_per_call: int
-  step_fn: Callable[[steps.TrainState, Chunk], Any]
-  view_step: Callable[..., jax.Array]
+  learning_rate: Callable[..., Any]  # Of the conv kernels, by step and drops.
+  steps_per_call: int  # The most steps that `step_fn` takes.
+  step_fn: Callable[..., Any]  # Takes a state and `next_batches`.
   feed: feed.Feed
-  events: Events
-  log: logs.NullLogger
+  total_steps: int
+  log: logs.Logger
   saver: saving.Saver
   should_stop: Callable[[], bool]
   state: steps.TrainState
@@ -99,29 +66,35 @@ class Run:
     self.plateau: schedules.Plateau = jax.device_get(
       placement.replicate(self.mesh, self.state.plateau)
     )
+    # Evaluations are data parallel in every layout.
+    self.eval_mesh = placement.make_mesh()
+    self.view_step = steps.make_view_step(
+      self.net, self.augmentation, self.eval_mesh
+    )
+    self.events = Events(
+      self.config,
+      self.total_steps,
+      steps_per_epoch=len(self.splits["train"]) / self.config.batch_size,
+      has_validation="validation" in self.splits,
+    )
     self.meter = Meter(self.progress.totals)
     self.in_flight: InFlight | None = None
-    self.saved = True
+    self.saved = True  # Whether the state is also on disk.
 
-  def next_batches(self, count: int) -> Chunk:
+  def next_batches(self, count: int) -> tuple[Any, ...]:
     """Waits for the batches of the next `count` steps."""
     if self.steps_per_call == 1:
-      batch = next(self.feed)
-      return Chunk(batch, lambda turn: batch)
-    index = self.feed.indices(count, self.steps_per_call)
-    return Chunk(
-      (self.feed.pool, index, count),
-      lambda turn: self.feed.batch_of(index, turn),
-    )
+      return (next(self.feed),)
+    return self.feed.pool, self.feed.indices(count, self.steps_per_call), count
 
   def rates(self) -> np.ndarray:
     """Returns the learning rate of each member in the newest step."""
     rates = self.learning_rate(max(self.step - 1, 0), self.plateau.drops)
     return np.broadcast_to(rates, (self.config.ensemble,))
 
-  def of_members(self, values: list[float]) -> np.ndarray:
-    """Returns one value per member, in the shape of the plateau's arrays."""
-    own = values[: self.config.ensemble]
+  def errors(self, figures: Figures) -> np.ndarray:
+    """Returns the error of each member, in the shape of the plateau's."""
+    own = [each["top1_error"] for each in figures[: self.config.ensemble]]
     return np.reshape(own, self.plateau.stale.shape)
 
   def set_plateau(self, plateau: schedules.Plateau) -> None:
@@ -144,21 +117,17 @@ class Run:
           f"the {split} loss is {loss} at step {self.step}; lower"
           f" learning_rate. {self.describe_latest()}"
         )
+    epoch = self.events.epoch(self.step)
+    about = {"step": self.step, "epoch": epoch, "split": split}
     rates, stopped = self.rates(), np.atleast_1d(self.plateau.stopped)
-    for number, each in enumerate(figures):
-      epoch = self.events.epoch(self.step)
-      about: dict[str, Any] = {
-        "step": self.step,
-        "epoch": epoch,
-        "split": split,
-      }
-      rate = rates.mean()
-      if number < self.config.ensemble > 1:
-        # A net that has come to its end has no new figures but the test's.
-        if stopped[number] and split != "test":
-          continue
-        about["member"], rate = number, rates[number]
-      self.log.record(about | each | {"learning_rate": float(rate)})
+    for member, each in enumerate(figures):
+      if member == self.config.ensemble or len(figures) == 1:
+        rate = {"learning_rate": float(rates.mean())}
+        self.log.record(about | each | rate)
+      elif split == "test" or not stopped[member]:
+        # Before the test, a net that has ended has no new figures.
+        rate = {"learning_rate": float(rates[member])}
+        self.log.record(about | {"member": member} | each | rate)
 
   def save_is_due(self) -> bool:
     """Whether to save now, by the steps or by the clock of process 0."""

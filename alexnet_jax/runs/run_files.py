@@ -17,32 +17,19 @@ from alexnet_jax.runtime import errors
 
 # Fields that say where, how often and when to give up, not what is computed.
 MAY_CHANGE_ON_RESUME = (
-  "checkpoint_every_minutes",
-  "checkpoint_every_steps",
-  "checkpoints_to_keep",
-  "data_dir",
-  "check_learning_after_steps",
-  "device_cache_fraction",
-  "input_timeout_s",
-  "layout",
-  "log_every_steps",
-  "microbatches",
-  "reader_threads",
-  "skip_nonfinite_steps",
-  "steps_per_call",
-)
+  "check_learning_after_steps", "checkpoint_every_minutes",
+  "checkpoint_every_steps", "checkpoints_to_keep", "data_dir",
+  "device_cache_fraction", "input_timeout_s", "layout", "log_every_steps",
+  "microbatches", "reader_threads", "skip_nonfinite_steps", "steps_per_call",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
 def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
   """Locks a workdir, new or of the same run, and writes its `config.json`.
 
-  Args:
-    workdir: made if it does not exist.
-    config: may differ from the saved one in `MAY_CHANGE_ON_RESUME`.
-
-  Yields:
-    While the lock is held; it ends with the process, however that ends.
+  The lock ends with the process, however that ends. The config may differ from
+  the saved one in `MAY_CHANGE_ON_RESUME`.
 
   Raises:
     InputError: the workdir cannot be written, is locked by another process, or
@@ -111,23 +98,17 @@ def _to_json(config: ConfigDict) -> str:
 
 
 def read_config(workdir: Path) -> Any:
-  """Returns the config of a run.
+  """Returns the config of a run; raises InputError if there is none.
 
   Fields that are newer than the run are as in configs/alexnet.py, which is what
   the code did before it had them.
-
-  Raises:
-    InputError: the workdir holds no run.
   """
   try:
     saved = json.loads((workdir / "config.json").read_text())
-    base = config_files.load_config(str(config_files.CONFIGS / "alexnet.py"))
-    added = json.loads(base.to_json())
+    added = json.loads(config_files.load_config("alexnet").to_json())
     del added["network"]
     return ConfigDict(added | saved).lock()
-  # A TypeError is for JSON that is no object, an AttributeError for a field
-  # that is called as a method is.
-  except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
+  except (OSError, ValueError, TypeError, AttributeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run (config.json: {e}); choose"
       " another --workdir, or train one with alexnet train --workdir=DIR."
@@ -149,16 +130,14 @@ def check_run_metadata(
 ) -> None:
   """Writes the class names and statistics of a new run, or compares them.
 
-  Raises:
-    InputError: the run was trained on other data.
+  Raises InputError if the run was trained on other data.
   """
   if not (workdir / "class_names.json").exists():
     write_run_metadata(workdir, dataset.class_names, held)
     return
   class_names, known = read_run_metadata(workdir)
-  if class_names != dataset.class_names or not np.array_equal(
-    known.mean_image, held.mean_image
-  ):
+  same_mean = np.array_equal(known.mean_image, held.mean_image)
+  if class_names != dataset.class_names or not same_mean:
     raise errors.InputError(
       f"data_dir={str(dataset.directory)!r} has other classes or another mean"
       f" image than the run in {str(workdir)!r} was trained with; restore the"
@@ -171,8 +150,7 @@ def read_run_metadata(
 ) -> tuple[tuple[str, ...], statistics.Statistics]:
   """Returns the class names and statistics that a run was trained with.
 
-  Raises:
-    InputError: they are missing or damaged.
+  Raises InputError if they are missing or damaged.
   """
   file = workdir / "class_names.json"
   try:
@@ -181,7 +159,7 @@ def read_run_metadata(
       isinstance(name, str) for name in class_names
     ):
       raise ValueError("it is no list of names")
-  except (OSError, ValueError, RecursionError) as e:
+  except (OSError, ValueError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} has no usable {file.name} ({e}); train the run"
       " again."

@@ -24,7 +24,7 @@ _RETRY_S = 10  # After a failed save that is waited for.
 _TIMEOUT_S = 300  # For the other processes, when one of them cannot save.
 
 
-class Saver:
+class Saver(contextlib.AbstractContextManager):
   """Saves the states of a run, one at a time, in the background.
 
   A failed save prints a warning and leaves no checkpoint; the run goes on.
@@ -34,27 +34,19 @@ class Saver:
   def __init__(
     self,
     workdir: Path,
-    *,
-    keep: int,
-    every_minutes: float | None,
-    log: logs.NullLogger,
+    config: Any,
+    log: logs.Logger,
     best_step: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
   ):
     """Opens the checkpoints of a run.
 
-    Args:
-      workdir: folder of the run.
-      keep: number of the newest checkpoints to keep, besides the best one.
-      every_minutes: time between two checkpoints, for `is_due`.
-      log: prints the warnings. It is flushed before each save, so that a
-        resumed run finds the records of all steps before the checkpoint.
-      best_step: checkpoint that is kept until a better one is saved.
-      should_stop: tells a save that is waited for to give up.
+    The best step is kept until a better one is saved. The log is flushed before
+    each save, so that a resumed run finds the records of all steps before it.
     """
     self._workdir = workdir.absolute()
-    self._keep = keep
-    self._every_s = 60 * every_minutes if every_minutes else float("inf")
+    self._keep = config.checkpoints_to_keep
+    self._every_s = 60 * config.checkpoint_every_minutes
     self._log = log
     self._best_step = best_step
     self._should_stop = should_stop
@@ -62,10 +54,6 @@ class Saver:
     self._tried_at = time.monotonic()
     self._thread: threading.Thread | None = None
     self._checkpointer = _open_checkpointer()
-
-  def __enter__(self) -> "Saver":
-    """Returns itself."""
-    return self
 
   def __exit__(self, *_) -> None:
     """Waits for the save that is under way."""
@@ -89,19 +77,14 @@ class Saver:
   ) -> bool:
     """Saves a state; its files are written while the next steps run.
 
-    Args:
-      state: the state after a step.
-      progress: goes with it.
-      wait: whether to return only when the checkpoint and the log are on disk.
-      retry: whether to try again when a save that is waited for fails, until
-        `should_stop`.
+    With `wait` it returns when the checkpoint and the log are on disk; with
+    `retry` a save that is waited for is tried again, until `should_stop`.
 
     Returns:
       Whether the checkpoint is on disk, or its files are being written.
 
     Raises:
-      InputError: the parameters are not finite, or a save that is waited for
-        failed and is not tried again.
+      InputError: the parameters are not finite, or the save failed for good.
     """
     self._start(state, progress)
     if not wait:
@@ -117,7 +100,7 @@ class Saver:
     return True
 
   def wait(self) -> bool:
-    """Waits for the save that is under way; returns whether it succeeded."""
+    """Waits for the save under way; returns whether the last one succeeded."""
     if self._thread:
       self._thread.join()
     return not self._failed
@@ -176,8 +159,8 @@ class Saver:
     """Turns an error into a warning: a run survives a full disk."""
     try:
       yield
-    # Orbax and TensorStore raise errors of many types for a disk that is full,
-    # read-only or gone.
+    # For a disk that is full, read-only or gone, Orbax and TensorStore raise
+    # errors of many types.
     except Exception as e:
       self._failed, self._tried_at = True, time.monotonic()
       # Another file may have failed too, which the next save would raise.

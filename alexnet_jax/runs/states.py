@@ -24,22 +24,19 @@ def init_params(model: AlexNet, seed: int) -> Any:
 
 
 def init_state(
-  params: Any, tx: optax.GradientTransformation, members: int = 1
+  params_of_members: list[Any], tx: optax.GradientTransformation
 ) -> TrainState:
-  """Returns the state before the first step.
-
-  Args:
-    params: of the net; of several members, stacked.
-    tx: the optimizer.
-    members: how many nets there are.
-  """
+  """Returns the state of one net, or of several of them, before any step."""
+  params, *more = params_of_members
+  if more:
+    params = ensemble.stack(params_of_members)
 
   @jax.jit  # As one program, not one for the zeros of each array.
   def init(params):
     opt_state = {half: tx.init({half: params[half]}) for half in params}
     plateau = schedules.Plateau.start()
-    if members > 1:
-      plateau = ensemble.stack([plateau] * members)
+    if more:
+      plateau = ensemble.stack([plateau] * len(params_of_members))
     return jnp.int32(0), opt_state, plateau
 
   step, opt_state, plateau = init(params)
@@ -49,46 +46,33 @@ def init_state(
 def initial(
   config: Any, net: AlexNet, tx: Any, layout: layouts.Layout, mesh: Mesh
 ) -> tuple[TrainState, str]:
-  """Returns the state before the first step, and what it was started with.
+  """Returns the state before the first step, and where its layers come from.
 
-  Raises:
-    InputError: see `opened.load_pretrained`.
+  Raises InputError if they cannot come from `config.init_from`.
   """
   drawn = [
     init_params(net, config.seed + member) for member in range(config.ensemble)
   ]
   origin = ""
   if config.init_from:
-    source = Path(config.init_from)
-    loaded = [
-      opened.load_pretrained(
-        source, params, placement.make_mesh(), config.reinit_layers
+    source, devices = Path(config.init_from), placement.make_mesh()
+    for member, params in enumerate(drawn):
+      drawn[member], taken, left = opened.load_pretrained(
+        source, params, devices, config.reinit_layers
       )
-      for params in drawn
-    ]
-    drawn = [params for params, _, _ in loaded]
-    _, taken, left = loaded[0]
-    origin = f"{', '.join(taken)} from {source}"
-    origin += f"; {', '.join(left)} drawn anew" if left else ""
-  state = of_members(drawn, tx)
+      origin = f"{', '.join(taken)} from {source}"
+      origin += f"; {', '.join(left)} drawn anew" if left else ""
+  state = init_state(drawn, tx)
   where = placement.shardings(mesh, placement.specs(layout, state))
   return jax.device_put(state, where), origin
-
-
-def of_members(params_of_members: list[Any], tx: Any) -> TrainState:
-  """Returns the state of one or more members before the first step."""
-  params, *more = params_of_members
-  if more:
-    params = ensemble.stack([params, *more])
-  return init_state(params, tx, len(params_of_members))
 
 
 def abstract(
   net: AlexNet, tx: Any, layout: layouts.Layout, mesh: Mesh
 ) -> TrainState:
-  """Returns the shapes of a state, and where its arrays are to be."""
+  """Returns the shapes and shardings of a run's state."""
   state = jax.eval_shape(
-    lambda: of_members([init_params(net, 0)] * layout.members, tx)
+    lambda: init_state([init_params(net, 0)] * layout.members, tx)
   )
   where = placement.shardings(mesh, placement.specs(layout, state))
   return jax.tree.map(

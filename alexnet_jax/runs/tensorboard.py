@@ -20,19 +20,14 @@ _event_pb2: Any = event_pb2  # Protobuf makes its classes on import.
 
 
 class ScalarWriter:
-  """Writes scalars by step; what a full disk does not take is left out.
+  """Writes scalars by step; drops those that a full disk does not take.
 
-  SummaryWriter of tensorboardX blocks for ever after its thread has met a full
-  disk. The EventsWriter inside it has no thread, and raises OSError.
+  SummaryWriter of tensorboardX hangs after its thread has met a full disk. The
+  EventsWriter inside it has no thread, and raises OSError.
   """
 
   def __init__(self, folder: Path, first_step: int):
-    """Opens a folder.
-
-    Args:
-      folder: made if it does not exist; may hold files of an earlier process.
-      first_step: readers drop what those files have of this step and later.
-    """
+    """Makes the folder; readers drop older files' `first_step` and later."""
     folder.mkdir(exist_ok=True)
     self._prefix = str(folder / "events")
     self._writer: EventsWriter | None = None
@@ -54,7 +49,7 @@ class ScalarWriter:
   def _write(self, **fields: Any) -> None:
     event = _event_pb2.Event(wall_time=time.time(), **fields)
     try:
-      # The name has seconds alone, and would replace a file of this second.
+      # The name has only seconds, and would replace a file of this second.
       suffix = f".{time.time_ns()}"
       self._writer = self._writer or EventsWriter(self._prefix, suffix)
       self._writer.write_event(event)

@@ -28,10 +28,8 @@ def run(
 ) -> None:
   """Runs a command, or prints its help; bad input ends it with exit code 1.
 
-  Args:
-    main: the command; gets the words of the command line that are not flags.
-    define_flags: defines the command's absl flags.
-    takes_files: whether the command takes words that are not flags.
+  `main` gets the words that are not flags. They are refused unless the command
+  `takes_files`.
   """
 
   def checked_main(words: Sequence[str]) -> None:
@@ -94,10 +92,8 @@ def _help(main: Callable[..., Any], names: Sequence[str]) -> str:
 
 
 def keep_memory() -> None:
-  """Lets glibc keep freed memory for the next step, in blocks up to 32 MB.
-
-  By default it returns large blocks, and the system maps each page again.
-  """
+  """Lets glibc keep freed memory for the next step, in blocks up to 32 MB."""
+  # By default it returns large blocks, and the system maps each page again.
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   if mallopt:
     mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that glibc allows.
@@ -105,7 +101,7 @@ def keep_memory() -> None:
 
 
 def keep_programs() -> None:
-  """Caches compiled programs in ~/.cache/alexnet_jax.
+  """Caches compiled programs, by default in ~/.cache/alexnet_jax.
 
   JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
   """
@@ -115,8 +111,7 @@ def keep_programs() -> None:
     return
   cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   if os.path.isabs(cache):  # In a container there may be no home.
-    folder = os.path.join(cache, "alexnet_jax")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", f"{cache}/alexnet_jax")
     # By default jax caches what takes a second; predicting takes less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -147,11 +142,8 @@ def make_folder(flag: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-  """Yields a new file to write, which replaces `file` when all went well.
-
-  If `file` is a link, it replaces the file that the link points to.
-  """
-  real = file.resolve()
+  """Yields a new file to write, which replaces `file` when all went well."""
+  real = file.resolve()  # A link stays, and the file it points to is replaced.
   new = real.with_name(f".{real.stem}.{os.getpid()}{real.suffix}")
   try:
     if file.exists() and not file.is_file():
@@ -168,11 +160,6 @@ def replacing(file: Path) -> Iterator[Path]:
     ) from e
 
 
-class _Rate(progress_bar.ProgressColumn):
-  def render(self, task: progress_bar.Task) -> str:
-    return f"{task.speed:,.0f}/s" if task.speed else ""
-
-
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
   """Shows a progress bar on a terminal; yields a function to advance it by."""
@@ -181,7 +168,6 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     progress_bar.TextColumn(what),
     progress_bar.BarColumn(),
     progress_bar.MofNCompleteColumn(),
-    _Rate(),
     progress_bar.TimeRemainingColumn(),
     console=console,
     disable=not console.is_terminal,

@@ -7,17 +7,11 @@ import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
-_SHOW_CURSOR = "\x1b[?25h"
-
 
 class InputError(ValueError):
-  """Bad input from a user; the text gives the value, the rule, the remedy.
+  """Bad input from a user; the text gives the value, the rule, the remedy."""
 
-  Attributes:
-    exit_immediately: whether the command must end without waiting for threads.
-  """
-
-  exit_immediately = False
+  exit_immediately = False  # Whether to end without waiting for threads.
 
 
 class DivergedError(InputError):
@@ -37,10 +31,7 @@ class InputTimeoutError(InputError):
 def unknown(what: str, value: object, known: Iterable[object]) -> InputError:
   """Returns the error for a name that is not one of the known names.
 
-  Args:
-    what: the field or flag, as the user writes it.
-    value: the name that was given.
-    known: every valid name.
+  `what` is the field or flag, as the user writes it.
   """
   known = sorted(map(str, known))
   near = difflib.get_close_matches(str(value), known, n=1)
@@ -68,6 +59,6 @@ def first_few(
 def exit_immediately(text: str, code: int) -> NoReturn:
   """Prints a line and ends the process, from any thread."""
   # A progress bar may have hidden the cursor.
-  show = f"{_SHOW_CURSOR}\n" if sys.stderr.isatty() else ""
-  os.write(2, f"{show}{text}\n".encode())
+  show_cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""
+  os.write(2, f"{show_cursor}{text}\n".encode())
   os._exit(code)

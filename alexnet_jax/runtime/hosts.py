@@ -50,14 +50,8 @@ def initialize(
 ) -> Iterator[None]:
   """Connects the processes of a run. Enter it before jax sees its devices.
 
-  Without given, jax reads who is who from SLURM, Open MPI or a Cloud TPU slice.
-  A process that none of these started with others runs alone.
-
-  Args:
-    coordinator: HOST:PORT at which process 0 listens, or None.
-    num_processes: number of processes in the run, or None.
-    process_id: number of this process, from 0, or None.
-    timeout_s: seconds to wait for the other processes.
+  If all but the timeout is None, jax reads who is who from SLURM, Open MPI or a
+  Cloud TPU slice; a process that none of these started runs alone.
 
   Raises:
     InputError: the processes cannot connect, or one was lost in a computation.
@@ -89,11 +83,7 @@ def initialize(
 
 
 def assert_same_on_all_hosts(facts: Mapping[str, Any]) -> None:
-  """Raises InputError in all processes if their facts differ.
-
-  Args:
-    facts: JSON values by name.
-  """
+  """Raises InputError in all processes if their facts, JSON values, differ."""
   # `repr` is for values that a later check refuses.
   mine = {x: json.dumps(value, default=repr) for x, value in facts.items()}
   first, *others = map(json.loads, _gather_texts(json.dumps(mine)))
@@ -147,6 +137,11 @@ def from_first(value: Any) -> Any:
   return json.loads(_gather_texts(json.dumps(value))[0])
 
 
+def smallest(value: float) -> float:
+  """Returns the smallest of the processes' values, in all of them."""
+  return min(map(json.loads, _gather_texts(json.dumps(value))))
+
+
 def is_first() -> bool:
   """Whether this is the process that writes logs."""
   return jax.process_index() == 0
@@ -172,7 +167,7 @@ def _connect(given: Any, method: str, timeout_s: int) -> None:
   timer = threading.Timer(timeout_s, errors.exit_immediately, [late, 1])
   timer.start()
   on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Then jax takes it.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax handles it later.
   try:
     jax.distributed.initialize(
       *given,

@@ -1,7 +1,6 @@
-"""What differs from backend to backend, chosen by measurement.
+"""What differs from backend to backend: it changes speed and rounding alone.
 
-Everything here changes speed, and rounding. The figures are in
-experiments/throughput.
+The choices are measured in experiments/throughput.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Of jax 0.10 and 0.11; one that does not know an option compiles nothing.
+# Of jax 0.10 and 0.11; a version that does not know an option refuses it.
 COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
   "cpu": {
     # YNNPACK's convolutions are slower than Eigen's, and so are its products
     # where one of the matrices has few rows.
     "xla_cpu_experimental_ynn_fusion_type": "",
-    # Else `once` has no effect: barriers go before operations are fused.
+    # Else `materialize` has no effect: XLA would drop its barriers too early.
     "xla_disable_hlo_passes": "cse_barrier_expander",
   },
 }
@@ -43,7 +42,7 @@ def jit(fun: Callable[..., Any], **settings: Any) -> Any:
 
 
 def by_platform(table: Table, *args: jax.Array) -> jax.Array:
-  """Returns what the function for the platform computed for makes of `args`."""
+  """Applies the function for the platform that the program is compiled for."""
   return lax.platform_dependent(*args, **table)
 
 
@@ -52,10 +51,9 @@ MATERIALIZE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
 
 @jax.custom_vjp
 def materialize(x: jax.Array) -> jax.Array:
-  """Returns x, which is computed whole before it is used; its gradient too.
+  """Returns x, which is computed in full before it is used; its gradient too.
 
-  XLA:CPU would compute what is elementwise anew inside each of its users, and
-  in the order that suits them.
+  XLA:CPU would compute elementwise operations anew inside each of their users.
   """
   return by_platform(MATERIALIZE, x)
 

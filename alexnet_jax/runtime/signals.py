@@ -40,7 +40,7 @@ class StopRequest:
     """Runs in the main thread, once it executes Python again."""
     if not self._num_calls and jax.process_count() == 1:
       # An exception would wait for data threads that may hang.
-      errors.exit_immediately("told to stop before the first step", 0)
+      errors.exit_immediately("stopped before the first step", 0)
 
   def _listen(self, pipe: int) -> None:
     """Runs in its own thread, since the main one may be in a long step."""

@@ -26,13 +26,7 @@ def evaluate_runs(
 ) -> tuple[list[opened.Run], int, dict[str, float]]:
   """Evaluates runs, several as an ensemble.
 
-  Args:
-    workdirs: of the runs.
-    weights: of each run in the mean of the softmaxes; equal by default.
-    views: 1 or 10; by default what the config of each run says.
-    step: of each run: `newest`, `best` or a number.
-    data_dir: by default that of the first run.
-    split: as TFDS names it; by default the first run's test split.
+  The flags of `alexnet evaluate` describe the arguments.
 
   Returns:
     The runs, the number of images, and loss, top-1 and top-5 error.
@@ -99,8 +93,9 @@ def main(_) -> None:
   views = {words[options.views or run.config.test_views] for run in runs}
   nets = sum(len(run.members) for run in runs)
   about = [options.split or runs[0].config.test_split, f"{count:,} images"]
-  about += [f"{nets} nets"] if nets > 1 else []
-  about += [" and ".join(sorted(views))]
+  if nets > 1:
+    about.append(f"{nets} nets")
+  about.append(" and ".join(sorted(views)))
   print(
     f"{', '.join(about)}, step {', '.join(str(run.step) for run in runs)}:"
     f" top-1 error {figures['top1_error']:.2%},"

@@ -34,15 +34,7 @@ def check_single(model: inference.Model) -> None:
 def batches_of(
   model: inference.Model, examples: records.Examples
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields images uint8 [B, S, S, 3] and labels int [B] of a split, in order.
-
-  Args:
-    model: gives the size of the images.
-    examples: from `opened.examples_of`.
-
-  Raises:
-    InputError: a damaged example, or no batch within `input_timeout_s`.
-  """
+  """Yields images uint8 [B, S, S, 3] and labels int [B] of a split."""
   config = model.config
   stream = batches.eval_batches(
     examples,
@@ -67,11 +59,7 @@ def nearest(
   # |f - q|^2 less |q|^2, which is the same for all f.
   squares_N = np.einsum("nd,nd->n", features_NxD, features_NxD)
   distances_QxN = squares_N[None] - 2 * (queries_QxD @ features_NxD.T)
-  some = np.argpartition(distances_QxN, min(count, len(squares_N)) - 1, axis=1)
-  some = some[:, :count]
-  distances = np.take_along_axis(distances_QxN, some, axis=1)
-  order = distances.argsort(axis=1, kind="stable")
-  return np.take_along_axis(some, order, axis=1)
+  return distances_QxN.argsort(axis=1, kind="stable")[:, :count]
 
 
 def write(
@@ -79,14 +67,8 @@ def write(
 ) -> None:
   """Writes an .npz file as np.savez would, with one batch in memory at a time.
 
-  Args:
-    file: to write.
-    model: of a single net.
-    examples: from `opened.examples_of`.
-    layer: see `Model.features`.
-
   Raises:
-    InputError: an ensemble; see `batches_of` and `Model.features`.
+    InputError: the model is an ensemble, or has no such layer.
   """
   check_single(model)
   empty = model.features([], layer)

@@ -30,14 +30,10 @@ _BATCHES = (64, 8, 1)
 
 
 def load(workdir: str | Path, step: str = "newest") -> "Model":
-  """Opens a run.
+  """Opens a run that was trained, or imported by `alexnet convert`.
 
-  Args:
-    workdir: of a run that was trained, or imported by `alexnet convert`.
-    step: checkpoint: `newest`, `best` (by validation) or a number.
-
-  Raises:
-    InputError: no run, no such checkpoint, or a damaged one.
+  `step` is `newest`, `best` (by validation) or a number. Raises InputError if
+  there is no such checkpoint, or a damaged one.
   """
   run = opened.open_run(Path(workdir), placement.make_mesh(1), step)
   return Model(run, *run_files.read_run_metadata(Path(workdir)))
@@ -52,8 +48,8 @@ class Model:
     class_names: in the order of the labels.
     labels: by class name, and by the WNID that ImageNet's names begin with;
       a name that two classes share is left out.
-    shapes: of the outputs that `features` gives for one image, by layer.
-    layers: names of these, from the image to the logits.
+    layers: names of the outputs that `features` gives, to the logits.
+    shapes: of these outputs for one image, by layer.
   """
 
   def __init__(
@@ -119,9 +115,6 @@ class Model:
 
     Returns:
       float32 [N, H, W, C] or [N, units]; for an ensemble [M, N, ...], by net.
-
-    Raises:
-      InputError: the images are not of that kind, or there is no such layer.
     """
     if layer not in self.shapes:
       raise errors.unknown("layer", layer, self.layers)
@@ -159,10 +152,7 @@ class Model:
     return squares
 
   def _program(self, layer: str) -> Callable[..., jax.Array]:
-    """Returns `(params, images, view) -> output` of a layer.
-
-    Of the layer "", the probabilities.
-    """
+    """Returns `(params, images, view) -> output` of a layer; "" is softmax."""
     if layer not in self._programs:
       net: Any = self.net
       if layer:
@@ -182,9 +172,8 @@ class Model:
 def _outputs(network: Network) -> dict[str, Network]:
   """Returns the net up to each output that has a name, in order.
 
-  Names are Caffe's: norm1 and pool1 follow conv1. An activation is computed in
-  the place of its input, so conv1 and fc6 are after it; the last layer's
-  outputs are the logits.
+  Names are Caffe's: norm1 and pool1 follow conv1, and conv1 and fc6 are after
+  their activation. The last layer's outputs are the logits.
   """
   found: dict[str, Network] = {}
   name = number = ""

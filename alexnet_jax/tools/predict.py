@@ -3,8 +3,8 @@
   alexnet predict --workdir=RUN IMAGE...
 
 IMAGE is a file, a folder, a pattern ("photos/**/*.jpg") or -, which stands for
-names from standard input, one a line. A folder named like a class, or by its
-WNID, gives the true class of its images. From Python: `alexnet_jax.load`.
+names from standard input, one a line. An image in a folder that is named like a
+class, or by its WNID, has that true class. From Python: `alexnet_jax.load`.
 """
 
 import concurrent.futures
@@ -31,12 +31,7 @@ _MOST_IN_PANEL = 24
 
 
 def find(words: Iterable[str], lines: Iterable[str]) -> Iterator[Path]:
-  """Yields the image files that the command line names, in its order.
-
-  Args:
-    words: files, folders, patterns and -.
-    lines: names that - stands for.
-  """
+  """Yields the image files that the words name, in order; - means `lines`."""
   for word in words:
     if word == "-":
       yield from (Path(line.strip()) for line in lines if line.strip())
@@ -56,12 +51,6 @@ def predictions(
 ) -> Iterator[tuple[Path, np.ndarray | None, dict[str, Any]]]:
   """Yields the path, image and most likely classes of each file.
 
-  Args:
-    model: from `alexnet_jax.load`.
-    paths: of image files.
-    views: of each image, 1 or 10.
-    top: how many classes.
-
   Yields:
     The path; the image, uint8 [S, S, 3], or None if it cannot be read; and
     `top`, a list of `class`, `label` and `probability`, with `true`, a class or
@@ -79,13 +68,12 @@ def predictions(
           yield path, None, {"error": image}
           continue
         row = next(rows)
-        best = np.argsort(-row, kind="stable")[:top].tolist()
-        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-        label = model.labels.get(folder)
         classes = [
           {"class": names[k], "label": k, "probability": float(row[k])}
-          for k in best
+          for k in np.argsort(-row, kind="stable")[:top].tolist()
         ]
+        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        label = model.labels.get(folder)
         true = None if label is None else names[label]
         yield path, image, {"top": classes, "true": true}
 
@@ -96,8 +84,7 @@ def _read(path: Path, size_px: int) -> np.ndarray | str:
     return decode.square(decode.decode(path.read_bytes()), size_px)
   except OSError as e:
     return e.strerror or str(e)
-  # A name that holds a zero byte is a ValueError.
-  except (decode.UnreadableError, MemoryError, ValueError) as e:
+  except (decode.UnreadableError, MemoryError) as e:
     return " ".join(str(e).split()) or "it is too large"
 
 
@@ -137,19 +124,10 @@ def main(argv: Sequence[str]) -> None:
   cli.keep_memory()
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
-  # The names of files are bytes, not always text.
-  streams: Any = (
-    (sys.stdin, "surrogateescape"),
-    (sys.stdout, "backslashreplace"),
-  )
-  for stream, handler in streams:
-    if stream:  # None if it is closed.
-      stream.reconfigure(errors=handler)
   bad, count, shown = [], 0, []
-  paths = find(words, sys.stdin or ())
-  asked = predictions(model, paths, options.views, options.top)
-  for path, image, found in asked:
-    count += 1
+  paths = find(words, sys.stdin)
+  found_of = predictions(model, paths, options.views, options.top)
+  for count, (path, image, found) in enumerate(found_of, start=1):
     if image is None:
       bad.append(f"{str(path)!r} ({found['error']})")
       continue
@@ -171,9 +149,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-  flags.DEFINE_string(
-    "step", "newest", "Checkpoint: newest, best (by validation) or a step."
-  )
+  flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_integer("views", 1, "Views of each image, 1 or 10.")
   flags.DEFINE_integer("top", 5, "Classes of each image.", lower_bound=1)
   flags.DEFINE_enum("format", "table", list(FORMATS), "Format of the output.")

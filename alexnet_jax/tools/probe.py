@@ -30,11 +30,7 @@ class Features(NamedTuple):
 
 
 def read(file: Path) -> Features:
-  """Reads a file of features; maps are flattened.
-
-  Raises:
-    InputError: it holds no features, or some that are not finite.
-  """
+  """Reads a file of features, and flattens maps; InputError if it has none."""
   try:
     with file.open("rb") as content, np.load(content) as held:
       names = ("features", "labels", "class_names", "layer")
@@ -51,11 +47,7 @@ def read(file: Path) -> Features:
 
 
 def error(train: Features, test: Features, seed: int = 0) -> float:
-  """Returns the test error; `seed` draws the tenth that chooses the penalty.
-
-  Raises:
-    InputError: they differ in layer or classes, or scikit-learn is missing.
-  """
+  """Returns the test error; `seed` draws the tenth that chooses the penalty."""
   try:
     from sklearn import linear_model, model_selection, preprocessing
   except ImportError as e:

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -30,11 +29,9 @@ def net_input(
   From uint8 [B, S, S, 3], `count` of each: float32 [B, count, crop, crop, 3].
   """
   repeated = jnp.repeat(jnp.asarray(images), count, axis=0)
-  view_key, colour_key = jax.random.split(jax.random.key(seed))
-  view_keys, colour_keys = (
-    jax.random.split(key, len(repeated)) for key in (view_key, colour_key)
-  )
-  views = augment.augment(repeated, view_keys, colour_keys, 0, augmentation)
+  # Examples of one group would share their view.
+  index = jnp.arange(len(repeated)) * augmentation.images_per_view
+  views = augment.training_views(repeated, index, 0, seed, augmentation)
   return np.asarray(views).reshape(len(images), count, *views.shape[1:])
 
 
@@ -66,9 +63,11 @@ def draw(
   counts = count_labels(examples)
   bars.bar(np.arange(len(names)), counts)
   bars.yaxis.get_major_locator().set_params(integer=True)
-  title = f"{examples.split}: {len(examples):,} images, {counts.min():,} to"
-  title += f" {counts.max():,} in each of {len(names)} classes"
-  bars.set_title(title, fontsize=9)
+  bars.set_title(
+    f"{examples.split}: {len(examples):,} images, {counts.min():,} to"
+    f" {counts.max():,} in each of {len(names)} classes",
+    fontsize=9,
+  )
   if len(names) <= _NAMED_CLASSES:
     bars.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8)
   return page

@@ -30,12 +30,11 @@ _HIDDEN = (
 )  # fmt: skip
 
 
-def lines(network: model.Network) -> tuple[list[Line], Line]:
+def lines(network: model.Network) -> list[Line]:
   """Returns a line for every layer of a net, and one for the totals."""
   side = network.input_size_px
   rows = networks.rows(network)
-  layers = [("input", f"{side} x {side} x 3", "", "", "")]
-  layers += [
+  layers = [
     (
       _name(row.layer),
       " x ".join(map(str, row.output_shape)),
@@ -47,12 +46,16 @@ def lines(network: model.Network) -> tuple[list[Line], Line]:
   ]
   parameters = sum(row.parameters for row in rows)
   macs = sum(row.macs for row in rows)
-  return layers, ("total", "", "", f"{parameters:,}", f"{macs:,}")
+  return [
+    ("input", f"{side} x {side} x 3", "", "", ""),
+    *layers,
+    ("total", "", "", f"{parameters:,}", f"{macs:,}"),
+  ]
 
 
 def table(network: model.Network) -> Table:
   """Returns the table of a net: a line for every layer, and the totals."""
-  layers, totals = lines(network)
+  *layers, totals = lines(network)
   grid = _grid("layer")
   for line in layers:
     grid.add_row(*line)
@@ -62,12 +65,7 @@ def table(network: model.Network) -> Table:
 
 
 def difference(a: Any, b: Any) -> tuple[Table, Table]:
-  """Returns how two configs differ: in fields, and in layers and totals.
-
-  Args:
-    a: a whole config; its lines are marked with -.
-    b: another; its lines are marked with +.
-  """
+  """Returns how two configs differ: in fields, and in layers and totals."""
   fields = Table("field", "-", "+", box=box.SIMPLE_HEAD)
   flat_a, flat_b = (config_files.flatten(x.to_dict()) for x in (a, b))
   for name in sorted(flat_a | flat_b):
@@ -75,9 +73,7 @@ def difference(a: Any, b: Any) -> tuple[Table, Table]:
     if old != new:
       fields.add_row(name, str(old), str(new))
   layers = _grid("", "layer")
-  (lines_a, total_a), (lines_b, total_b) = (
-    lines(networks.from_config(config)) for config in (a, b)
-  )
+  lines_a, lines_b = (lines(networks.from_config(c)) for c in (a, b))
   matcher = difflib.SequenceMatcher(None, lines_a, lines_b, autojunk=False)
   for tag, i, j, k, m in matcher.get_opcodes():
     if tag != "equal":
@@ -85,10 +81,6 @@ def difference(a: Any, b: Any) -> tuple[Table, Table]:
         layers.add_row("-", *line)
       for line in lines_b[k:m]:
         layers.add_row("+", *line)
-  if total_a != total_b:
-    layers.add_section()
-    layers.add_row("-", *total_a)
-    layers.add_row("+", *total_b)
   return fields, layers
 
 

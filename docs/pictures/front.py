@@ -9,6 +9,7 @@ are those of experiments/pictures/filters.png.
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -50,7 +51,7 @@ def read_passes(arm: str) -> float:
   return float(np.mean([float(row["epochs_to_target"]) for row in rows]))
 
 
-def draw_curves(axes: plt.Axes) -> None:
+def draw_curves(axes: Any) -> None:
   """Draws each net of each activation, and the paper's factor of six."""
   for arm, label, colour, place in CURVES:
     for seed in range(5):
@@ -83,7 +84,7 @@ def read_filters() -> np.ndarray:
   return np.stack([pixels[y + at][:, x + at] for y in ROWS for x in COLUMNS])
 
 
-def draw_filters(axes: plt.Axes) -> None:
+def draw_filters(axes: Any) -> None:
   """Draws conv1's filters, a block of 4 x 8 for each tower."""
   step, gap, enlarged = 48, 18, 8
   canvas = np.full((8 * step + gap, 8 * step, 3), 255, np.uint8)
@@ -104,7 +105,7 @@ def draw_filters(axes: plt.Axes) -> None:
 
 def main() -> None:
   """Writes front.png."""
-  style = {
+  style: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,

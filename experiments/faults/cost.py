@@ -36,7 +36,7 @@ BATCH = 32
 def saving(folder: Path) -> list[dict[str, float]]:
   """Returns the seconds of rounds of steps, without and with a save."""
   config = alexnet.get_config()
-  config.batch_size = BATCH
+  config.batch_size, config.checkpoints_to_keep = BATCH, 1
   net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, 1)
   mesh = placement.make_mesh(1)
@@ -53,7 +53,7 @@ def saving(folder: Path) -> list[dict[str, float]]:
     colour_axes=np.eye(3, dtype=np.float32),
     colour_sds=np.full(3, 50, np.float32),
   )
-  state = states.init_state(states.init_params(net, 0), tx)
+  state = states.init_state([states.init_params(net, 0)], tx)
   state = jax.device_put(state, placement.shardings(mesh, placement.REPLICATED))
   step = steps.make_step(config, net, tx, augmentation, layout, mesh)
   step = platforms.jit(step, donate_argnums=0)
@@ -65,9 +65,8 @@ def saving(folder: Path) -> list[dict[str, float]]:
   batch = placement.put_batch(mesh, layout.batch_spec, (BATCH,), batch)
   rows = []
   folder.mkdir()
-  log = logs.NullLogger(folder, 0, True)
-  saver = Saver(folder, keep=1, every_minutes=None, log=log)
-  with saver:
+  log = logs.Logger(folder, 0, True, 1, is_first=False)
+  with Saver(folder, config, log) as saver:
     for turn in range(ROUNDS + 1):  # The first compiles.
       seconds = {}
       for saves in (False, True):
@@ -123,7 +122,7 @@ def resuming(folder: Path) -> list[dict[str, float]]:
   )  # fmt: skip
   workdir = folder / "run"
   command = [
-    sys.executable, "-m", "alexnet_jax", "train", "--config=configs/alexnet.py",
+    sys.executable, "-m", "alexnet_jax", "train", "--config=alexnet",
     f"--workdir={workdir}", f"--config.data_dir={data}",
     "--config.validation_split=", "--config.test_split=",
     "--config.schedule=epochs", "--config.total_steps=1000",

@@ -18,6 +18,6 @@ for half in even odd; do
   alexnet prepare --source="$work/$half" \
     --output="data/cifar10_$half" --size=32
 done
-alexnet train --config=configs/alexnet_cifar10.py \
+alexnet train --config=alexnet_cifar10 \
   --config.data_dir=data/cifar10_even --config.num_classes=5 \
   --workdir=runs/finetune/even

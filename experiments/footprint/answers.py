@@ -90,7 +90,7 @@ def main() -> None:
     rows.append(_commands("the same, compiled programs kept", *asked))
     small = folder / "small"
     run(
-      "train", "--config=configs/alexnet_cifar10.py", f"--workdir={small}",
+      "train", "--config=alexnet_cifar10", f"--workdir={small}",
       "--config.total_steps=1", "--config.validation_split=",
       "--config.test_split=",
     )  # fmt: skip

@@ -86,7 +86,7 @@ def main() -> None:
     shapes.generate(data, train=384, validation=10, test=10, size_px=256)
     full = run(
       "train",
-      "--config=configs/alexnet.py",
+      "--config=alexnet",
       f"--workdir={folder}/run",
       f"--config.data_dir={data}",
       "--config.num_classes=10",

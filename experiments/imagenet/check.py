@@ -164,7 +164,7 @@ def check(home: Path, counts: dict[str, int]) -> None:
 
   def flags(config: str, workdir: str, *more: str) -> list[str]:
     return [
-      f"--config=configs/{config}.py",
+      f"--config={config}",
       f"--workdir={home / workdir}",
       f"--config.data_dir={data}",
       TEST,

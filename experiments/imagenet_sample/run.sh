@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 rm -rf data/imagenet_sample runs/imagenet_sample
 .venv/bin/alexnet prepare --source="$1" \
   --output=data/imagenet_sample
-.venv/bin/alexnet train --config=configs/alexnet.py \
+.venv/bin/alexnet train --config=alexnet \
   --workdir=runs/imagenet_sample --config.data_dir=data/imagenet_sample \
   --config.num_classes="$2" --config.train_split='train[:64]' \
   --config.validation_split= --config.test_split= --config.schedule=epochs \

@@ -311,7 +311,7 @@ def main() -> None:
       record(f"prepare, {count:,} images, peak memory", 0, peak_gb, "GB")
     command(
       "train",
-      "--config=configs/alexnet.py",
+      "--config=alexnet",
       f"--workdir={folder}/run",
       f"--config.data_dir={folder}/jpeg",
       "--config.num_classes=103",

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import augment, networks, optimizer, steps
-from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runs import config_files, states
 from alexnet_jax.runtime import platforms
 
@@ -50,8 +50,7 @@ def trainer(config: Any) -> Callable[[], None]:
   )
   members = layout.members
   each = [states.init_params(net, seed) for seed in range(members)]
-  params = ensemble.stack(each) if members > 1 else each[0]
-  state = states.init_state(params, tx, members)
+  state = states.init_state(each, tx)
   where = placement.shardings(mesh, placement.specs(layout, state))
   state = jax.device_put(state, where)
   shape = (members, batch) if members > 1 else (batch,)

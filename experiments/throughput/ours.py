@@ -74,7 +74,7 @@ class Contestant:
     tx, _ = optimizer.from_config(config, 1_281_167, 10**6, layout.axes_of)
     self.augmentation = augment.from_config(config, inputs.statistics(config))
     params = states.init_params(self.net, config.seed)
-    state = states.init_state(params, tx)
+    state = states.init_state([params], tx)
     where = placement.shardings(self.mesh, placement.specs(layout, state))
     self.state = jax.device_put(state, where)
     self.layout = layout

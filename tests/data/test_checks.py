@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from directories import write_pictures, write_shards
+from directories import write_pictures
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import batches, checks, records, statistics
-from alexnet_jax.data.prepare import shards
 from alexnet_jax.runtime import errors
 
 SIZE_PX = 16
@@ -73,13 +72,6 @@ def test_another_config_is_refused(data, field, value, right):
   assert f"--config.{field}={right}." in line
 
 
-@pytest.mark.parametrize("shape", [(24, 24, 3), (16, 16), (16, 16, 4)])
-def test_a_mean_image_of_another_shape_is_refused(data, shape):
-  """Else it fails in the first step, or is broadcast."""
-  np.save(data / "mean_image.npy", np.full(shape, 127, np.float32))
-  refused(data)
-
-
 @pytest.mark.parametrize("name", statistics.FILES)
 @pytest.mark.parametrize("content", [None, b"{}", b"\x93NUMPY\x01\x00 cut"])
 def test_half_of_the_statistics_is_refused(data, name, content):
@@ -125,7 +117,7 @@ def skewed(rng, count):
   return images.clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_sound_data_are_refused(tmp_path, seed):
   """Whole splits and small slices of sets whose images are unlike each other.
 
@@ -141,19 +133,6 @@ def test_no_sound_data_are_refused(tmp_path, seed):
     for split in ("train", "train[50%:]", "train[:16]", "train[-20:]"):
       checks.check(open_split(data, split), config(image_size_px=8))
     checks.check(open_split(data, "validation"), config(image_size_px=8))
-
-
-def test_jpegs_of_low_quality_are_not_refused(tmp_path):
-  """Their colours are some levels off, those of flat images all alike."""
-
-  def encode_flat(_):
-    pixels = np.full((SIZE_PX, SIZE_PX, 3), (203, 181, 158), np.uint8)
-    return pixels, shards.encode_jpeg(pixels, quality=30)
-
-  splits = {"train": [(i, 0) for i in range(20)]}
-  data = tmp_path / "data"
-  write_shards(data, splits, CLASSES, SIZE_PX, encode_flat)
-  checks.check(open_split(data), config())
 
 
 def test_statistics_that_are_missing_are_measured(tmp_path):

@@ -4,9 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -114,6 +111,19 @@ def test_a_config_changes_both_feeds_alike(train, changes):
     assert_same(take(open_feed(train, kind, **changes), 5), expected)
 
 
+@pytest.mark.parametrize("kind", SHARES)
+def test_members_of_an_ensemble_have_orders_of_their_own(train, kind):
+  """Each sees what a single net of its seed sees."""
+  options = config(SHARES[kind])
+  layout = layouts.Layout("data", 1, 2, BATCH, members=2)
+  mesh = placement.make_mesh(2, 2)
+  batches = take(feed.Feed(train, options, layout, mesh), 5)
+  for member in range(2):
+    expected = list(itertools.islice(streams(train, seed=3 + member), 5))
+    ours = [{k: v[member] for k, v in batch.items()} for batch in batches]
+    assert_same(ours, expected)
+
+
 @pytest.mark.parametrize(
   ("before", "after"), [("streamed", "resident"), ("resident", "streamed")]
 )
@@ -151,94 +161,3 @@ def test_a_split_lives_on_the_device_where_it_fits(
   else:
     with pytest.raises(errors.InputError, match="cannot be used"):
       take(batches, 5)
-
-
-@pytest.mark.parametrize("kind", SHARES)
-def test_damaged_data_are_one_line(tmp_path, kind):
-  """Found when they are read: at the start, or by a thread later."""
-
-  def encode_one_broken(item):
-    pixels, stored = encode(item)
-    return pixels, stored[: -1 if item == 17 else None]
-
-  directory = tmp_path / "data"
-  splits = {"train": [(i, 0) for i in range(30)]}
-  write_shards(directory, splits, CLASSES, SIZE_PX, encode_one_broken, raw=True)
-  dataset = records.open_directory(directory)
-  examples = records.open_split(dataset, "train", "train_split")
-  with pytest.raises(errors.InputError, match="of 'train' in") as error:
-    take(open_feed(examples, kind), 2)
-  assert "\n" not in str(error.value)
-
-
-# Rows of a process.
-
-
-HOST = """
-import json, sys
-import jax
-import numpy as np
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.config.update("jax_num_cpu_devices", 2)
-address, count, me, data, output, config = sys.argv[1:]
-jax.distributed.initialize(address, int(count), int(me))
-from pathlib import Path
-from ml_collections import ConfigDict
-from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.data import feed, records
-dataset = records.open_directory(Path(data))
-examples = records.open_split(dataset, "train", "train_split")
-mesh = placement.make_mesh()
-found = {}
-for share in (0, 1):
-  settings = ConfigDict(json.loads(config) | {"device_cache_fraction": share})
-  layout = layouts.Layout("data", mesh.size, 1, settings.batch_size)
-  batches = feed.Feed(examples, settings, layout, mesh)
-  for step in range(5):
-    batch = next(batches)
-    for name, values in batch.items():
-      assert values.shape[0] == settings.batch_size
-      for shard in values.addressable_shards:
-        start = shard.index[0].start or 0
-        found[f"{share} {step} {name} {start}"] = np.asarray(shard.data)
-shape = (settings.batch_size,)
-(found["rows"],) = placement.local_places(mesh, placement.BATCH, shape)
-np.savez(output, **found)
-"""
-
-
-@pytest.mark.parametrize("hosts", [2])
-def test_processes_share_a_batch(tmp_path, train, directory, hosts):
-  """Each decodes its own rows; together they hold the batch of one process."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  settings = json.dumps(config(0).to_dict())
-  running = [
-    subprocess.Popen(
-      [
-        *(sys.executable, "-c", HOST, address, str(hosts), str(me)),
-        *(str(directory), str(tmp_path / f"{me}.npz"), settings),
-      ],
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for me in range(hosts)
-  ]
-  for process in running:
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-  found = [dict(np.load(tmp_path / f"{me}.npz")) for me in range(hosts)]
-  rows = [host.pop("rows").tolist() for host in found]
-  assert all(mine == sorted(mine) for mine in rows)
-  assert sorted(itertools.chain(*rows)) == list(range(BATCH))
-  expected = list(itertools.islice(streams(train), 5))
-  held = [key for host in found for key in host]
-  assert len(held) == len(set(held)) == 2 * 5 * 2 * 2 * hosts
-  for mine, host in zip(rows, found, strict=True):
-    for key, values in host.items():
-      _, step, name, start = key.split()
-      place = slice(int(start), int(start) + len(values))
-      assert set(range(BATCH)[place]) <= set(mine)
-      np.testing.assert_array_equal(values, expected[int(step)][name][place])

@@ -2,8 +2,6 @@
 
 import io
 import itertools
-import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -89,31 +87,6 @@ def test_small_pngs_come_out_as_they_went_in(tmp_path, kind):
   assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_grey_images_have_three_equal_channels(tmp_path, kind):
-  """As MNIST of TFDS's catalogue; a reshape to RGB would fail or mix rows."""
-  pixels = noise(0, 4, 28, 28)
-  examples = [{"image": encoded(image), "label": 1} for image in pixels]
-  features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": LABEL}
-  write(tmp_path / "data", {"train": [examples]}, features, kind)
-  batch = load(open_split(tmp_path / "data"), 28)
-  np.testing.assert_array_equal(
-    batch["image"], np.repeat(pixels[..., None], 3, -1)
-  )
-
-
-@pytest.mark.parametrize("shape", [(40, 24), (9, 9), (16, 16)])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_images_of_any_size_are_fitted_as_by_pillow(tmp_path, shape, kind):
-  """The aspect is kept and the middle taken (paper 2), up or down."""
-  stored = encoded(noise(1, *shape, 3), kind)
-  write(tmp_path / "data", {"train": [[{"image": stored, "label": 2}]]})
-  with Image.open(io.BytesIO(stored)) as image:
-    expected = ImageOps.fit(image, (SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
-  batch = load(open_split(tmp_path / "data"))
-  np.testing.assert_array_equal(batch["image"][0], np.asarray(expected))
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(16, 16), (12, 20)])
 def test_raw_pixels_open_as_images_do(tmp_path, shape, channels):
@@ -141,75 +114,6 @@ def test_raw_pixels_open_as_images_do(tmp_path, shape, channels):
     np.testing.assert_array_equal(
       np.asarray(file), pixels[..., 0] if channels == 1 else pixels
     )
-
-
-@pytest.mark.parametrize("encoding", ["none", "zlib"])
-def test_raw_pixels_in_other_encodings_are_used_or_refused(tmp_path, encoding):
-  """Numbers as a list, or deflated: no traceback, no wrong pixels."""
-  pixels = noise(2, 16, 16, 3)
-  tensor = tfds.features.Tensor(
-    shape=pixels.shape, dtype=np.uint8, encoding=encoding
-  )
-  stored = tensor.encode_example(pixels)
-  example = {"image": stored if encoding == "zlib" else pixels.ravel()}
-  write(
-    tmp_path / "data",
-    {"train": [[example | {"label": 1}]]},
-    {"image": tensor, "label": LABEL},
-  )
-  try:
-    found = load(open_split(tmp_path / "data"))["image"][0]
-  except errors.InputError as e:
-    assert str(tmp_path / "data") in str(e)  # noqa: PT017
-  else:
-    np.testing.assert_array_equal(found, pixels)
-
-
-def test_of_two_images_and_two_classes_the_namesakes_are_taken(tmp_path):
-  features = {
-    "coarse": tfds.features.ClassLabel(names=["x", "y"]),
-    "image": IMAGE,
-    "label": LABEL,
-    "mask": IMAGE,
-  }
-  examples = [
-    {
-      "coarse": 0,
-      "image": number_image(n),
-      "label": n % 3,
-      "mask": number_image(99),
-    }
-    for n in range(5)
-  ]
-  write(tmp_path / "data", {"train": [examples]}, features)
-  assert records.open_directory(tmp_path / "data").class_names == tuple(CLASSES)
-  assert numbers(open_split(tmp_path / "data")) == [0, 1, 2, 3, 4]
-
-
-class Photos(tfds.core.GeneratorBasedBuilder):
-  """A data set as users of TFDS write them."""
-
-  VERSION = tfds.core.Version("1.2.3")
-
-  def _info(self):
-    features = tfds.features.FeaturesDict({"image": IMAGE, "label": LABEL})
-    return tfds.core.DatasetInfo(builder=self, features=features)
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples(7)}
-
-  def _generate_examples(self, count):
-    for number in range(count):
-      file = io.BytesIO(number_image(number))
-      yield number, {"image": file, "label": CLASSES[number % len(CLASSES)]}
-
-
-def test_what_a_tfds_builder_writes_opens(tmp_path):
-  pytest.importorskip("importlib_resources")  # TFDS needs it to write.
-  builder = Photos(data_dir=tmp_path, file_format="array_record")
-  builder.download_and_prepare()
-  examples = open_split(tmp_path / "photos" / "1.2.3")
-  assert sorted(numbers(examples)) == list(range(7))
 
 
 def test_our_examples_are_those_of_tfds():
@@ -246,14 +150,6 @@ def test_slices_over_several_shards_take_what_tfds_says(
   examples = open_split(tmp_path / "data", split)
   assert len(examples) == len(expected)
   assert numbers(examples) == list(expected)
-
-
-def test_tfrecords_can_be_read_in_any_order(tmp_path):
-  write(tmp_path / "data", {"train": numbered(3, 4, 2)}, kind="tfrecord")
-  examples = open_split(tmp_path / "data", "train[1:8]")
-  order = [6, 0, 3, 3, 2, 5, 1, 4]
-  images = batches.load(examples, np.array(order), SIZE_PX)["image"]
-  assert images[:, 0, 0, 0].tolist() == [1 + index for index in order]
 
 
 @pytest.mark.parametrize("split", ["dev", "train[:x]", "train[20:]", "train["])
@@ -341,26 +237,6 @@ def test_a_directory_without_its_metadata_is_an_error(tmp_path, name, data):
   assert str(directory) in one_line(error)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_shard_is_an_error(tmp_path, kind):
-  directory = write(tmp_path / "data", {"train": numbered(3, 3)}, kind=kind)
-  (directory / f"foreign-train.{kind}-00001-of-00002").unlink()
-  with pytest.raises(errors.InputError) as error:
-    load(open_split(directory))
-  assert str(directory) in one_line(error)
-
-
-def test_files_of_another_format_are_refused(tmp_path):
-  directory = write(tmp_path / "data", {"train": numbered(2)})
-  info = directory / "dataset_info.json"
-  text = info.read_text()
-  assert '"fileFormat": "array_record"' in text
-  info.write_text(text.replace("array_record", "riegeli"))
-  with pytest.raises(errors.InputError, match="riegeli") as error:
-    open_split(directory)
-  assert str(directory) in one_line(error)
-
-
 # Damage.
 
 
@@ -388,45 +264,6 @@ def test_a_truncated_shard_is_one_line(tmp_path, kind, missing, threads):
     assert word in one_line(error)
 
 
-@pytest.mark.parametrize("cut", [0, -20])
-def test_a_damaged_image_is_named(tmp_path, cut):
-  """Half a file, as a broken download leaves it; the others are usable."""
-  parts = numbered(4, 4)
-  whole = encoded(noise(3, SIZE_PX, SIZE_PX, 3), "JPEG")
-  parts[1][2]["image"] = whole[:cut]
-  directory = write(tmp_path / "data", {"train": parts})
-  examples = open_split(directory)
-  with pytest.raises(errors.InputError) as error:
-    for _ in itertools.islice(stream(examples, 2), 2):
-      pass
-  for word in ("example 6 ", "'train'", str(directory)):
-    assert word in one_line(error)
-  rest = np.array([0, 1, 2, 3, 4, 5, 7])
-  assert len(batches.load(examples, rest, SIZE_PX)["label"]) == 7
-
-
-@pytest.mark.parametrize("size", [10**6, 2**64 - 1])
-def test_a_damaged_length_of_a_tfrecord_is_one_line(tmp_path, size):
-  """A length beyond the file, or beyond what a file can have."""
-  directory = write(tmp_path / "data", {"train": numbered(4)}, kind="tfrecord")
-  (file,) = directory.glob("*.tfrecord-*")
-  data = file.read_bytes()
-  file.write_bytes(struct.pack("<Q", size) + data[8:])
-  with pytest.raises(errors.InputError) as error:
-    load(open_split(directory))
-  assert str(directory) in one_line(error)
-
-
-@pytest.mark.parametrize("name", ["image", "label"])
-def test_an_example_without_a_field_is_named(tmp_path, name):
-  parts = numbered(3)
-  del parts[0][1][name]
-  examples = open_split(write(tmp_path / "data", {"train": parts}))
-  with pytest.raises(errors.InputError, match="example 1 ") as error:
-    load(examples)
-  one_line(error)
-
-
 def test_a_changed_byte_of_an_array_record_is_found(tmp_path):
   """Its checksums are all that guards raw pixels and labels."""
   pixels = [noise(n, SIZE_PX, SIZE_PX, 3) for n in range(3)]
@@ -445,13 +282,6 @@ def test_a_changed_byte_of_an_array_record_is_found(tmp_path):
   with pytest.raises(errors.InputError, match="example 1 ") as error:
     load(open_split(directory))
   one_line(error)
-
-
-def test_a_moved_directory_opens(tmp_path):
-  """Paths are of the directory that was opened, not of the one written."""
-  write(tmp_path / "data", {"train": numbered(2, 2)}, kind="tfrecord")
-  shutil.move(tmp_path / "data", tmp_path / "else")
-  assert numbers(open_split(tmp_path / "else")) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

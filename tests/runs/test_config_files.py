@@ -79,10 +79,14 @@ def test_config_is_found_by_its_name_or_path(mine):
     ("ablations:tanh@cifar1", ["no base 'cifar1'", "'cifar10'"]),
     ("ablations:tanh@my/bas.py", ["no base 'my/bas.py'"]),
     ("my/empty.py", ["'my/empty.py'", "get_config", "configs/alexnet.py"]),
+    ("my/none.py", ["'my/none.py'", "returns None"]),
+    ("my/cut.py", ["'my/cut.py' cannot be loaded (SyntaxError"]),
   ],
 )
 def test_config_that_cannot_be_loaded_is_refused(mine, path, words):
   (mine / "my" / "empty.py").touch()
+  (mine / "my" / "none.py").write_text("def get_config(): pass")
+  (mine / "my" / "cut.py").write_text("def get_config(")
   with pytest.raises(InputError) as error:
     config_files.load_config(path)
   assert all(word in str(error.value) for word in words), error.value
@@ -361,6 +365,12 @@ REFUSED += [
 @pytest.mark.parametrize(("fields", "line"), REFUSED)
 def test_bad_field_is_refused_with_its_rule(fields, line):
   assert re.match(f".*{line}", refusal(changed(fields)))
+
+
+def test_a_word_for_a_truth_value_is_refused():
+  """As `"no"`, which Python takes for true."""
+  config = changed({"mirror": "no"})
+  assert "mirror='no' must be True or False" in refusal(config)
 
 
 def test_config_that_lacks_a_field_is_refused():

@@ -1,10 +1,13 @@
 """Runs that would train on rubbish, or for ever, and what they end with."""
 
+import dataclasses
 import math
 import os
 import signal
 import time
+import types
 
+import numpy as np
 import pytest
 from commands import assert_refused
 from tfds_files import encoded, noise, write
@@ -17,9 +20,11 @@ from tiny_runs import (
   train,
   train_quick,
 )
+from training import Trainer, small_config
 
 from alexnet_jax.data import batches
 from alexnet_jax.data.prepare import shapes
+from alexnet_jax.runs import diagnose
 from alexnet_jax.runtime import errors
 
 pytestmark = pytest.mark.slow
@@ -50,6 +55,47 @@ def test_loss_that_is_not_finite_is_traced_to_layer_and_examples(
     "of 'train'",
     "learning_rate=0.01",
     "There is no checkpoint yet",
+  )
+
+
+class Split:
+  """A split of 16 images, which `load` draws."""
+
+  split = "train"
+
+  def __len__(self):
+    return 16
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_first_layer_that_overflows_is_found_and_for_which_examples(
+  monkeypatch,
+):
+  """Without biases a grey image is nothing to all layers."""
+  config = small_config(colour_noise=0.0)
+  trainer = Trainer(config)
+  grey = dataclasses.replace(
+    trainer.augmentation, mean_image=np.full((32, 32, 3), 128, np.float32)
+  )
+  images = np.full((16, 32, 32, 3), 128, np.uint8)
+  images[[0, 3, 5]] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+  params = trainer.params
+  for half in params.values():
+    for layer in half.values():
+      layer["bias"] = 0 * layer["bias"]
+  for name in ("conv3", "conv5"):
+    layer = params["features"][name]
+    layer["kernel"] = layer["kernel"] * np.float32(1e25)
+  run = types.SimpleNamespace(
+    config=config, net=trainer.net, mesh=trainer.mesh, augmentation=grey,
+    splits={"train": Split()}, state=types.SimpleNamespace(params=params),
+  )  # fmt: skip
+  monkeypatch.setattr(batches, "load", lambda *_: {"image": images})
+  order = batches.examples_of(16, batch_size=16, seed=0, batch=0)
+  examples = ", ".join(map(str, order[[0, 3, 5]]))
+  assert diagnose.first_nonfinite_layer(run, 1, 0) == (
+    "the outputs of conv5 are not finite for 3 of 16 images, examples"
+    f" {examples} of 'train'"
   )
 
 
@@ -155,7 +201,7 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
   result = finish(process)
   if told:
     assert result.returncode == 0, result.stderr
-    assert "told to stop after step" in result.stdout + result.stderr
+    assert "stopped after step" in result.stdout + result.stderr
   else:
     words = "no batch of images", "input_timeout_s=3", "data_dir"
     assert_refused(result, *words)
@@ -164,7 +210,7 @@ def test_input_that_stalls_ends_the_run_which_goes_on_from_there(
   (directory / "aside").rename(file)
   result = train_quick(workdir, directory, **fields)
   assert result.returncode == 0, result.stderr
-  assert f"going on from step {saved.name} of 300" in result.stdout
+  assert f"resuming from step {saved.name} of 300" in result.stdout
   assert [r["step"] for r in records(workdir)] == list(range(2, 301, 2))
   whole = train_quick(tmp_path / "whole", directory, **fields)
   assert whole.returncode == 0, whole.stderr

@@ -54,12 +54,14 @@ def test_resumed_run_drops_the_lines_after_its_checkpoint(evaluated, tmp_path):
       log.record(each)
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"step": 16, "spl')  # A kill.
-  for resume in (logs.Logger, logs.NullLogger):
-    more = [20] if resume is logs.Logger else []
-    with resume(tmp_path, 10, evaluated, *more) as log:
+  for is_first in (True, False):
+    with logs.Logger(tmp_path, 10, evaluated, 20, is_first) as log:
       assert log.has(10, "train")
       assert log.has(10, "validation") == evaluated
       assert not log.has(15, "train")
+      if not is_first:
+        log.record(record(15))
+        assert log.flush()
   assert lines(tmp_path) == before[: 3 if evaluated else 2]
 
 
@@ -104,3 +106,12 @@ def test_tensorboard_goes_on_after_a_full_disk(tmp_path):
   assert starts == [7]  # From here on readers drop what was there before.
   for step in (7, 30):
     assert found["train/loss", step] == step
+
+
+def test_a_test_of_an_ensemble_is_there_with_its_last_record(tmp_path):
+  """A kill between the members' records leaves the test to be done again."""
+  for extra, found in (({"member": 0}, False), ({}, True)):
+    with logs.Logger(tmp_path, 3, True, 9) as log:
+      log.record(record(3, "test") | extra)
+    with logs.Logger(tmp_path, 3, True, 9) as log:
+      assert log.has(3, "test") == found

@@ -17,6 +17,7 @@ from alexnet_jax.runtime import hosts
 
 ROOT = Path(__file__).parents[2]
 MEMBER = ROOT / "tests/support/host_member.py"
+pytestmark = pytest.mark.slow  # It starts processes.
 LAUNCHERS = ("SLURM", "OMPI", "PMI", "TPU", "MEGASCALE", "KUBERNETES")
 
 
@@ -243,7 +244,7 @@ def fixture_python(tmp_path):
   return {"PATH": path, "PYTHON": str(script)}
 
 
-COMMAND = ["-m", "alexnet_jax", "train", "--config=configs/alexnet.py"]
+COMMAND = ["-m", "alexnet_jax", "train", "--config=alexnet"]
 
 
 def test_pods_of_the_manifest_meet(python):

@@ -19,7 +19,7 @@ def normal(seed, *shape):
 
 # Every table with its arguments and what numpy makes of them, in float64.
 TABLES = {
-  "ONCE": ((normal(0, 3, 4),), lambda x: x),
+  "MATERIALIZE": ((normal(0, 3, 4),), lambda x: x),
   "COLUMN_SUM": ((normal(0, 5, 6, 7, 8),), lambda y: y.sum((0, 1, 2))),
   "TIMES_TRANSPOSED": (
     (normal(0, 5, 8), normal(1, 6, 8)),
@@ -65,7 +65,7 @@ def test_one_number_that_is_not_finite_is_found_anywhere(platform, bad):
 
 
 def test_what_two_need_is_computed_once():
-  """Catches a compiler that no longer knows the option behind `once`."""
+  """Catches a compiler that no longer knows the option behind `materialize`."""
 
   def both(x):
     y = platforms.materialize(jnp.tanh(x))
@@ -81,7 +81,7 @@ def test_what_two_need_is_computed_once():
   np.testing.assert_allclose(thinned, np.tanh(x)[::2] * 3, atol=1e-5)
 
 
-def test_gradients_pass_through_once():
+def test_gradients_pass_through():
   x, cotangent = normal(0, 5), normal(1, 5)
   y, pull_back = jax.vjp(lambda x: platforms.materialize(2 * x), x)
   np.testing.assert_array_equal(y, 2 * x)
@@ -93,7 +93,7 @@ def test_memory_that_was_freed_is_not_asked_of_the_system_again():
   work = """
 import resource, sys
 import numpy as np
-from alexnet_jax import cli
+from alexnet_jax.runtime import cli
 
 if sys.argv[1] == "kept":
   cli.keep_memory()

@@ -8,8 +8,8 @@ from tiny_runs import QUICK, ROOT, command, in_pipes
 
 LIVELY = {  # It is evaluated after every step.
   **QUICK,
-  # With seed 0 two activities of a pool nearly tie, and rounding decides.
-  "seed": 1,
+  # With seeds 0 and 1 activities in a pool nearly tie, and rounding decides.
+  "seed": 2,
   "total_steps": 16,
   "checkpoint_every_steps": 4,
   "checkpoints_to_keep": 16,

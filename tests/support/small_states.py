@@ -1,5 +1,8 @@
 """Training states of a few random arrays, and how they are saved."""
 
+import math
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,10 +73,11 @@ def state_of(step, shapes=SHAPES, devices=1):
 def saver(workdir, log=None, keep=9, best=None, **options):
   return saving.Saver(
     workdir,
-    keep=keep,
-    every_minutes=None,
-    best_step=best,
-    log=log or Lines(),
+    types.SimpleNamespace(
+      checkpoints_to_keep=keep, checkpoint_every_minutes=math.inf
+    ),
+    log or Lines(),
+    best,
     **options,
   )
 

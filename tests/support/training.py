@@ -7,20 +7,25 @@ import numpy as np
 
 from alexnet_jax import augment, networks, optimizer, steps
 from alexnet_jax.configs import quickstart
-from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runs import states
 from alexnet_jax.runtime import platforms
 
 
-def small_config(module=quickstart, **changes):
-  """A narrow net on 16 examples of 10 classes, with all that is random."""
-  config = module.get_config()
+def small_config(**changes):
+  """Two towers that join at conv3 and at the fc layers, quick to compile.
+
+  On 16 examples of 10 classes, with all that is random.
+  """
+  config = quickstart.get_config()
   with config.unlocked():
     net = config.network
+    net.layers = ("conv1", "conv3", "conv5", "fc6", "fc7", "fc8")
+    net.conv1.kernel, net.conv1.stride = 5, 2
     net.conv1.filters = 8
-    net.conv2.filters = net.conv3.filters = 16
-    net.conv4.filters = net.conv5.filters = 16
+    net.conv3.filters = net.conv5.filters = 16
     net.fc6.units = net.fc7.units = 32
+    config.image_size_px = 32
     config.batch_size = 16
     config.update(changes)
   return config
@@ -61,38 +66,41 @@ def draw(net, seed):
   return jax.device_get(states.init_params(net, seed))
 
 
+_STEPS = {}  # Equal trainers share a compiled step.
+
+
 class Trainer:
   """A net in training: its state and its step."""
 
-  def __init__(self, config, devices=1, net=None):
-    """Draws the parameters.
-
-    Args:
-      config: a whole config.
-      devices: how many.
-      net: the module, by default the config's.
-    """
+  def __init__(self, config, devices=1):
+    """Draws the parameters, for a whole config and a number of devices."""
     self.config = config
-    self.net = net or networks.make_model(config)
+    self.net = networks.make_model(config)
     self.layout = layouts.from_config(config, self.net.network, devices)
     self.mesh = placement.make_mesh(devices, self.layout.model)
     self.tx, _ = optimizer.from_config(config, 1000, 100, self.layout.axes_of)
     self.augmentation = augmentation(config)
     members = self.layout.members
     each = [draw(self.net, config.seed + member) for member in range(members)]
-    params = ensemble.stack(each) if members > 1 else each[0]
-    state = states.init_state(params, self.tx, members)
+    state = states.init_state(each, self.tx)
     where = placement.shardings(self.mesh, placement.specs(self.layout, state))
     self.state = jax.device_put(state, where)
-    step = steps.make_step(
+    key = config.to_json(), devices, platforms.UNROLLING
+    if key not in _STEPS:
+      _STEPS[key] = platforms.jit(self.make_step(config), donate_argnums=0)
+    self.step = _STEPS[key]
+
+  def make_step(self, config):
+    """Returns the step that a config describes, for this net and layout."""
+    return steps.make_step(
       config, self.net, self.tx, self.augmentation, self.layout, self.mesh
     )
-    self.step = platforms.jit(step, donate_argnums=0)
 
   def put(self, batch):
     """Places a batch; every member gets the same."""
     shape = self.layout.batch_shape
-    batch = {name: rows[self.layout.rows()] for name, rows in batch.items()}
+    order = self.layout.example_order()
+    batch = {name: rows[order] for name, rows in batch.items()}
     if self.layout.members > 1:
       batch = {name: np.stack([v] * shape[0]) for name, v in batch.items()}
     return placement.put_batch(self.mesh, self.layout.batch_spec, shape, batch)

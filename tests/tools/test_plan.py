@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from commands import assert_refused, run_command
+from commands import assert_refused, run_command, run_in_process
 from tiny_runs import QUICK
 
 from alexnet_jax.configs import alexnet, quickstart
@@ -362,9 +362,9 @@ def test_1024_devices_are_planned_on_paper():
   assert plan_command.verdict(plan).startswith("On paper")
 
 
-def test_bad_input_of_the_command():
-  result = run_command("plan", "--devices=1025")
-  assert_refused(result, "devices=1025", "from 1 to 1024")
+def test_too_many_devices_are_refused(capsys):
+  result = run_in_process(capsys, "plan", "--devices=1025")
+  assert_refused(result, "--devices=1025", "[1, 1024]")
 
 
 @pytest.mark.parametrize(

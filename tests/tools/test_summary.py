@@ -12,7 +12,8 @@ from alexnet_jax.tools import summary
 
 def layers_and_totals(name):
   config = importlib.import_module(f"configs.{name}").get_config()
-  return summary.lines(networks.from_config(config))
+  *layers, totals = summary.lines(networks.from_config(config))
+  return layers, totals
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A plain tar is read in place; others are unpacked into one spool file.
 """
 
 import errno
+import io
 import os
 import posixpath
 import stat
@@ -15,9 +16,9 @@ from typing import IO, Any, NamedTuple
 
 from alexnet_jax.runtime import errors
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # More than any image that Pillow reads. A small archive can hold far more.
 MAX_BYTES = 2**30
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class Item(NamedTuple):
@@ -32,7 +33,6 @@ class Item(NamedTuple):
   def read(self) -> bytes:
     """Returns the bytes; raises OSError if they cannot be read."""
     if self.size < 0:
-      os.stat(self.path)  # Raises the reason, if there is no such file.
       raise OSError("no regular file, or a link to nothing")
     if self.size > MAX_BYTES:
       raise OSError(f"it has {self.size:,} bytes; the limit is {MAX_BYTES:,}")
@@ -56,29 +56,26 @@ def file_at(path: str) -> Item:
 
 
 def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
-  """Yields all files with their paths below `root`, in order.
+  """Yields all files with their paths below `root`.
 
   Links are followed, except to a folder that they lie in.
   """
 
-  def walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, Item]]:
-    here = os.path.realpath(folder)
-    if here in above:
-      return
-    try:
-      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as e:
-      raise errors.InputError(
-        f"{folder!r} cannot be opened ({e.strerror}); make it readable or"
-        " remove it."
-      ) from e
-    for entry in entries:
-      if os.path.isdir(entry.path):
-        yield from walk(entry.path, above | {here})
-      else:
-        yield os.path.relpath(entry.path, root), file_at(entry.path)
+  def fail(e: OSError) -> None:
+    raise errors.InputError(
+      f"{e.filename!r} cannot be opened ({e.strerror}); make it readable or"
+      " remove it."
+    ) from e
 
-  yield from walk(str(root), frozenset())
+  for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+    here = os.path.realpath(folder)
+    targets = {f: os.path.realpath(os.path.join(folder, f)) for f in folders}
+    folders[:] = [
+      f for f in folders if os.path.commonpath([targets[f], here]) != targets[f]
+    ]
+    for file in files:
+      path = os.path.join(folder, file)
+      yield os.path.relpath(path, root), file_at(path)
 
 
 def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
@@ -88,22 +85,17 @@ def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
   another or a damaged file, or if a member's name leads out of the archive.
   """
   try:
-    try:
-      archive = tarfile.open(path, "r:")
-    except tarfile.ReadError:
-      # Tried second, as a tar that ends in a zip looks like one.
-      if zipfile.is_zipfile(path):
-        yield from _in_zip(path, spool)
-        return
-      with tarfile.open(path, "r:*") as archive, spool.open("wb") as file:
-        yield from in_tar(archive, path, spool_to=file)
-    else:
-      with archive:
-        yield from in_tar(archive, path)
+    # A tar that ends in a zip looks like one.
+    if zipfile.is_zipfile(path) and not tarfile.is_tarfile(path):
+      yield from _in_zip(path, spool)
+      return
+    with tarfile.open(path) as archive, spool.open("wb") as file:
+      is_plain = isinstance(archive.fileobj, io.BufferedReader)
+      yield from in_tar(archive, path, spool_to=None if is_plain else file)
   except errors.InputError:
     raise
   except Exception as e:  # Each kind of archive and damage has its own error.
-    if isinstance(e, OSError) and e.errno in NO_ROOM:
+    if isinstance(e, OSError) and e.errno in _NO_ROOM:
       raise  # It is the spool that has no room.
     raise errors.InputError(
       f"source={str(path)!r} is not a whole tar, zip or list file"
@@ -112,32 +104,18 @@ def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
 
 
 def _in_zip(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
-  changed_ns = path.stat().st_ctime_ns
-  with zipfile.ZipFile(path) as archive, spool.open("wb") as file:
+  # Many programs write names in UTF-8 without saying so.
+  archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
+  with archive, spool.open("wb") as file:
     for info in archive.infolist():
       if not info.is_dir():
-        name = _inner_name(path, _zip_name(info))
+        name = _inner_name(path, info.filename)
         with archive.open(info) as stream:
-          item = _spooled(stream, info.file_size, file, name, changed_ns)
-        yield name, item
-
-
-def _zip_name(info: zipfile.ZipInfo) -> str:
-  """Returns a member's name; many programs write UTF-8 without saying so."""
-  if info.flag_bits & 0x800:
-    return info.filename
-  try:
-    return info.filename.encode("cp437").decode("utf-8")
-  except ValueError:
-    return info.filename
-
-
-def _normal(name: str) -> str:
-  return posixpath.normpath(name).lstrip("/")
+          yield name, _spooled(stream, info.file_size, file, name, path)
 
 
 def _inner_name(archive: Path, name: str) -> str:
-  inner = _normal(name)
+  inner = posixpath.normpath(name).lstrip("/")
   if inner.startswith("../"):
     raise errors.InputError(
       f"{name!r} lies outside of source={str(archive)!r}; pack it again."
@@ -146,12 +124,12 @@ def _inner_name(archive: Path, name: str) -> str:
 
 
 def _spooled(
-  stream: IO[bytes], size: int, file: IO[bytes], name: str, changed_ns: int
+  stream: IO[bytes], size: int, file: IO[bytes], name: str, archive: Path
 ) -> Item:
-  if size > MAX_BYTES:  # To be refused when it is read.
-    return Item(file.name, 0, size, name, changed_ns)
+  # One that is too large is refused when it is read.
   start = file.tell()
-  return Item(file.name, start, file.write(stream.read()), name, changed_ns)
+  size = size if size > MAX_BYTES else file.write(stream.read())
+  return Item(file.name, start, size, name, archive.stat().st_ctime_ns)
 
 
 def in_tar(
@@ -165,12 +143,10 @@ def in_tar(
   """Yields the members of a tar and, if it is plain, those of tars in it.
 
   The tar begins at `offset` in the file `path`, and its members are put under
-  `folder`. Those of a compressed one are written to `spool_to`.
+  `folder`. Those of a compressed one are written to `spool_to`. Links have
+  no bytes.
   """
-  changed_ns = path.stat().st_ctime_ns
-  nothing = Item(str(path), 0, -1, "", changed_ns)
-  items: dict[str, Item] = {}
-  links: dict[str, str] = {}
+  nothing = Item(str(path), 0, -1, "", path.stat().st_ctime_ns)
   while member := archive.next():
     vars(archive)["members"].clear()  # It would keep them all in memory.
     name = folder + _inner_name(path, member.name)
@@ -179,30 +155,19 @@ def in_tar(
       continue
     if member.issparse():
       raise tarfile.ReadError(f"{name} is sparse")
-    if member.issym():
-      target = posixpath.join(posixpath.dirname(name), member.linkname)
-      links[name] = posixpath.normpath(target)
-      continue
     stream: Any = archive.extractfile(member) if member.isreg() else None
-    if member.islnk():
-      target = folder + _normal(member.linkname)
-      item = items.get(target, nothing)._replace(name=name)
-    elif not stream:
+    if not stream:
       item = nothing._replace(name=name)
     elif spool_to:
-      item = _spooled(stream, member.size, spool_to, name, changed_ns)
+      item = _spooled(stream, member.size, spool_to, name, path)
     elif name.endswith(".tar"):
       inside = name.removesuffix(".tar") + "/"
       with tarfile.open(fileobj=stream, mode="r:") as inner:
         yield from in_tar(inner, path, offset=start, folder=inside)
       continue
     else:
-      item = Item(str(path), start, member.size, name, changed_ns)
-    links.pop(name, None)
-    items[name] = item
+      item = nothing._replace(offset=start, size=member.size, name=name)
     yield name, item
-  for name, target in links.items():
-    yield name, items.get(target, nothing)._replace(name=name)
   # A tar that was cut off between two members reads like a whole one.
   file: Any = archive.fileobj
   file.seek(archive.offset)

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.data import decode
-from alexnet_jax.data.prepare import archives, shapes, shards, sources, splits
+from alexnet_jax.data.prepare import shapes, shards, sources, splits
 from alexnet_jax.runtime import cli, errors
 
 
@@ -26,9 +26,8 @@ def encode(
 ) -> tuple[np.ndarray, bytes]:
   """Returns the square of an image, uint8 [S, S, 3], and the bytes to store.
 
-  These are the pixels if `raw`, else a JPEG; one that already is such a square
-  is kept byte for byte. Raises OSError, with name and reason, if the item is
-  not a whole image.
+  These are the pixels if `raw`, else a JPEG, kept byte for byte if it already
+  is such a square. Raises OSError, with name and reason, for no whole image.
   """
   try:
     data = item.read()
@@ -64,57 +63,42 @@ def prepare(
 ) -> tuple[dict[str, int], list[str], list[str]]:
   """Writes the shards of a source; the arguments are the command's flags.
 
-  Returns:
-    The number of examples of each split, the class names, and lines on what was
-    left out.
-
-  Raises:
-    InputError: see `sources.find`, `shards.claim` and `shards.write`.
+  Returns the number of examples of each split, the class names, and lines on
+  what was left out. Raises InputError as `sources.find` and `shards.write` do.
   """
   with shards.claim(output) as work:
-    try:
-      listing = sources.find(
-        source, splits, work / "spool", seed=seed, synsets=synsets
-      )
-    except OSError as e:
-      if e.errno in archives.NO_ROOM:
-        raise  # It is the spool, beside the output, that has no room.
-      raise errors.InputError(
-        f"source={source!r} cannot be read ({e}); make it readable."
-      ) from e
+    listing = sources.find(
+      source, splits, work / "spool", seed=seed, synsets=synsets
+    )
     counts = {split: len(items) for split, items in listing.splits.items()}
     encoder = functools.partial(
       encode, size_px=size_px, quality=quality, raw=raw
     )
-    with cli.progress("images", sum(counts.values())) as advance:
-      bad = shards.write(
-        work,
-        output,
-        listing.splits,
-        class_names=listing.class_names,
-        size_px=size_px,
-        encoder=encoder,
-        description=f"Prepared from {_readable(Path(source).name)}.",
-        raw=raw,
-        skip_bad=skip_bad,
-        workers=workers,
-        on_progress=advance,
-      )
+    bad = shards.write(
+      work,
+      output,
+      listing.splits,
+      class_names=listing.class_names,
+      size_px=size_px,
+      encoder=encoder,
+      description=f"Prepared from {_readable(Path(source).name)}.",
+      raw=raw,
+      skip_bad=skip_bad,
+      workers=workers,
+    )
   for split, _ in bad:
     counts[split] -= 1
   notes = list(listing.notes)
   if bad:
-    notes.append(f"left out {len(bad)} images, see {output}/skipped.json:")
-    notes += [f"  {reason}" for _, reason in bad[:10]]
-    notes += ["  ..."] if len(bad) > 10 else []
+    notes.append(f"left out {len(bad)} images, see {output}/skipped.json")
   return counts, listing.class_names, notes
 
 
 def _train_command(
-  output: str, size_px: int, class_names: list[str], counts: dict[str, int]
+  output: str, size_px: int, num_classes: int, counts: dict[str, int]
 ) -> str:
   """Returns the command that trains on what was written."""
-  fields = {"data_dir": output, "num_classes": len(class_names)}
+  fields = {"data_dir": output, "num_classes": num_classes}
   if size_px != 256:
     fields["image_size_px"] = size_px
   if counts["train"] < 128:
@@ -155,12 +139,9 @@ def main(_) -> None:
   counts, class_names, notes = prepare(
     args.source, Path(args.output), size_px=args.size, **options
   )
-  for note in notes:
-    print(note)
-  for split, count in counts.items():
-    print(f"{split}: {count:,} images")
-  print(f"wrote {args.output}; to train:")
-  print(f"  {_train_command(args.output, args.size, class_names, counts)}")
+  lines = [f"{split}: {count:,} images" for split, count in counts.items()]
+  print(*notes, *lines, f"wrote {args.output}; to train:", sep="\n")
+  print(f"  {_train_command(args.output, args.size, len(class_names), counts)}")
 
 
 def _define_flags() -> None:

@@ -46,13 +46,10 @@ def find(
       f"{str(folder)!r} holds a damaged ILSVRC-2012 file"
       f" ({errors.reason(e)}); download it again."
     ) from e
-  wants = "validation" in spec.named or (
-    not spec.named and "validation" not in spec.shares
-  )
-  if validation.is_file() and not classes and wants:
+  if validation.is_file() and not classes:
     raise errors.InputError(
       f"{_VALIDATION_TAR} needs the labels in {_DEVKIT}; put it into"
-      f" {str(folder)!r}, or pass --splits=train."
+      f" {str(folder)!r}, or remove {_VALIDATION_TAR}."
     )
   return splits.select(str(folder), items, spec), classes
 

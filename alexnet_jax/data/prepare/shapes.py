@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data.prepare import shards
-from alexnet_jax.runtime import cli
 
 Array = np.ndarray
 Distance = Callable[[Array, Array], Array]
@@ -111,14 +110,10 @@ def _paint(
 ) -> None:
   """Paints a randomly posed, textured shape onto a canvas, in place.
 
-  Args:
-    rng: gives the pose and the texture.
-    canvas: float32 [5, S, S]: x and y from -1 to 1, red, green, blue.
-    shape: signed distance.
-    colour: float32 [3, 1, 1], 0 to 1.
-    reach: radius of the circle around the shape, in half image sides.
-    shift: largest move of the centre along x and y, in half image sides.
-    cut: the shape's part beyond this x, in its own frame, is left out.
+  The canvas is float32 [5, S, S]: x and y from -1 to 1, red, green, blue.
+  `reach` is the radius of the circle around the shape and `shift` the largest
+  move of its centre, in half image sides. Beyond `cut` in x, in its own frame,
+  the shape is left out.
   """
   size_px = canvas.shape[1]
   turn, lean = rng.uniform(0, math.tau, 2).tolist()
@@ -189,17 +184,7 @@ def generate(
 ) -> None:
   """Writes the data set as a prepared directory, all classes equally often.
 
-  Args:
-    output: directory to make; must not exist.
-    train: number of its pictures.
-    validation: number of its pictures.
-    test: number of its pictures.
-    size_px: side of the pictures.
-    seed: 0 or more; another seed draws other pictures.
-    workers: processes; by default one per core, 0 for none.
-
-  Raises:
-    InputError: `output` exists or cannot be written.
+  Raises InputError if `output` exists or cannot be written.
   """
   counts = {"train": train, "validation": validation, "test": test}
   examples = {
@@ -208,10 +193,7 @@ def generate(
     ]
     for number, (split, count) in enumerate(counts.items())
   }
-  with (
-    shards.claim(output) as work,
-    cli.progress("pictures", sum(counts.values())) as advance,
-  ):
+  with shards.claim(output) as work:
     shards.write(
       work,
       output,
@@ -221,5 +203,4 @@ def generate(
       encoder=functools.partial(encode, size_px=size_px),
       description="Generated pictures of one shape on a cluttered ground.",
       workers=workers,
-      on_progress=advance,
     )

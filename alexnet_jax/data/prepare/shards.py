@@ -26,7 +26,7 @@ from array_record.python import (
 )
 
 from alexnet_jax.data import records, statistics
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors
 
 JPEG_QUALITY = 90
 
@@ -55,49 +55,40 @@ def claim(output: Path) -> Iterator[Path]:
   """Yields the folder beside `output` in which `write` works.
 
   Finished shards stay there if the work is interrupted or killed, and the next
-  try uses them. The folder goes when `output` is whole or no shard is finished.
-
-  Raises:
-    InputError: `output` exists, cannot be written, or is being made by another
-      process; or a worker was killed.
+  try uses them. Raises InputError if `output` exists, cannot be written, or is
+  being made by another process, or if a worker was killed.
   """
   work = output.parent / f".{output.name}.unfinished"
   if os.path.lexists(output):
-    if not (work / "out").exists():  # Killed after it had finished.
-      shutil.rmtree(work, ignore_errors=True)
     raise errors.InputError(
       f"output={str(output)!r} exists; choose another or remove it first."
     )
-  with contextlib.ExitStack() as stack:
-    try:
-      for folder in ("out", "done"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
-      lock = stack.enter_context((work / "lock").open("w"))
+  try:
+    for folder in ("out", "done"):
+      (work / folder).mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-      busy = isinstance(e, BlockingIOError)
-      raise errors.InputError(
-        f"output={str(output)!r} cannot be written"
-        f" ({'another process is making it' if busy else e.strerror}); choose"
-        " another place."
-      ) from e
-    try:
-      yield work
-    except BrokenProcessPool as e:
-      raise errors.InputError(
-        "a worker was killed, perhaps for lack of memory; run it again with"
-        " fewer --workers: finished shards are kept."
-      ) from e
-    # ArrayRecord raises a RuntimeError if a disk is full.
-    except (OSError, RuntimeError) as e:
-      raise errors.InputError(
-        f"output={str(output)!r} cannot be written ({e}); make room and run it"
-        " again: finished shards are kept."
-      ) from e
-    finally:
-      (work / "spool").unlink(missing_ok=True)
-      if output.exists() or not any((work / "done").iterdir()):
-        shutil.rmtree(work, ignore_errors=True)
+      try:
+        yield work
+      finally:
+        (work / "spool").unlink(missing_ok=True)
+        if output.exists() or not any((work / "done").iterdir()):
+          shutil.rmtree(work, ignore_errors=True)
+  except BrokenProcessPool as e:
+    raise errors.InputError(
+      "a worker was killed, perhaps for lack of memory; run it again with"
+      " fewer --workers: finished shards are kept."
+    ) from e
+  except BlockingIOError as e:
+    raise errors.InputError(
+      f"output={str(output)!r} is being made by another process; wait for it or"
+      " choose another place."
+    ) from e
+  except (OSError, RuntimeError) as e:  # ArrayRecord's, if a disk is full.
+    raise errors.InputError(
+      f"output={str(output)!r} cannot be written ({e}); make room or choose"
+      " another place, and run it again: finished shards are kept."
+    ) from e
 
 
 def write(
@@ -112,7 +103,6 @@ def write(
   raw: bool = False,
   skip_bad: bool = False,
   workers: int | None = None,
-  on_progress: Callable[[int], None] = lambda images: None,
 ) -> list[tuple[str, str]]:
   """Writes a prepared directory, whole or not at all.
 
@@ -120,26 +110,14 @@ def write(
   any slice of a split is a random sample. The bytes depend neither on the
   number of workers nor on interruptions.
 
-  Args:
-    work: from `claim`.
-    output: the directory to make.
-    splits: items and labels of each split, always in the same order; `train`
-      among them.
-    class_names: by label.
-    size_px: side of the stored images.
-    encoder: see `Encoder`.
-    description: of the data, for the TFDS metadata.
-    raw: whether the encoder's bytes are pixels, not JPEGs.
-    skip_bad: leave out unreadable images, and list them in `skipped.json`.
-    workers: processes; by default one per core, 0 for none.
-    on_progress: is called with the number of images that were finished.
+  `work` is from `claim`. `splits` has items and labels, always in the same
+  order, and a `train`. `raw` says that the encoder's bytes are pixels, not
+  JPEGs. With `skip_bad`, unreadable images are listed in `skipped.json`.
+  `workers` are processes: by default one per core, 0 for none.
 
-  Returns:
-    Split and reason of each image that was left out.
-
-  Raises:
-    InputError: images cannot be read (all are listed), or none of a split or
-      of a class of train can.
+  Returns split and reason of each image that was left out. Raises InputError if
+  images cannot be read (all are listed), or none of a split or of a class of
+  train can.
   """
   name = "alexnet_" + re.sub("[^A-Za-z0-9]", "_", output.name).lower()
   plan = [
@@ -153,22 +131,53 @@ def write(
     if path.name not in files:
       path.unlink()
   todo = [shard for shard in plan if shard.result() is None]
-  on_progress(sum(map(len, splits.values())) - sum(len(s.items) for s in todo))
-  _run(todo, workers, on_progress)
-  results = {split: _Result(statistics.Sums.zero(size_px)) for split in splits}
+  total = sum(map(len, splits.values()))
+  with cli.progress("images", total) as advance:
+    advance(total - sum(len(shard.items) for shard in todo))
+    for count in _run(todo, workers):
+      advance(count)
+  parts: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
+  train = statistics.Sums.zero(size_px)
   for shard in plan:
     result = shard.result()
     assert result, shard.file
-    results[shard.split].add(result)
-  bad = _check(splits, results, class_names, skip_bad, work)
+    sums, about = result
+    parts[shard.split].append(about)
+    if shard.split == "train":
+      train.add(sums)
+  bad = [
+    (split, reason)
+    for split in splits
+    for reason in sorted(r for part in parts[split] for r in part["bad"])
+  ]
+  lines = "".join(f"\n  {reason} ({split})" for split, reason in bad)
+  if bad and not skip_bad:
+    raise errors.InputError(
+      f"{len(bad)} images cannot be read; repair or remove them, or leave them"
+      f" out with --skip_bad; finished shards are kept in {work}:{lines}"
+    )
+  lost = [s for s in splits if not any(part["count"] for part in parts[s])]
+  read = {label for part in parts["train"] for label in part["labels"]}
+  classes = {label for _, label in splits["train"]} - read
+  lost = lost or sorted(f"{class_names[label]} in train" for label in classes)
+  if lost:
+    raise errors.InputError(
+      f"no image of {', '.join(lost)} can be read; repair it:{lines}"
+    )
   if bad:
     images = [{"split": split, "reason": reason} for split, reason in bad]
     text = json.dumps({"count": len(bad), "images": images}, indent=2)
     (work / "out" / "skipped.json").write_text(text + "\n")
-  _write_metadata(
-    work / "out", name, class_names, size_px, raw, description, results
+  shape = (size_px, size_px, 3)
+  image = (
+    tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+    if raw
+    else tfds.features.Image(shape=shape, encoding_format="jpeg")
   )
-  statistics.write(work / "out", results["train"].sums.statistics())
+  label = tfds.features.ClassLabel(names=list(class_names))
+  features = tfds.features.FeaturesDict({"image": image, "label": label})
+  _write_metadata(work / "out", name, features, description, parts)
+  statistics.write(work / "out", train.statistics())
   (work / "out").rename(output)
   return bad
 
@@ -185,39 +194,12 @@ def _cut(
     yield name, [examples[index] for index in indices]
 
 
-def _check(
-  splits: Mapping[str, Sequence[tuple[Item, int]]],
-  results: Mapping[str, "_Result"],
-  class_names: Sequence[str],
-  skip_bad: bool,
-  work: Path,
-) -> list[tuple[str, str]]:
-  """Returns split and reason of the unreadable images, if they may be left."""
-  bad = [(s, reason) for s in results for reason in sorted(results[s].bad)]
-  lines = "".join(f"\n  {reason} ({split})" for split, reason in bad)
-  if bad and not skip_bad:
-    raise errors.InputError(
-      f"{len(bad)} images cannot be read; repair or remove them, or leave them"
-      f" out with --skip_bad; finished shards are kept in {work}:{lines}"
-    )
-  lost = [s for s, result in results.items() if bad and not result.labels]
-  classes = {label for _, label in splits["train"]} - results["train"].labels
-  lost = lost or sorted(f"{class_names[x]} in train" for x in classes)
-  if lost:
-    raise errors.InputError(
-      f"no image of {', '.join(lost)} can be read; repair it:{lines}"
-    )
-  return bad
-
-
 def _write_metadata(
   directory: Path,
   name: str,
-  class_names: Sequence[str],
-  size_px: int,
-  raw: bool,
+  features: tfds.features.FeaturesDict,
   description: str,
-  results: Mapping[str, "_Result"],
+  parts: Mapping[str, list[dict[str, Any]]],
 ) -> None:
   template = tfds.core.ShardedFileTemplate(
     data_dir=tfds.core.Path(directory),
@@ -225,47 +207,22 @@ def _write_metadata(
     filetype_suffix="array_record",
     template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
   )
-  shape = (size_px, size_px, 3)
-  image = (
-    tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
-    if raw
-    else tfds.features.Image(shape=shape, encoding_format="jpeg")
-  )
-  label = tfds.features.ClassLabel(names=list(class_names))
   tfds.folder_dataset.write_metadata(
     data_dir=directory,
-    features=tfds.features.FeaturesDict({"image": image, "label": label}),
+    features=features,
     split_infos=[
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=result.lengths,
-        num_bytes=result.num_bytes,
+        shard_lengths=[part["count"] for part in of_split],
+        num_bytes=sum(part["num_bytes"] for part in of_split),
         filename_template=template,
       )
-      for split, result in results.items()
+      for split, of_split in parts.items()
     ],
     filename_template=template,
     check_data=False,  # Its check reads with TensorFlow.
     description=description,
   )
-
-
-@dataclasses.dataclass
-class _Result:
-  """What is known of a shard, or of all shards of a split."""
-
-  sums: statistics.Sums
-  num_bytes: int = 0
-  lengths: list[int] = dataclasses.field(default_factory=list)
-  labels: set[int] = dataclasses.field(default_factory=set)
-  bad: list[str] = dataclasses.field(default_factory=list)
-
-  def add(self, other: "_Result") -> None:
-    self.sums.add(other.sums)
-    self.num_bytes += other.num_bytes
-    self.lengths += other.lengths
-    self.labels |= other.labels
-    self.bad += other.bad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,21 +243,21 @@ class _Shard:
     text = repr((encoder.func.__qualname__, encoder.args, options, self.items))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
-  def result(self) -> _Result | None:
+  def result(self) -> tuple[statistics.Sums, dict[str, Any]] | None:
     """Returns what `write` found, or None if this shard is not finished."""
     try:
       size = (self.work / "out" / self.file).stat().st_size
-      with (self.work / "done" / self.file).open("rb") as file:
-        with np.load(file) as arrays:
-          about = json.loads(str(arrays["about"]))
-          image, products = arrays["image"], arrays["products"]
+      with (
+        (self.work / "done" / self.file).open("rb") as file,
+        np.load(file) as arrays,
+      ):
+        about = json.loads(str(arrays["about"]))
+        image, products = arrays["image"], arrays["products"]
       if (about["key"], about["size"]) != (self._key(), size):
         return None
-      count, num_bytes = about["count"], about["num_bytes"]
+      return statistics.Sums(about["count"], image, products), about
     except Exception:  # NumPy raises many kinds for a damaged file.
       return None
-    sums = statistics.Sums(count, image, products)
-    return _Result(sums, num_bytes, [count], set(about["labels"]), about["bad"])
 
   def write(self) -> int:
     """Writes the file and its result, each in one move; returns its images."""
@@ -309,39 +266,45 @@ class _Shard:
     writer = array_record_module.ArrayRecordWriter(
       os.fspath(partial), "group_size:1,uncompressed"
     )
-    result = _Result(statistics.Sums.zero(self.size_px))
+    sums = statistics.Sums.zero(self.size_px)
+    num_bytes, labels, bad = 0, set(), []
     for item, label in self.items:
       try:
         pixels, stored = self.encoder(item)
       except OSError as e:
-        result.bad.append(str(e))
+        bad.append(str(e))
         continue
-      result.sums.add_image(pixels)
+      sums.add_image(pixels)
       record = records.serialize(stored, label)
       writer.write(record)
-      result.num_bytes += len(record)
-      result.labels.add(label)
+      num_bytes += len(record)
+      labels.add(label)
     writer.close()
     about = {
       "key": self._key(),
       "size": partial.stat().st_size,
-      "count": result.sums.count,
-      "num_bytes": result.num_bytes,
-      "labels": sorted(result.labels),
-      "bad": result.bad,
+      "count": sums.count,
+      "num_bytes": num_bytes,
+      "labels": sorted(labels),
+      "bad": bad,
     }
     done = self.work / "done" / self.file
     done.unlink(missing_ok=True)  # It may belong to other bytes.
     partial.rename(self.work / "out" / self.file)
-    image, products = result.sums.image, result.sums.products
     with partial.open("wb") as file:
-      np.savez(file, about=json.dumps(about), image=image, products=products)
+      np.savez(
+        file,
+        about=json.dumps(about),
+        image=sums.image,
+        products=sums.products,
+      )
     partial.rename(done)
     return len(self.items)
 
 
-def _exit_with_parent() -> None:
-  """Ends a worker whose parent was killed; it would wait for work for ever."""
+def _prepare_worker() -> None:
+  """Leaves Ctrl-C to the parent, and ends with it if it is killed."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent: Any = multiprocessing.parent_process()
 
   def wait() -> None:
@@ -351,32 +314,21 @@ def _exit_with_parent() -> None:
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _run(
-  plan: Sequence[_Shard],
-  workers: int | None,
-  on_progress: Callable[[int], None],
-) -> None:
-  """Writes shards, in workers or in this process."""
-  if workers is None:
-    workers = min(os.cpu_count() or 1, len(plan))
+def _run(plan: Sequence[_Shard], workers: int | None) -> Iterator[int]:
+  """Writes shards, in workers or in this process; yields numbers of images."""
   if workers == 0:
-    for shard in plan:
-      on_progress(shard.write())
+    yield from (shard.write() for shard in plan)
     return
   # Spawned, as a fork of a process that runs JAX's threads may hang.
-  context = multiprocessing.get_context("spawn")
   pool = concurrent.futures.ProcessPoolExecutor(
-    workers, context, _exit_with_parent
+    workers or min(os.cpu_count() or 1, max(len(plan), 1)),
+    multiprocessing.get_context("spawn"),
+    _prepare_worker,
   )
   try:
-    # Workers start here and inherit the mask: Ctrl-C is for this process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-      running = [pool.submit(_Shard.write, shard) for shard in plan]
-    finally:
-      signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    running = [pool.submit(_Shard.write, shard) for shard in plan]
     for future in concurrent.futures.as_completed(running):
-      on_progress(future.result())
+      yield future.result()
     pool.shutdown()
   except BaseException:
     pool.shutdown(wait=False, cancel_futures=True)

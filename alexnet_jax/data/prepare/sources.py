@@ -6,7 +6,6 @@ directory. No pixel is read here.
 
 import csv
 import functools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ SUFFIXES = frozenset(
   ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm"
   " .avif".split()
 )
-LISTS = frozenset({".txt", ".tsv", ".csv", ".lst"})
+LISTS = frozenset({".txt", ".tsv", ".csv"})
 
 
 def find(
@@ -31,28 +30,18 @@ def find(
 ) -> Listing:
   """Returns what a source holds.
 
-  Args:
-    source: folder, tar, zip, list file, folder of the ILSVRC-2012 tars, TFDS
-      directory, or `tfds:NAME` of the catalogue.
-    wanted: see `SplitSpec.parse`; "" for the source's own splits or, if it has
-      none, a tenth of each class for `validation` and another for `test`.
-    spool: a file to make, if an archive has to be unpacked.
-    seed: chooses what is held out.
-    synsets: a file of `WNID WORDS` lines, the classes in order of their labels;
-      "" for the folders' names in alphabetical order.
+  `wanted` is "" for the source's own splits or, if it has none, a tenth of each
+  class for `validation` and another for `test`; else see `SplitSpec.parse`.
+  `seed` chooses what is held out. `spool` is a file to make if an archive has
+  to be unpacked. `synsets` is a file of `WNID WORDS` lines, the classes in
+  order of their labels; if "", they are the folders' names in order.
 
-  Raises:
-    InputError: the source or another argument cannot be used.
-    OSError: there is no room for the spool.
+  Raises InputError if the source or another argument cannot be used, and
+  OSError if there is no room for the spool.
   """
   spec = SplitSpec.parse(wanted, seed)
   classes = _read_synsets(Path(synsets)) if synsets else {}
   path, is_catalogue = Path(source), source.startswith("tfds:")
-  if not (is_catalogue or os.path.isfile(path) or os.path.isdir(path)):
-    raise errors.InputError(
-      f"source={source!r} is no file or folder that can be opened; give a"
-      " folder, a tar, a zip, a list file or tfds:NAME."
-    )
   if is_catalogue or os.path.isfile(path / "dataset_info.json"):
     if synsets:
       raise errors.InputError(
@@ -63,8 +52,13 @@ def find(
   if os.path.isfile(path / ilsvrc.TRAIN_TAR):
     items, wnids = ilsvrc.find(path, spec)
     classes = classes or wnids
-  elif path.is_dir():
+  elif os.path.isdir(path):
     items = _of_files(source, archives.in_folder(path), spec, notes)
+  elif not os.path.isfile(path):
+    raise errors.InputError(
+      f"source={source!r} is no file or folder that can be opened; give a"
+      " folder, a tar, a zip, a list file or tfds:NAME."
+    )
   elif path.suffix.lower() in LISTS:
     items = _of_list(path, spec)
   else:
@@ -113,35 +107,30 @@ def _layout(
   examples = {path.rpartition("/")[0]: path for path in paths}
   folders = {f: tuple(filter(None, f.split("/"))) for f in examples}
   # A folder around everything means nothing, unless it is the only split.
-  while (
-    min(map(len, folders.values())) > 1
-    and len({parts[0] for parts in folders.values()}) == 1
-  ):
-    depths = {len(parts) for parts in folders.values()}
-    if depths == {2} and spec.is_split(next(iter(folders.values()))[0]):
+  while min(map(len, folders.values())) > 1:
+    outer, *others = {parts[0] for parts in folders.values()}
+    deepest = max(map(len, folders.values()))
+    if others or (deepest == 2 and spec.is_split(outer)):
       break
     folders = {f: parts[1:] for f, parts in folders.items()}
   if spec.named:
     named = {f: p for f, p in folders.items() if p and spec.split_of(p[0])}
     folders = named or folders
-  depths = Counter(map(len, folders.values()))
-  flat = depths.most_common(1)[0][0] == 1
-  if flat and all(p and spec.is_split(p[0]) for p in folders.values()):
+  depth = Counter(map(len, folders.values())).most_common(1)[0][0]
+  for folder, parts in folders.items():
+    if len(parts) != depth or depth not in (1, 2):
+      raise errors.InputError(
+        f"{examples[folder]!r} in source={source!r} does not lie in CLASS/IMAGE"
+        " or SPLIT/CLASS/IMAGE like the other images."
+      )
+  if depth == 2:
+    return {f: (split, name) for f, (split, name) in folders.items()}
+  if all(spec.is_split(name) for (name,) in folders.values()):
     raise errors.InputError(
       f"source={source!r} has splits but no classes in them; it needs"
       " SPLIT/CLASS/IMAGE."
     )
-  for folder, parts in folders.items():
-    if len(parts) != (1 if flat else 2) or (
-      not flat and not spec.is_split(parts[0])
-    ):
-      raise errors.InputError(
-        f"{examples[folder]!r} in source={source!r} does not lie in CLASS/IMAGE"
-        " or SPLIT/CLASS/IMAGE like the other images; splits are"
-        f" {', '.join(sorted(splits_lib.SPLITS))}, or what"
-        " --splits=train=FOLDER names."
-      )
-  return {f: ("", p[0]) if flat else (p[0], p[1]) for f, p in folders.items()}
+  return {f: ("", name) for f, (name,) in folders.items()}
 
 
 def _of_list(source: Path, spec: SplitSpec) -> list[LabelledItem]:
@@ -151,14 +140,8 @@ def _of_list(source: Path, spec: SplitSpec) -> list[LabelledItem]:
   blank. Paths are relative to the list's folder and must lie in it.
   """
   root = os.path.realpath(source.parent)
-  try:
-    lines = source.read_text(encoding="utf-8-sig").splitlines()
-  except (OSError, ValueError) as e:
-    raise errors.InputError(
-      f"source={str(source)!r} cannot be read as text ({e}); save it in UTF-8."
-    ) from e
   items = []
-  for number, line in enumerate(lines, start=1):
+  for number, line in enumerate(_lines(source, "source"), start=1):
     if not line.strip():
       continue
     row = [column.strip() for column in _columns(line, source.suffix.lower())]
@@ -194,33 +177,27 @@ def _columns(line: str, suffix: str) -> list[str]:
   return line.rsplit(maxsplit=1)
 
 
+def _lines(file: Path, flag: str) -> list[str]:
+  try:
+    return file.read_text(encoding="utf-8-sig").splitlines()
+  except (OSError, ValueError) as e:
+    raise errors.InputError(
+      f"{flag}={str(file)!r} cannot be read as text ({e}); save it in UTF-8."
+    ) from e
+
+
 def _read_synsets(file: Path) -> dict[str, str]:
   """Returns the full name of each WNID, in order of the labels.
 
-  From `WNID WORDS` lines, as Caffe's synset_words.txt, or from Keras'
-  imagenet_class_index.json: {"0": ["WNID", "word"], ...}.
+  From `WNID WORDS` lines, as Caffe's synset_words.txt.
   """
-  try:
-    text = file.read_text(encoding="utf-8-sig")
-    if file.suffix == ".json":
-      index = json.loads(text)
-      rows = [index[str(label)] for label in range(len(index))]
-      rows = [(wnid, words) for wnid, words in rows]
-    else:
-      lines = [line for line in text.splitlines() if line.strip()]
-      rows = [(*line.split(maxsplit=1), "")[:2] for line in lines]
-    if not all(isinstance(wnid, str) and wnid for wnid, _ in rows):
-      raise ValueError("a WNID is no text")
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-    raise errors.InputError(
-      f"synsets={str(file)!r} cannot be read ({errors.reason(e)}); give lines"
-      " of WNID WORDS in order of the labels."
-    ) from e
-  classes = {wnid: f"{wnid} {words}".strip() for wnid, words in rows}
+  rows = [line.split(maxsplit=1) for line in _lines(file, "synsets")]
+  rows = [row for row in rows if row]
+  classes = {wnid: " ".join([wnid, *words]).strip() for wnid, *words in rows}
   if len(classes) != len(rows) or not rows:
     raise errors.InputError(
       f"synsets={str(file)!r} has {len(rows)} lines but {len(classes)} classes;"
-      " give one line for each."
+      " give one line of WNID WORDS for each."
     )
   return classes
 
@@ -262,7 +239,7 @@ def _of_tfds(source: str, spec: SplitSpec) -> Listing:
     if dataset.builder.info.splits[name].num_examples
   }
   notes, items = [], []
-  unused = sorted(set(dataset.splits) - set(named.values()) - {""})
+  unused = sorted(set(dataset.splits) - set(named.values()))
   if unused and not spec.named:
     notes.append(f"left out, name them in --splits: {', '.join(unused)}")
   changed_ns = max(f.stat().st_ctime_ns for f in dataset.directory.iterdir())

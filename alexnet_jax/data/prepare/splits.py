@@ -55,18 +55,17 @@ class SplitSpec:
     shares: dict[str, float] = {}
     for part in filter(None, text.split(",")):
       split, _, value = (word.strip() for word in part.partition("="))
-      is_folder = value.isdecimal() and int(value) > 1
       if not split.isidentifier() or split in named or split in shares:
         raise errors.InputError(
           f"splits={text!r}: {part!r} is not a new NAME, NAME=FOLDER or"
           " NAME=SHARE; write for example train=Train,test=0.1."
         )
       try:
-        shares[split] = float("no share" if is_folder else value)
+        shares[split] = float(value)
       except ValueError:
         named[split] = value or split
     valid = all(0 <= share < 1 for share in shares.values())
-    if not valid or not sum(shares.values()) < 1 or "train" in shares:
+    if not valid or sum(shares.values()) >= 1 or "train" in shares:
       raise errors.InputError(
         f"splits={text!r}: shares must be 0 or more and below 1 together, and"
         " train has none, as it gets the rest."
@@ -93,25 +92,21 @@ def select(
 ) -> list[LabelledItem]:
   """Returns the items of the wanted splits, under our names of the splits."""
   ours = {name: spec.split_of(name) for name in {x.split for x in items}}
-  if ours.keys() == {""}:
-    if spec.named.keys() - {"train"}:
-      raise errors.InputError(
-        f"source={source!r} has no splits, so there is no"
-        f" {', '.join(spec.named.values())}; give shares, like"
-        f" --splits={HOLDOUT}."
-      )
+  if ours.keys() == {""} and not spec.named.keys() - {"train"}:
     return items
+  known = ", ".join(sorted(filter(None, ours)))
   for name in sorted(ours):
     if not spec.named and not spec.is_split(name):
       raise errors.InputError(
-        f"source={source!r} has a split {name!r}; say what it is, like"
+        f"source={source!r} has a split {name!r}, which is none of"
+        f" {', '.join(sorted(SPLITS))}; say what it is, like"
         f" --splits=train=...,test={name}, or remove it."
       )
   for split, name in spec.named.items():
     if split not in ours.values():
       raise errors.InputError(
         f"source={source!r} has no split {name!r}; it has"
-        f" {', '.join(sorted(ours))}."
+        f" {known or 'no splits'}; shares are given like --splits={HOLDOUT}."
       )
   return [x._replace(split=ours[x.split]) for x in items if ours[x.split]]
 
@@ -123,15 +118,10 @@ def label(
   classes: Mapping[str, str],
   notes: list[str],
 ) -> Listing:
-  """Holds items out, and gives every class its label.
+  """Holds items from `select` out, and gives every class its label.
 
-  Args:
-    source: for errors.
-    items: from `select`.
-    spec: says what to hold out.
-    classes: full names by class, in order of the labels; if
-      empty, the labels are in order of the classes' names.
-    notes: for the listing.
+  `classes` are full names by class, in order of the labels. If it is empty, the
+  labels are in order of the classes' names. `notes` are for the listing.
   """
   names = normal_names(source, {x.class_name for x in items})
   items = _hold_out(items, spec)
@@ -194,11 +184,14 @@ def _hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
   by_class = defaultdict(list)
   for x in items:
     if x.split == "train":
-      key = f"{spec.seed}/{x.class_name}/{x.key}"
-      digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-      by_class[x.class_name].append((digest, x))
-  for drawn in by_class.values():
-    order = [x for _, x in sorted(drawn, key=lambda pair: pair[0])]
+      by_class[x.class_name].append(x)
+
+  def digest(x: LabelledItem) -> bytes:
+    key = f"{spec.seed}/{x.class_name}/{x.key}"
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+  for order in by_class.values():
+    order.sort(key=digest)
     start = 0
     for split, share in shares.items():
       # Rounded first, as 100 * 0.29 is a little less than 29.

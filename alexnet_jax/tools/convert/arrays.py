@@ -7,10 +7,9 @@ and channels run fastest. A layer that sees only its own tower has that tower's
 inputs. Names are `conv1.weight`, `conv1.bias` and so on.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,25 +18,15 @@ from alexnet_jax import model, networks
 Arrays = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedWeights:
-  """What a file of weights holds.
+class LoadedWeights(NamedTuple):
+  """What a file of weights holds."""
 
-  Attributes:
-    arrays: by name, in torch's layout.
-    steps: what the net computes, in the lines of `layer_strings.py`; None if
-      the file holds weights alone.
-    input_size_px: side of the image, if the file says.
-    floor_pools: for each max pool, whether all its windows lie inside its
-      input; empty if the file does not say.
-    is_ours: whether this package wrote the file; its config lies beside it.
-  """
-
-  arrays: Arrays
-  steps: list[str] | None = None
-  input_size_px: int | None = None
+  arrays: Arrays  # by name, in torch's layout
+  steps: list[str] | None = None  # of `layer_strings.py`, if the file says
+  input_size_px: int | None = None  # side of the image, if the file says
+  # For each max pool, whether all its windows lie inside its input.
   floor_pools: tuple[bool, ...] = ()
-  is_ours: bool = False
+  is_ours: bool = False  # this package wrote it; its config lies beside it
 
 
 def shapes(network: model.Network) -> dict[str, tuple[int, ...]]:
@@ -57,42 +46,36 @@ def shapes(network: model.Network) -> dict[str, tuple[int, ...]]:
   return found
 
 
+def weight_of(kernel: np.ndarray, pixels: int) -> np.ndarray:
+  """Returns a kernel of ours in torch's layout; its inputs had `pixels`."""
+  if kernel.ndim == 4:
+    return kernel.transpose(3, 2, 0, 1)
+  maps = kernel.reshape(pixels, -1, kernel.shape[1])
+  return maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
+
+
 def to_torch(network: model.Network, params: Any) -> dict[str, np.ndarray]:
   """Returns a net's parameters in torch's layout, by name."""
   layers = {**params["features"], **params["classifier"]}
-  sides = _sides(network)
   found = {}
-  for name in networks.layer_names(network):
+  for name, pixels in _pixels(network).items():
     kernel = np.asarray(layers[name]["kernel"])
-    if kernel.ndim == 4:
-      weight = kernel.transpose(3, 2, 0, 1)
-    else:
-      maps = kernel.reshape(*sides[name], -1, kernel.shape[1])
-      weight = maps.transpose(3, 2, 0, 1).reshape(kernel.shape[::-1])
-    found[f"{name}.weight"] = np.ascontiguousarray(weight)
+    found[f"{name}.weight"] = np.ascontiguousarray(weight_of(kernel, pixels))
     found[f"{name}.bias"] = np.asarray(layers[name]["bias"])
   return found
 
 
 def from_torch(network: model.Network, arrays: Arrays) -> dict[str, Any]:
-  """Returns a net's parameters as `model.AlexNet` has them.
-
-  Args:
-    network: the table.
-    arrays: by the names and of the shapes of `shapes`.
-
-  Returns:
-    {"features": ..., "classifier": ...}, float32.
-  """
+  """Returns a net's parameters, float32, from arrays as `shapes` has them."""
   params: dict[str, Any] = {"features": {}, "classifier": {}}
-  sides = _sides(network)
-  for name in networks.layer_names(network):
+  for name, pixels in _pixels(network).items():
     weight = arrays[f"{name}.weight"]
     if weight.ndim == 4:
       half, kernel = "features", weight.transpose(2, 3, 1, 0)
     else:
-      half, maps = "classifier", weight.reshape(len(weight), -1, *sides[name])
-      kernel = maps.transpose(2, 3, 1, 0).reshape(weight.shape[::-1])
+      maps = weight.reshape(len(weight), -1, pixels)
+      half = "classifier"
+      kernel = maps.transpose(2, 1, 0).reshape(weight.shape[::-1])
     params[half][name] = {
       "kernel": np.ascontiguousarray(kernel, np.float32),
       "bias": np.asarray(arrays[f"{name}.bias"], np.float32),
@@ -100,11 +83,12 @@ def from_torch(network: model.Network, arrays: Arrays) -> dict[str, Any]:
   return params
 
 
-def _sides(network: model.Network) -> dict[Any, tuple[int, int]]:
-  """Returns rows and columns of the maps that each layer's inputs were."""
-  height = width = network.input_size_px
+def _pixels(network: model.Network) -> dict[str, int]:
+  """Returns the size of the maps that fc layers take, 1 for other layers."""
+  pixels = network.input_size_px**2
   for row in networks.rows(network):
     if len(row.output_shape) == 3:
-      height, width, _ = row.output_shape
-  sides = dict.fromkeys(networks.layer_names(network), (1, 1))
-  return sides | {network.classifier[0].name: (height, width)}
+      pixels = math.prod(row.output_shape[:2])
+  first: Any = network.classifier[0]
+  names = networks.layer_names(network)
+  return {name: pixels if name == first.name else 1 for name in names}

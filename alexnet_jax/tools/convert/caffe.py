@@ -48,12 +48,7 @@ _IGNORED = {
 
 
 def read(data: bytes) -> LoadedWeights:
-  """Returns what a .caffemodel holds.
-
-  Raises:
-    ValueError: no layer in it has weights.
-    DecodeError: it is damaged.
-  """
+  """Returns what a .caffemodel holds."""
   net = _new("Net")
   net.ParseFromString(data)
   layers = [
@@ -75,11 +70,7 @@ def read(data: bytes) -> LoadedWeights:
 
 
 def read_blob(data: bytes) -> np.ndarray:
-  """Returns the array of a .binaryproto, [1, C, H, W].
-
-  Raises:
-    DecodeError, ValueError: it is damaged, or holds no array.
-  """
+  """Returns the array of a .binaryproto, [1, C, H, W]."""
   blob = _new("Blob")
   blob.ParseFromString(data)
   return _array(blob)
@@ -126,7 +117,7 @@ def _step(kind: str, layer: Any) -> str:
       ]  # fmt: skip
       if not any(others) and all(len({*side}) == 1 for side in sides):
         kernel, stride, pad = (side[0] for side in sides)
-        return layer_strings.conv(kernel, stride, pad, conv.group)
+        return layer_strings.CONV.format(kernel, stride, pad, conv.group)
     case "InnerProduct":
       if not layer.dense.transpose:
         return layer_strings.DENSE
@@ -138,7 +129,7 @@ def _step(kind: str, layer: Any) -> str:
       if not lrn.region:
         # lrn_layer.cpp takes the mean of the squares, not their sum.
         alpha = lrn.alpha / lrn.window
-        return layer_strings.lrn(lrn.window, lrn.k, alpha, lrn.beta)
+        return layer_strings.LRN.format(lrn.window, lrn.k, alpha, lrn.beta)
     case "Pooling":
       pool = layer.pool
       others = [
@@ -146,5 +137,5 @@ def _step(kind: str, layer: Any) -> str:
         pool.stride_w, pool.pad_h, pool.pad_w, pool.everywhere,
       ]  # fmt: skip
       if not any(others):
-        return layer_strings.max_pool(pool.window, pool.stride)
-  return layer_strings.unsupported(kind)
+        return layer_strings.MAX_POOL.format(pool.window, pool.stride)
+  return layer_strings.UNSUPPORTED.format(kind)

@@ -10,7 +10,6 @@ config, class names and mean image beside it.
 """
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +49,7 @@ def import_file(
     Lines that describe the run.
 
   Raises:
-    InputError: see `files.read` and `nets.detect`; bad names or mean.
+    InputError: the file is of no known net, or an option does not fit it.
   """
   loaded = files.read(path)
   weights = loaded.arrays
@@ -77,9 +76,15 @@ def import_file(
         for other in others
       ]
       if known.bgr:
-        weights = nets.to_rgb(weights)
+        first = weights["conv1.weight"][:, ::-1]
+        weights = {**weights, "conv1.weight": first}
         lines.append("conv1 took blue first; its filters now take RGB.")
-      lines.append(_describe_input(config, image))
+      means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
+      scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
+      lines.append(
+        f"Its input is RGB of 0..255 less the mean ({means} on average), times"
+        f" {scales}. Mean and scale are kept with the weights."
+      )
     weights = files.to_float32(weights)
   except errors.InputError as e:
     raise errors.InputError(f"{str(path)!r}: {e}") from e
@@ -115,9 +120,6 @@ def export_run(
 
   Returns:
     Lines that describe the file.
-
-  Raises:
-    InputError: see `inference.load` and `exports.write`.
   """
   model = inference.load(workdir, step)
   with _new_folder(output) as folder:
@@ -134,7 +136,7 @@ def export_run(
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
   """Yields a folder that becomes `output` when it is complete."""
-  if os.path.lexists(output):
+  if output.exists():
     raise errors.InputError(
       f"output={str(output)!r} exists; choose another or remove it first."
     )
@@ -147,8 +149,8 @@ def _new_folder(output: Path) -> Iterator[Path]:
       folder.rename(output)
   except errors.InputError:
     raise
-  # TensorStore raises a ValueError if the disk is full.
-  except (OSError, ValueError) as e:
+  # TensorStore raises a ValueError if the disk is full, torch a RuntimeError.
+  except (OSError, RuntimeError, ValueError) as e:
     raise errors.InputError(
       f"output={str(output)!r} cannot be written ({errors.reason(e)}); choose"
       " another place, with room."
@@ -186,8 +188,7 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
       lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as e:
       raise errors.InputError(
-        f"--classes={file!r} cannot be read ({e}); give a file of names, one a"
-        " line."
+        f"--classes={file!r} cannot be read ({e}); give one name a line."
       ) from e
     names = tuple(line.strip() for line in lines if line.strip())
   elif data_dir:
@@ -203,11 +204,7 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
 def _read_metadata(
   folder: Path, loaded: arrays.LoadedWeights
 ) -> tuple[Any, tuple[str, ...], statistics.Statistics]:
-  """Returns config, class names and statistics beside a file of this package.
-
-  Raises:
-    InputError: they are missing, or describe another net.
-  """
+  """Returns config, class names and statistics beside a file of ours."""
   try:
     config = run_files.read_config(folder)
     names, held = run_files.read_run_metadata(folder)
@@ -225,15 +222,6 @@ def _read_metadata(
   return config, names, held
 
 
-def _describe_input(config: Any, mean_image: np.ndarray) -> str:
-  means = ", ".join(f"{x:.4g}" for x in mean_image.mean((0, 1), np.float64))
-  scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
-  return (
-    f"Its input is RGB of 0..255 less the mean ({means} on average), times"
-    f" {scales}. Mean and scale are kept with the weights."
-  )
-
-
 def main(_) -> None:
   """Runs the command."""
   options: Any = flags.FLAGS
@@ -241,10 +229,8 @@ def main(_) -> None:
   of_files = ("net", "mean", "classes", "data_dir")
   for name in of_files if options.to else ("step",):
     if options[name].present:
-      raise errors.InputError(
-        f"--{name} is for {'files, not runs' if options.to else '--to'}; drop"
-        " it."
-      )
+      what = "files, not runs" if options.to else "--to"
+      raise errors.InputError(f"--{name} is for {what}; drop it.")
   if options.to:
     lines = export_run(path, output, options.to, options.step)
   else:

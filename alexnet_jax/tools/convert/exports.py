@@ -5,7 +5,6 @@ need both from outside.
 """
 
 import collections
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,16 +24,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(model: inference.Model, kind: str, folder: Path) -> Path:
-  """Writes a net into a folder, and returns the file.
-
-  Args:
-    model: of a single net.
-    kind: of `KINDS`.
-    folder: an existing one.
-
-  Raises:
-    InputError: the run is an ensemble, or a package is not installed.
-  """
+  """Writes a single net as a kind of `KINDS`; returns the file."""
   if len(model.members) > 1:
     raise errors.InputError(
       f"the run is an ensemble of {len(model.members)} nets; only a single net"
@@ -78,9 +68,7 @@ def _write_torch(model: inference.Model, path: Path) -> None:
     (name, torch.tensor(values)) for name, values in _state_dict(model).items()
   )
   tensors._metadata = {"": {"version": 1, "producer": files.PRODUCER}}
-  data = io.BytesIO()  # torch has errors of its own for a full disk.
-  torch.save(tensors, data)
-  path.write_bytes(data.getbuffer())
+  torch.save(tensors, path)
 
 
 def _write_onnx(model: inference.Model, path: Path) -> None:

@@ -13,7 +13,7 @@ import safetensors
 
 from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import caffe, onnx_graph
-from alexnet_jax.tools.convert.arrays import Arrays, LoadedWeights
+from alexnet_jax.tools.convert.arrays import Arrays, LoadedWeights, weight_of
 
 PRODUCER = onnx_graph.PRODUCER
 # torchvision numbers its layers; so do programs that build on it.
@@ -27,10 +27,6 @@ TORCHVISION = {
   "classifier.4": "fc7",
   "classifier.6": "fc8",
 }
-
-
-class _RefusedError(Exception):
-  """A pickle asks for more than arrays."""
 
 
 def _from_state_dict(
@@ -62,16 +58,9 @@ def _read_torch(path: Path) -> LoadedWeights:
       content = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as e:
     # Its own text is a page of advice; the reason is the error below it.
-    reason, *_ = str(e.__context__ or e).split(". ")
-    raise _RefusedError(f"torch.load(weights_only=True) says: {reason}") from e
-  tensors = content
-  if isinstance(content, dict):  # Maybe the checkpoint of a training script.
-    tensors = content.get("state_dict", content.get("model", content))
-  if not isinstance(tensors, dict) or not all(
-    isinstance(name, str) and isinstance(values, torch.Tensor)
-    for name, values in tensors.items()
-  ):
-    raise ValueError(f"it holds a {type(tensors).__name__}, no state dict")
+    raise ValueError(f"weights_only=True: {e.__context__ or e}") from e
+  # Maybe it is the checkpoint of a training script.
+  tensors = content.get("state_dict", content.get("model", content))
   arrays = {
     name: (x.float() if x.is_floating_point() else x).detach().numpy()
     for name, x in tensors.items()
@@ -127,7 +116,7 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     asked = re.sub(r"^numpy\._?core\.", "", f"{module}.{name}")
     if asked not in self._ALLOWED:
-      raise _RefusedError(f"it asks for {asked}")
+      raise ValueError(f"it asks for {asked}")
     return self._ALLOWED[asked]
 
 
@@ -139,25 +128,18 @@ def _read_npy(path: Path) -> LoadedWeights:
   """
   with path.open("rb") as file:
     np.lib.format.read_magic(file)
-    _, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if not dtype.hasobject:
-      raise ValueError(f"it is one array of {dtype}, no dictionary of arrays")
+    np.lib.format.read_array_header_1_0(file)
     layers = _Unpickler(file, encoding="latin1").load()
   layers = layers.values if isinstance(layers, _Array) else layers
-  if not isinstance(layers, dict):
-    raise ValueError(f"it holds a {type(layers).__name__}, no dictionary")
   found = {}
-  inputs = 0
+  units = 0
   for name, layer in sorted(layers.items()):
     if isinstance(layer, dict):
       layer = layer["weights"], layer["biases"]
     kernel, bias = (array.values for array in layer)
-    if kernel.ndim == 4:
-      weight = kernel.transpose(3, 2, 0, 1)
-    else:
-      maps = kernel.reshape(-1, inputs, kernel.shape[1])
-      weight = maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
-    inputs = len(weight)
+    # Layers are in order: what the one before gives, this one takes.
+    weight = weight_of(kernel, len(kernel) // max(units, 1))
+    units = len(weight)
     found[f"{name}.weight"] = weight
     found[f"{name}.bias"] = bias.reshape(-1)
   return LoadedWeights(found)
@@ -177,8 +159,7 @@ def read(path: Path) -> LoadedWeights:
   """Returns what a file of weights holds.
 
   Raises:
-    InputError: the file is missing, of another kind, damaged, or a pickle that
-      wants to run code.
+    InputError: it is missing, damaged, or a pickle that wants to run code.
   """
   if not path.is_file():
     raise errors.InputError(
@@ -191,16 +172,12 @@ def read(path: Path) -> LoadedWeights:
     return READERS[kind](path)
   except errors.InputError:
     raise
-  except _RefusedError as e:
-    raise errors.InputError(
-      f"{str(path)!r} holds more than weights, or is damaged ({e}). Nothing in"
-      " it was run. Save the net's state dict alone, or get another file."
-    ) from e
   # Each library has errors of its own for damaged files.
   except Exception as e:
     raise errors.InputError(
-      f"{str(path)!r} cannot be read ({errors.reason(e)}): it is damaged, or"
-      " of another kind than its name says. Get it again."
+      f"{str(path)!r} cannot be read ({errors.reason(e)}): it is damaged, holds"
+      " more than weights, or is of another kind than its name says. Nothing in"
+      " it was run. Save the net's state dict alone, or get the file again."
     ) from e
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,18 @@ from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import arrays, layer_strings
 from alexnet_jax.tools.convert.arrays import LoadedWeights
 
+_NONE = LoadedWeights({})
+
 
 @dataclasses.dataclass(frozen=True)
 class KnownNet:
-  """A net as another program trained it.
+  """A net as another program trained it."""
 
-  Attributes:
-    config: name of the config that has its layers.
-    bgr: whether its first filters take blue first.
-    mean: of R, G and B, 0..255, subtracted from its input.
-    scale: of R, G and B, multiplied after that.
-    crop_size_px: side of the image.
-  """
-
-  config: str
-  bgr: bool
-  mean: tuple[float, ...]
-  scale: tuple[float, ...]
-  crop_size_px: int
+  config: str  # name of the config that has its layers
+  bgr: bool  # whether its first filters take blue first
+  mean: tuple[float, ...]  # of R, G and B, 0..255, subtracted from its input
+  scale: tuple[float, ...]  # of R, G and B, multiplied after that
+  crop_size_px: int  # side of the image
 
 
 _CAFFE = {
@@ -66,15 +59,12 @@ COLOURS = (
 )
 
 
-def config_of(known: KnownNet, weights: LoadedWeights | None = None) -> Any:
+def config_of(known: KnownNet, weights: LoadedWeights = _NONE) -> Any:
   """Returns the whole config of a known net, of 256 px images.
 
-  Args:
-    known: the net.
-    weights: of a file, for the number of units, the side of the image, and
-      the pools that stay inside their input.
+  The weights of a file give the number of units, the side of the image, and
+  the pools that stay inside their input.
   """
-  weights = weights or LoadedWeights({})
   config: Any = config_files.load_config(known.config).unlock()
   sizes = {name: values.size for name, values in weights.arrays.items()}
   config.num_classes = sizes.get("fc8.bias", config.num_classes)
@@ -126,7 +116,7 @@ def detect(
 
   Args:
     weights: what the file holds.
-    name: in `NETS`, the only one that is tried; by default all are.
+    name: in `NETS`, the only one that is tried.
 
   Raises:
     InputError: the file fits none of them.
@@ -145,11 +135,6 @@ def detect(
     f"the file fits no known net. Compared with {nearest},"
     f" {errors.first_few(lines[nearest])}. Known: {', '.join(NETS)}."
   )
-
-
-def to_rgb(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns arrays whose first filters take red first, from blue first."""
-  return {**weights, "conv1.weight": weights["conv1.weight"][:, ::-1]}
 
 
 def is_torchvision(

@@ -18,11 +18,7 @@ PRODUCER = "alexnet_jax"
 
 
 def optional_package(name: str) -> Any:
-  """Returns a package that only some files need.
-
-  Raises:
-    InputError: it is not installed.
-  """
+  """Returns a package that only some files need, if it is installed."""
   try:
     return importlib.import_module(name)
   except ImportError as e:
@@ -32,14 +28,7 @@ def optional_package(name: str) -> Any:
 
 
 def read(path: Path) -> LoadedWeights:
-  """Returns what an ONNX file holds.
-
-  Layers get the paper's names in their order.
-
-  Raises:
-    InputError: onnx is not installed.
-    ValueError, KeyError: the graph is no chain of layers.
-  """
+  """Returns what an ONNX file holds; layers get the paper's names in order."""
   onnx = optional_package("onnx")
   file = onnx.load(str(path))
   graph = file.graph
@@ -93,10 +82,10 @@ def _step(kind: str, settings: dict[str, Any], is_output: bool) -> str:
   match kind:
     case "Conv" if square and len({*pads}) == 1:
       groups = settings.get("group", 1)
-      return layer_strings.conv(windows[0], strides[0], pads[0], groups)
+      return layer_strings.CONV.format(windows[0], strides[0], pads[0], groups)
     # Pads of one pixel at the right and the bottom stand for rounding up.
     case "MaxPool" if square and pads in ([0], [0] * 4, [0, 0, 1, 1]):
-      return layer_strings.max_pool(windows[0], strides[0])
+      return layer_strings.MAX_POOL.format(windows[0], strides[0])
     case "Gemm":
       factors = settings.get("alpha", 1.0), settings.get("beta", 1.0)
       if factors == (1, 1) and not settings.get("transA"):
@@ -108,7 +97,7 @@ def _step(kind: str, settings: dict[str, Any], is_output: bool) -> str:
       size = settings["size"]
       alpha = settings.get("alpha", 1e-4) / size
       k, beta = settings.get("bias", 1.0), settings.get("beta", 0.75)
-      return layer_strings.lrn(size, k, alpha, beta)
+      return layer_strings.LRN.format(size, k, alpha, beta)
     # torch's AdaptiveAvgPool2d, if its input has the right size already.
     case "AveragePool" if {*windows} == {*strides} == {1} and not any(pads):
       return ""
@@ -116,7 +105,7 @@ def _step(kind: str, settings: dict[str, Any], is_output: bool) -> str:
       return ""
     case "Softmax" if is_output:  # The logits before it have the same order.
       return ""
-  return layer_strings.unsupported(kind)
+  return layer_strings.UNSUPPORTED.format(kind)
 
 
 class _Graph:
@@ -232,9 +221,6 @@ def write(
     arrays: from `arrays.to_torch`.
     mean_image: [H, W, 3] float32, of the centre view.
     scale: of R, G and B.
-
-  Raises:
-    InputError: onnx is not installed.
   """
   onnx = optional_package("onnx")
   graph = _Graph(onnx, arrays)

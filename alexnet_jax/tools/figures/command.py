@@ -36,8 +36,8 @@ def hide(
 
   Args:
     image: uint8 [S, S, 3].
-    square_px: side of the square.
-    stride_px: between the centres of two squares, which are cut at the edges.
+    square_px: side of the square; squares are cut at the image's edges.
+    stride_px: between the centres of two squares.
     colour: of the square, [3].
 
   Returns:
@@ -45,29 +45,18 @@ def hide(
   """
   middles = np.arange(stride_px // 2, len(image), stride_px)
   copies = np.tile(image, (len(middles), len(middles), 1, 1, 1))
-  lows = np.maximum(middles - square_px // 2, 0)
-  highs = middles - square_px // 2 + square_px
+  lows = middles - square_px // 2
+  parts = [slice(max(low, 0), low + square_px) for low in lows]
   for row, column in np.ndindex(copies.shape[:2]):
-    rows = slice(lows[row], highs[row])
-    columns = slice(lows[column], highs[column])
-    copies[row, column, rows, columns] = colour
+    copies[row, column, parts[row], parts[column]] = colour
   return copies
 
 
 class FigureContext:
-  """The net, the image and the split that figures are drawn from.
-
-  Attributes:
-    model: of one net.
-    options: the command's flags.
-  """
+  """The net, the image and the split that figures are drawn from."""
 
   def __init__(self, model: inference.Model, options: Any):
-    """Reads the image of --image before anything is drawn.
-
-    Raises:
-      InputError: it cannot be read.
-    """
+    """Reads the image of --image before anything is drawn."""
     self.model = model
     self.options = options
     if options.image:
@@ -76,9 +65,9 @@ class FigureContext:
   @functools.cached_property
   def examples(self) -> records.Examples:
     """The split."""
-    options = self.options
-    config = self.model.config
-    examples = opened.examples_of(config, options.data_dir, options.split)
+    examples = opened.examples_of(
+      self.model.config, self.options.data_dir, self.options.split
+    )
     if examples.dataset.class_names != self.model.class_names:
       raise errors.InputError(
         f"{str(examples.dataset.directory)!r} has other classes than the run;"
@@ -104,23 +93,20 @@ class FigureContext:
       (model.predict(images), model.features(images, model.layers[-2]), labels)
       for images, labels in features.batches_of(model, self.examples)
     ]
-    probabilities, hidden, labels = map(
-      np.concatenate, zip(*parts, strict=True)
-    )
-    return probabilities, hidden.reshape(len(hidden), -1), labels
+    shares, hidden, labels = map(np.concatenate, zip(*parts, strict=True))
+    return shares, hidden.reshape(len(hidden), -1), labels
 
   @property
   def chosen(self) -> list[int]:
     """The labels of --classes, or the first ones of the split."""
-    present = np.unique(self.predictions[2])
-    if not self.options.classes:
-      return present[:_CLASSES].tolist()
-    for name in self.options.classes:
-      if self.model.labels[name] not in present:
+    present = np.unique(self.predictions[2]).tolist()
+    chosen = [self.model.labels[name] for name in self.options.classes]
+    for label, name in zip(chosen, self.options.classes, strict=True):
+      if label not in present:
         raise errors.InputError(
           f"--classes={name!r} has no image in the split; name others."
         )
-    return [self.model.labels[name] for name in self.options.classes]
+    return chosen or present[:_CLASSES]
 
 
 def _read(file: str, size_px: int) -> np.ndarray:

@@ -16,19 +16,15 @@ from alexnet_jax.runtime import errors
 from alexnet_jax.tools.figures import plots, tiles
 
 SUFFIXES = (".png", ".pdf")
-OTHER, TRUE = plots.COLOURS[0], plots.COLOURS[1]
+OTHER, TRUE = "#0072b2", "#d55e00"
 _PANELS_ACROSS = 4
 
 
 def check_name(file: Path) -> None:
   """Raises InputError unless it is a .png or .pdf in a folder that exists."""
-  if file.suffix not in SUFFIXES:
+  if file.suffix not in SUFFIXES or not file.parent.is_dir():
     raise errors.InputError(
-      f"{str(file)!r} must end in {' or '.join(SUFFIXES)}."
-    )
-  if not file.parent.is_dir():
-    raise errors.InputError(
-      f"{str(file)!r} has no folder to be in; make it, or choose another."
+      f"{str(file)!r} must end in .png or .pdf, in a folder that exists."
     )
 
 
@@ -38,9 +34,10 @@ def panel(
 ) -> figure.Figure:
   """Returns images over bars of their best classes, as the paper's Fig. 4.
 
+  A known true class is written under its image; its bar has another colour.
+
   Args:
-    shown: as `predict.answers` yields them, without unreadable images. A known
-      true class is written under its image, and its bar has another colour.
+    shown: as `predict.predictions` yields them, without unreadable images.
   """
   across = min(_PANELS_ACROSS, len(shown))
   down = math.ceil(len(shown) / across)
@@ -54,22 +51,21 @@ def panel(
     row, column = divmod(place, across)
     left = column * width + gap / 2
     bottom = (down - 1 - row) * height + gap / 2
-    corners = (
-      (left, bottom + bars + caption, side, side), (left, bottom, side, bars)
-    )  # fmt: skip
-    above, below = (plot.add_axes(tuple(c / scale)) for c in corners)
+    top = bottom + bars + caption
+    above = plot.add_axes(tuple((left, top, side, side) / scale))
     above.imshow(image)
     above.set_axis_off()
-    _write_under(above, found["true"] or path.name, 24, bool(found["true"]))
+    weight = "bold" if found["true"] else "normal"
+    _write_under(above, found["true"] or path.name, 24, weight)
+    below = plot.add_axes(tuple((left, bottom, side, bars) / scale))
     _draw_bars(below, found)
   return plot
 
 
-def _write_under(axes: Any, text: str, most: int, bold: bool = False) -> None:
-  axes.text(
-    0.5, -0.03, plots.plain(text, most), transform=axes.transAxes, ha="center",
-    va="top", weight="bold" if bold else "normal",
-  )  # fmt: skip
+def _write_under(axes: Any, text: str, most: int, weight: Any = None) -> None:
+  text = plots.plain(text, most)
+  place = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+  axes.text(0.5, -0.03, text, weight=weight, **place)
 
 
 def _draw_bars(axes: Any, found: dict[str, Any]) -> None:
@@ -94,10 +90,6 @@ def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
 
   Beside each tower stands how much of its filters' energy is in colour; of
   noise it is two thirds.
-
-  Args:
-    kernel_HxWx3xN: float.
-    towers: 1 or 2.
   """
   picture = tiles.filters(kernel_HxWx3xN, towers)
   parts = np.array_split(tiles.colourfulness(kernel_HxWx3xN), towers)
@@ -109,11 +101,9 @@ def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
   axes.set_axis_off()
   for tower, part in enumerate(parts):
     name = f"tower {tower + 1}: " if towers > 1 else ""
-    axes.text(
-      1.02, 1 - (tower + 0.5) / towers,
-      f"{name}{len(part)} filters,\n{part.mean():.0%} in colour",
-      transform=axes.transAxes, va="center",
-    )  # fmt: skip
+    text = f"{name}{len(part)} filters,\n{part.mean():.0%} in colour"
+    y = 1 - (tower + 0.5) / towers
+    axes.text(1.02, y, text, transform=axes.transAxes, va="center")
   return plot
 
 
@@ -130,7 +120,7 @@ def activations(
     maps: float [H, W, C] by name of the layer.
     most: maps of a layer that are drawn, the first ones.
   """
-  sheets = [("image", image)]
+  sheets, heights, width = [("image", image)], [1.2], 6.0
   for name, each in maps.items():
     some = np.moveaxis(each, -1, 0)[:most, :, :, None]
     low = np.minimum(some.min(axis=(1, 2), keepdims=True), 0)
@@ -140,9 +130,7 @@ def activations(
     more = f", the first {most} of {count} maps" if count > most else ""
     sheet = tiles.sheet(grey.repeat(3, axis=3), min(16, len(some)))
     sheets.append((name + more, sheet))
-  width = 6.0
-  heights = [1.2]
-  heights += [0.2 + width * x.shape[0] / x.shape[1] for _, x in sheets[1:]]
+    heights.append(0.2 + width * sheet.shape[0] / sheet.shape[1])
   plot = figure.Figure((width, sum(heights)), layout="constrained")
   grid = plot.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
   for axes, (title, picture) in zip(grid.flat, sheets, strict=True):
@@ -156,11 +144,7 @@ def activations(
 def rows_of_images(
   rows: Sequence[tuple[str, Sequence[np.ndarray], Sequence[str]]],
 ) -> figure.Figure:
-  """Returns rows of images, with a title each and a word under every image.
-
-  Args:
-    rows: title, images uint8 [S, S, 3], and as many words.
-  """
+  """Returns rows of images, with a title each and a word under every image."""
   across = max(len(images) for _, images, _ in rows)
   plot = figure.Figure((1.0 * across, 1.3 * len(rows)), layout="constrained")
   grid = plot.subplots(len(rows), across, squeeze=False)
@@ -176,11 +160,7 @@ def rows_of_images(
 
 @matplotlib.rc_context(plots.STYLE)
 def occlusion(
-  image: np.ndarray,
-  hidden: np.ndarray,
-  probability: float,
-  name: str,
-  square_px: int,
+  image: np.ndarray, hidden: np.ndarray, probability: float, name: str, px: int
 ) -> figure.Figure:
   """Returns an image beside a class's probability with each part hidden.
 
@@ -189,7 +169,7 @@ def occlusion(
     hidden: float [R, C], probability with a grey square over that part.
     probability: with nothing hidden.
     name: of the class.
-    square_px: side of the square.
+    px: side of the square.
   """
   plot = figure.Figure((4.2, 2.2), layout="constrained")
   left, right = plot.subplots(1, 2)
@@ -199,7 +179,7 @@ def occlusion(
     hidden, cmap="viridis", vmin=0, vmax=max(probability, hidden.max()),
     extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest",
   )  # fmt: skip
-  right.set_title(f"{square_px} x {square_px} pixels hidden there", loc="left")
+  right.set_title(f"{px} x {px} pixels hidden there", loc="left")
   plot.colorbar(drawn, ax=right, label="probability")
   for axes in (left, right):
     axes.set_axis_off()
@@ -227,10 +207,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> figure.Figure:
     for (row, column), share in np.ndenumerate(shares):
       if round(share):
         colour = "white" if share > 50 else "black"
-        axes.text(
-          column, row, str(round(share)), ha="center", va="center",
-          color=colour, fontsize=6,
-        )  # fmt: skip
+        style = {"color": colour, "ha": "center", "va": "center", "size": 6}
+        axes.text(column, row, str(round(share)), **style)
   axes.set(xlabel="predicted", ylabel="label")
   plot.colorbar(drawn, ax=axes, label="% of the label's images", shrink=0.7)
   return plot

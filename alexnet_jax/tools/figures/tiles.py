@@ -3,26 +3,23 @@
 import numpy as np
 
 
-def sheet(
-  pictures_NxHxWx3: np.ndarray, across: int, gap: int = 1
-) -> np.ndarray:
-  """Returns pictures row by row, with transparent gaps between them.
+def sheet(pictures_NxHxWx3: np.ndarray, across: int) -> np.ndarray:
+  """Returns pictures row by row, with transparent lines between them.
 
   Args:
     pictures_NxHxWx3: uint8.
     across: pictures in a row.
-    gap: in pixels.
 
   Returns:
     uint8 [..., ..., 4], RGB and opacity.
   """
   count, height, width, _ = pictures_NxHxWx3.shape
   down = -(-count // across)
-  size = down * (height + gap) - gap, across * (width + gap) - gap
+  size = down * (height + 1) - 1, across * (width + 1) - 1
   pixels = np.zeros((*size, 4), np.uint8)
   for number, picture in enumerate(pictures_NxHxWx3):
     row, column = divmod(number, across)
-    top, left = row * (height + gap), column * (width + gap)
+    top, left = row * (height + 1), column * (width + 1)
     pixels[top : top + height, left : left + width, :3] = picture
     pixels[top : top + height, left : left + width, 3] = 255
   return pixels
@@ -44,17 +41,13 @@ def scaled(arrays_NxHxWxC: np.ndarray) -> np.ndarray:
 
 
 def filters(kernel_HxWxCxN: np.ndarray, towers: int) -> np.ndarray:
-  """Returns the filters of a layer, each scaled on its own (paper, Fig. 3).
+  """Returns a sheet of filters, each scaled on its own (paper, Fig. 3).
 
   Args:
     kernel_HxWxCxN: float, of one channel or three.
     towers: 1, or 2: the first half above a gap, the second below.
-
-  Returns:
-    uint8 [..., ..., 4], as `sheet`.
   """
   height, count = kernel_HxWxCxN.shape[0], kernel_HxWxCxN.shape[-1]
-  towers = towers if towers > 1 and count % towers == 0 else 1
   across = min(16 if count >= 32 else 8, count // towers)
   pictures = scaled(np.moveaxis(kernel_HxWxCxN, -1, 0))
   blocks = [sheet(part, across) for part in np.split(pictures, towers)]

@@ -6,6 +6,7 @@ Members of an ensemble that share a device count one by one, as they run on CPU.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -62,23 +63,18 @@ class Costs:
   @functools.cached_property
   def exchanges(self) -> list[Exchange]:
     """All that the devices exchange in a step."""
-    found = [
-      *self._passes(),
-      *self._joins(),
-      *self._softmax(),
-      *self._gradients(),
-      *(self._lars_norms() if self.lars else ()),
-      *self._metrics(),
-    ]
+    found = itertools.chain(
+      self._passes(), self._joins(), self._softmax(), self._gradients(),
+      self._lars_norms(), self._metrics(),
+    )  # fmt: skip
     return [exchange for exchange in found if exchange.collective.is_sent]
 
   @functools.cached_property
   def memory(self) -> dict[str, int]:
     """Bytes on each device during a step, by what they hold.
 
-    Gradients are those of the device's own examples, before the sum over
-    devices. They are whole where kernels are stored split, and so are the
-    gathered copies of such kernels.
+    Gradients are those of its own examples, before the sum over devices; they
+    and the gathered copies are whole where kernels are stored split.
     """
     layout = self.layout
     stored = sum(array.size for array in self.arrays)
@@ -235,7 +231,7 @@ class Costs:
   def _lars_norms(self) -> Iterator[Exchange]:
     """LARS needs two norms of each kernel, also of one that is split."""
     for path, _ in self._leaves:
-      if path[-1].key == "kernel":
+      if self.lars and path[-1].key == "kernel":
         group_size = self._devices_along(self.layout.axes_of(path))
         norm = Collective("all-reduce", "f32", 1, group_size)
         yield Exchange("lengths for LARS", norm, 2 * self._updates(path))
@@ -243,12 +239,8 @@ class Costs:
   def _activations(self) -> int:
     """Returns the bytes that a device keeps for its backward pass.
 
-    Counted for one microbatch: the cropped images and each layer's output, in
-    the compute type. Activations, dropout and flattening work in place. Max
-    pooling keeps a byte more for each output, the place of the maximum. A join
-    of several devices keeps the gathered copy. The fc layers count one pass;
-    One Weird Trick holds the gathered inputs of up to two. Scratch memory and
-    gradients of activations are not counted.
+    These are the cropped images and each layer's output, of one microbatch and
+    one pass. Scratch memory and gradients of activations are not counted.
     """
     width = itemsize(self.dtype)
     examples = self._examples
@@ -259,13 +251,14 @@ class Costs:
       per_output = width
       match layer:
         case model.Activation() | model.Dropout() | model.Flatten():
-          continue
-        case model.Join():
+          continue  # They work in place.
+        case model.Join():  # Of several devices it keeps the gathered copy.
           parts, per_output = 1, width if layer.axis else 0
         case model.MaxPool() if not isinstance(layer, model.AveragePool):
-          per_output += 1
+          per_output += 1  # The place of the maximum.
       total += examples[half] * math.prod(shape) // parts * per_output
     if self.layout.name in layouts.OWT and self.layout.model > 1:
+      # The gathered inputs of up to two passes.
       held = min(self.layout.passes, 2) * examples["classifier"]
       total += held * self._flat_size * width
     return total * self._local_members

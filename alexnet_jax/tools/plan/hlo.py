@@ -35,14 +35,11 @@ class Collective:
     return self.group_size > 1 or self.kind == "collective-permute"
 
   def received(self, devices: int) -> float:
-    """Returns the bytes that a device receives, averaged over all devices.
+    """Returns the bytes that one of all devices receives, on average.
 
     A ring of n devices passes 2 (n - 1) / n of the array to each device in an
     all-reduce and half of that in the other kinds. In a permutation the
     receivers get the array and the other devices get nothing.
-
-    Args:
-      devices: all devices of the step.
     """
     size = self.elements * itemsize(self.dtype)
     if self.kind == "collective-permute":
@@ -60,9 +57,8 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 def read(text: str) -> list[Collective]:
   """Returns the arrays that a compiled program exchanges.
 
-  An instruction may exchange several arrays; each is listed. Groups of one
-  device are left out, since they exchange nothing. An array that is exchanged
-  inside a loop is listed once.
+  Each array of an instruction is listed, in a loop once. Groups of one device
+  are left out, since they exchange nothing.
 
   Args:
     text: optimized HLO.

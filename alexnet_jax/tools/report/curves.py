@@ -13,15 +13,11 @@ _MOST, _FEWEST, _IN_ALL = 300, 40, 20_000
 
 
 class Curve(NamedTuple):
-  """The metrics of one split, of a run or on average over runs.
+  """The metrics of one split, of a run or on average over runs."""
 
-  Attributes:
-    x: float64 [N] by `step` and `epoch`.
-    values: float64 [3, N] by metric: the mean over a stretch of steps or over
-      seeds, the smallest and the largest value.
-  """
-
-  x: dict[str, np.ndarray]
+  x: dict[str, np.ndarray]  # float64 [N] by `step` and `epoch`
+  # Mean, smallest and largest value of a stretch of steps or of the seeds,
+  # float64 [3, N] by metric.
   values: dict[str, np.ndarray]
 
 
@@ -30,8 +26,7 @@ class Seed(NamedTuple):
 
   name: str
   run: reader.Run
-  lines: dict[str, reader.Lines]
-  curves: dict[str, Curve]
+  curves: dict[str, Curve]  # by split
 
 
 class Group(NamedTuple):
@@ -54,54 +49,44 @@ class Group(NamedTuple):
     return {split: mean_of(curves) for split, curves in by_split.items()}
 
 
-def column_of(run: reader.Run, found: reader.Found) -> str:
-  """Returns the name of a run's arm, or of the run if it has none."""
-  if run.arm is None:
-    return run.name
-  alone = all(x.experiment == run.experiment for x in found.runs)
-  return run.arm if alone else f"{run.experiment}/{run.arm}"
-
-
 def groups_of(found: reader.Found) -> list[Group]:
   """Returns the groups of all runs that have metrics.
 
   The nets of an ensemble are the seeds of one group; the average of their
   predictions is a group of its own.
   """
-  nets = []
-  for run in found.runs:
-    if run.members and run.arm is None:
-      for member in run.members:
-        net = f"{run.name}, net {member}"
-        nets.append((f"{run.name}, each net", net, run, member))
-      together = f"{run.name}, all together"
-      nets.append((together, together, run, None))
-    else:
-      nets.append((column_of(run, found), run.name, run, None))
   count = sum(len(run.lines) for run in found.runs)
   most = max(_FEWEST, min(_MOST, _IN_ALL // max(1, count)))
   groups: dict[str, Group] = {}
-  for group, name, run, member in nets:
-    lines = {s: x for (m, s), x in run.lines.items() if m == member}
-    if lines:
-      curves = {split: reduce(x, most) for split, x in lines.items()}
-      seed = Seed(name, run, lines, curves)
-      groups.setdefault(group, Group(group, [])).seeds.append(seed)
+  for run in found.runs:
+    nets = {net for net, _ in run.lines}
+    for net in [None] if run.experiment else sorted(nets, key=str):
+      name, group = run.name, found.column_of(run)
+      if net is not None:
+        name, group = f"{name}, net {net}", f"{group}, each net"
+      elif len(nets) > 1 and not run.experiment:
+        name = group = f"{name}, all together"
+      lines = {split: x for (of, split), x in run.lines.items() if of == net}
+      if lines:
+        curves = {split: reduce(x, most) for split, x in lines.items()}
+        seed = Seed(name, run, curves)
+        groups.setdefault(group, Group(group, [])).seeds.append(seed)
   return list(groups.values())
 
 
 def reduce(lines: reader.Lines, most: int) -> Curve:
-  """Returns a curve of about `most` points, each of a stretch of steps.
+  """Returns a curve of at most `most` points, each of a stretch of steps.
 
-  A third of the stretches are spaced on a logarithmic scale, so that the first
-  steps are visible there. The last line is a stretch of its own.
+  Short first stretches are visible on a logarithmic scale. The last line stays
+  alone.
   """
   count = len(lines["step"])
   bounds = np.arange(count + 1)
   if count > most:
-    even = np.linspace(0, count - 1, most - most // 3)
-    growing = np.geomspace(1, count - 1, most // 3)
-    bounds = np.unique(np.concatenate([even, growing, [count]]).astype(int))
+    even = np.linspace(0, count, most * 2 // 3)
+    growing = np.geomspace(1, count, most // 3 - 1)
+    ends = [*even, *growing, count - 1]
+    bounds = np.unique(np.array(ends, np.int64))
   starts = bounds[:-1]
 
   def means(values: np.ndarray) -> np.ndarray:
@@ -135,8 +120,6 @@ def mean_of(curves: Sequence[Curve]) -> Curve:
 
   def on_grid(curve: Curve, values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
-    if not finite.any():
-      return np.full(len(at), np.nan)
     return np.interp(at, curve.x["step"][finite], values[finite])
 
   values = {}

@@ -4,7 +4,7 @@ Bokeh's script is copied into the page, which therefore needs no network.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -18,58 +18,38 @@ _METRICS = {
   "loss": "loss (nats per image)",
   "learning_rate": "learning rate (conv weights)",
 }
-_AXES = {"epoch": "epoch", "step": "step"}
 # Bokeh escapes the values. The style covers that of Bokeh, which has one theme.
 _TOOLTIP = """<div style="background: var(--raised); color: var(--ink);
  margin: -5px; padding: 6px 10px; max-width: 260px; overflow-wrap: anywhere">
 <b>@name</b> @split<br>@axis $snap_x{%.6g}: <b>$snap_y{%.5g}</b></div>"""
 
 
-class Report(NamedTuple):
-  """What the page and the plots for print show."""
-
-  found: reader.Found
-  groups: list[curves.Group]
-  tables: list[tables.Table]
-
-
-def collect(found: reader.Found) -> Report:
-  """Returns the curves and tables of what was read."""
-  groups = curves.groups_of(found)
-  return Report(found, groups, tables.error_tables(found, groups))
-
-
-def render(report: Report) -> str:
+def render(found: reader.Found) -> str:
   """Returns the HTML of a report; nothing in the data can act as markup."""
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
     lstrip_blocks=True, loader=jinja2.FileSystemLoader(Path(__file__).parent),
   )  # fmt: skip
-  environment.filters |= {
-    "png": tables.as_png,
-    "figure": figure,
-    "label": tables.label,
-  }
+  environment.filters |= {"figure": figure, "label": label}
+  # Bokeh needs the order of its keys.
   environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-  lines = [x for number, each in enumerate(report.groups)
+  groups = curves.groups_of(found)
+  lines = [x for number, each in enumerate(groups)
            for x in _lines(number, each)]  # fmt: skip
+  metrics = {name for line in lines for name in line["y"]}
   splits = {line["split"] for line in lines}
-  known = [split for split in reader.SPLITS if split in splits]
   return environment.get_template("report.html").render(
-    filters=tables.filters(report.found),  # First, as it adds notes.
-    **report._asdict(),
-    metrics=_present(_METRICS, [line["y"] for line in lines]),
-    axes=_present(_AXES, [line["x"] for line in lines]),
-    splits=[*known, *sorted(splits.difference(known))],
-    differences=tables.config_differences(report.found),
-    confusions=tables.worst_confusions(report.found),
+    filters=tables.filters(found),  # First, as it adds notes.
+    found=found,
+    groups=groups,
+    tables=tables.error_tables(found, groups),
+    metrics={k: text for k, text in _METRICS.items() if k in metrics},
+    splits=[split for split in reader.SPLITS if split in splits],
+    differences=tables.config_differences(found),
+    confusions=tables.worst_confusions(found),
     bokeh=resources.Resources("inline", components=["bokeh"]).js_raw[0],
     data={"plot": embed.json_item(_chart()), "lines": lines},
   )
-
-
-def _present(labels: dict[str, str], columns: list[Any]) -> dict[str, str]:
-  return {k: text for k, text in labels.items() if any(k in x for x in columns)}
 
 
 def _lines(number: int, group: curves.Group) -> list[dict[str, Any]]:
@@ -89,20 +69,17 @@ def _lines(number: int, group: curves.Group) -> list[dict[str, Any]]:
       "name": name,
       "kind": kind,
       "split": split,
-      "x": {axis: _rounded(x) for axis, x in curve.x.items()
-            if np.isfinite(x).any()},
-      "y": {metric: _band(metric, y) for metric, y in curve.values.items()},
+      "x": {axis: _rounded(x) for axis, x in curve.x.items()},
+      "y": {
+        metric: [
+          _rounded(x * (100 if "error" in metric else 1)) for x in values
+        ]
+        for metric, values in curve.values.items()
+      },
     }
     for name, kind, by_split in named
     for split, curve in by_split.items()
-  ]  # fmt: skip
-
-
-def _band(metric: str, values: np.ndarray) -> list[list[float | None]]:
-  """Returns mean, low and high, or the mean alone if all are equal."""
-  values = values * (100 if "error" in metric else 1)
-  is_line = np.array_equal(values[1], values[2], equal_nan=True)
-  return [_rounded(x) for x in (values[:1] if is_line else values)]
+  ]
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
@@ -153,6 +130,12 @@ def _chart() -> plotting.figure:
     visible=False, formatters={"$snap_x": "printf", "$snap_y": "printf"},
   ))  # fmt: skip
   return plot
+
+
+def label(column: str) -> str:
+  """Returns the name of a figure as a heading."""
+  text = column.replace("_", " ").replace("top1", "top-1")
+  return text.replace("top5", "top-5") + " (%)" * ("error" in column)
 
 
 def figure(value: float, column: str, digits: int = 4) -> str:

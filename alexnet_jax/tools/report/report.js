@@ -42,15 +42,16 @@ function draw() {
     };
     rows.lines.push({ ...look, xs, ys });
     rows.ends.push({ ...look, x: xs.at(-1), y: ys.at(-1) });
-    if (high && !faded) {
+    if (!faded) {
       const floor = logy ? Math.min(...mean) / 10 : -Infinity; // A log scale has no zero.
       const edge = [...high, ...low.map((value) => Math.max(value, floor)).reverse()];
-      rows.bands.push({ ...look, alpha: entries.length > 8 ? 0.07 : 0.14, xs: [...xs, ...xs.toReversed()], ys: edge });
+      rows.bands.push({ ...look, alpha: 0.14, xs: [...xs, ...xs.toReversed()], ys: edge });
     }
     if (splits.length === 1 && kind !== "seed" && kind !== "failed") {
       entry.lastChild.value = Number(ys.at(-1).toPrecision(4));
     }
   }
+  if (rows.lines.length > 12 && lit === null) rows.bands = []; // They would hide each other.
   for (const { name, data_source: source } of plot.renderers.filter((renderer) => renderer.name)) {
     const columns = Object.keys(source.data);
     source.data = Object.fromEntries(columns.map((column) => [column, rows[name].map((row) => row[column])]));
@@ -102,7 +103,7 @@ find("theme").onclick = () => {
   root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
   if (plot) draw();
 };
-for (const table of document.querySelectorAll(".sortable")) {
+for (const table of document.querySelectorAll("table")) {
   table.tHead.onclick = ({ target }) => {
     const head = target.closest("th");
     const down = head.ariaSort === "ascending";

@@ -3,8 +3,7 @@
 import base64
 import collections
 import io
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from alexnet_jax.runtime import errors
 from alexnet_jax.tools.figures import tiles
 from alexnet_jax.tools.report import curves, reader
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 _CONFUSIONS = 20
 
 
@@ -39,8 +38,12 @@ class Table(NamedTuple):
   """The figures of an experiment's arms, or of runs; errors are fractions."""
 
   experiment: str | None
-  columns: list[str]
   rows: list[Row]
+
+  @property
+  def columns(self) -> list[str]:
+    """The figures that any row has."""
+    return list(dict.fromkeys(name for row in self.rows for name in row.cells))
 
   def span(self, column: str) -> tuple[float, float]:
     """Returns the lowest and highest value or end of an interval."""
@@ -50,24 +53,14 @@ class Table(NamedTuple):
     return min(ends), max(ends)
 
 
-def label(column: str) -> str:
-  """Returns the name of a figure as a heading."""
-  text = column.replace("_", " ").replace("top1", "top-1")
-  return text.replace("top5", "top-5") + " (%)" * ("error" in column)
-
-
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-  """Returns the mean and half the width of Student's 95 % interval of it.
-
-  Args:
-    values: one or more; the width of a single one is unknown (None).
-  """
+  """Returns the mean and half of Student's 95 % interval, None of one value."""
   mean = float(np.mean(values))
   if len(values) < 2:
     return mean, None
   from scipy import stats  # It takes a second to import.
 
-  quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+  quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
   return mean, float(quantile * stats.sem(values))
 
 
@@ -76,16 +69,16 @@ def error_tables(
 ) -> list[Table]:
   """Returns a table for each experiment, and one for runs that are in none."""
   tables = [_table_of_arms(experiment) for experiment in found.experiments]
-  runs = [group for group in groups if group.seeds[0].run.arm is None]
+  runs = [group for group in groups if not group.seeds[0].run.experiment]
   return [*tables, _table_of_runs(runs)] if runs else tables
 
 
 def _table_of_arms(experiment: reader.Experiment) -> Table:
-  by_arm = collections.defaultdict(list)
+  arms = collections.defaultdict(list)
   for row in experiment.rows.values():
-    by_arm[row["arm"]].append(row)
+    arms[row["arm"]].append(row)
   rows = []
-  for arm, seeds in by_arm.items():
+  for arm, seeds in arms.items():
     good = [row for row in seeds if row["outcome"] == reader.FINISHED]
     failed = [
       (row["seed"], row["outcome"] or "no outcome")
@@ -97,26 +90,25 @@ def _table_of_arms(experiment: reader.Experiment) -> Table:
       for name in experiment.columns
     }
     rows.append(Row(arm, len(good), failed, _cells(figures)))
-  return _table(experiment.name, experiment.columns, rows)
+  return Table(experiment.name, rows)
 
 
 def _table_of_runs(groups: Sequence[curves.Group]) -> Table:
   """Returns the last figures of each split."""
-  columns = [
-    f"{split} {metric}"
-    for split in ("train", "validation", "test")
-    for metric in ("loss", "top1_error", "top5_error")
-  ]
   rows = []
   for group in groups:
-    figures = collections.defaultdict(list)
-    for seed in group.seeds:
-      for split, lines in seed.lines.items():
-        for metric in reader.METRICS:
-          finite = lines[metric][np.isfinite(lines[metric])]
-          figures[f"{split} {metric}"] += finite[-1:].tolist()
+    figures = {
+      f"{split} {metric}": [
+        float(values[np.isfinite(values)][-1])
+        for seed in group.seeds
+        if split in seed.curves
+        for values in seed.curves[split].values.get(metric, ())[:1]
+      ]
+      for split in ("train", "validation", "test")
+      for metric in ("loss", "top1_error", "top5_error")
+    }
     rows.append(Row(group.name, len(group.seeds), [], _cells(figures)))
-  return _table(None, columns, rows)
+  return Table(None, rows)
 
 
 def _cells(figures: dict[str, list[float]]) -> dict[str, Cell]:
@@ -125,14 +117,6 @@ def _cells(figures: dict[str, list[float]]) -> dict[str, Cell]:
     if known := [value for value in values if np.isfinite(value)]:
       cells[name] = Cell(*interval(known), known)
   return cells
-
-
-def _table(
-  experiment: str | None, columns: Iterable[str], rows: list[Row]
-) -> Table:
-  """Returns the table of those columns in which a row has a value."""
-  used = [name for name in columns if any(name in row.cells for row in rows)]
-  return Table(experiment, used, rows)
 
 
 def config_differences(
@@ -147,24 +131,18 @@ def config_differences(
   columns = collections.defaultdict(list)
   for run in found.runs:
     if run.config:
-      columns[curves.column_of(run, found)].append(run.config)
+      columns[found.column_of(run)].append(run.config)
   configs = [config for each in columns.values() for config in each]
   rows = []
   for field in sorted({field for config in configs for field in config}):
     cells = [
-      ", ".join(dict.fromkeys(_value(config, field) for config in each))
+      ", ".join(dict.fromkeys(str(x.get(field, "absent")) for x in each))
       for each in columns.values()
     ]
-    present = {_value(config, field) for config in configs if field in config}
+    present = {str(x[field]) for x in configs if field in x}
     if len(set(cells)) > 1 and len(present) > 1:
       rows.append((field, max(cells, key=cells.count), cells))
   return list(columns), rows
-
-
-def _value(config: dict[str, Any], field: str) -> str:
-  value = config.get(field, "absent")
-  is_word = isinstance(value, str) and value
-  return value if is_word else json.dumps(value, ensure_ascii=False)
 
 
 def worst_confusions(found: reader.Found) -> list[dict[str, Any]]:
@@ -181,10 +159,11 @@ def worst_confusions(found: reader.Found) -> list[dict[str, Any]]:
   by_column = collections.defaultdict(list)
   for run in found.runs:
     if run.confusions and run.outcome == reader.FINISHED:
-      by_column[curves.column_of(run, found)].append(run)
+      by_column[found.column_of(run)].append(run)
   worst = []
   for column, runs in by_column.items():
     names, split, views = kind(runs[0])
+    name_of = dict(enumerate(names)).get
     runs = [run for run in runs if kind(run) == kind(runs[0])]
     total: collections.Counter[tuple[int, int]] = collections.Counter()
     images: collections.Counter[int] = collections.Counter()
@@ -192,24 +171,20 @@ def worst_confusions(found: reader.Found) -> list[dict[str, Any]]:
       for label, predicted, count in run.confusions["counts"]:
         total[label, predicted] += count
         images[label] += count
-    wrong = [(-n, a, b) for (a, b), n in total.items() if a != b and n]
+    wrong = sorted((-n, a, b) for (a, b), n in total.items() if a != b)
     worst.append({
       "name": column, "split": split, "views": views, "runs": len(runs),
       "images": images.total(), "wrong": -sum(minus for minus, *_ in wrong),
       "rows": [
-        (_class(names, a), _class(names, b), -minus, -minus / images[a])
-        for minus, a, b in sorted(wrong)[:_CONFUSIONS]
+        (name_of(a, a), name_of(b, b), -minus, -minus / images[a])
+        for minus, a, b in wrong[:_CONFUSIONS]
       ],
     })  # fmt: skip
   return worst
 
 
-def _class(names: list[str], label: int) -> str:
-  return names[label] if label < len(names) else f"class {label}"
-
-
-def filters(found: reader.Found) -> list[tuple[str, np.ndarray]]:
-  """Returns captions and pictures of conv1 of the runs with a checkpoint.
+def filters(found: reader.Found) -> list[tuple[str, int, str]]:
+  """Returns caption, width and PNG in base64 of each net's conv1.
 
   `found.notes` gets a line for each checkpoint that cannot be read.
   """
@@ -226,23 +201,21 @@ def filters(found: reader.Found) -> list[tuple[str, np.ndarray]]:
     # The accelerator may be busy with this very run.
     jax.config.update("jax_platforms", "cpu")
     try:
-      read = opened.open_run(run.folder, placement.make_mesh())
-      for number, params in enumerate(read.members):
-        kernel = np.asarray(params["features"]["conv1"]["kernel"], np.float32)
-        pixels = tiles.filters(kernel, run.config["network.towers"])
-        net = f", net {number}" if len(read.members) > 1 else ""
-        pictures.append((f"{run.name}{net}, step {read.step:,}", pixels))
+      net = opened.open_run(run.folder, placement.make_mesh())
     # Orbax raises many kinds of errors for what it cannot read.
     except Exception as e:
       found.notes.append(
         f"{str(run.folder)!r}: its checkpoint cannot be read"
         f" ({errors.reason(e)}); its filters are not shown."
       )
+      continue
+    for number, params in enumerate(net.members):
+      kernel = np.asarray(params["features"]["conv1"]["kernel"], np.float32)
+      pixels = tiles.filters(kernel, run.config["network.towers"])
+      name = f", net {number}" if len(net.members) > 1 else ""
+      png = io.BytesIO()
+      Image.fromarray(pixels).save(png, "PNG", optimize=True)
+      caption = f"{run.name}{name}, step {net.step:,}"
+      text = base64.b64encode(png.getvalue()).decode()
+      pictures.append((caption, pixels.shape[1], text))
   return pictures
-
-
-def as_png(pixels: np.ndarray) -> str:
-  """Returns a picture as a PNG in base64."""
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-  return base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,6 @@
 
 import io
 import random
-import tarfile
 
 import numpy as np
 import pytest
@@ -96,11 +95,11 @@ def test_the_tars_are_read_as_they_are_downloaded(tmp_path):
 
 def test_the_validation_tar_needs_the_kit(tmp_path):
   source = ilsvrc(tmp_path / "in", without=[DEVKIT])
-  refuse(source, VALIDATION_TAR, DEVKIT, "--splits=train")
+  refuse(source, VALIDATION_TAR, DEVKIT, "remove")
+  (source / VALIDATION_TAR).unlink()
   found = find(source, "train")
   assert sizes(found) == {"train": 9}
   assert found.class_names == ["n01", "n02", "n03"]
-  assert sizes(find(source, "validation=0.4")) == {"train": 6, "validation": 3}
 
 
 def test_ilsvrc_may_be_split_and_labelled_otherwise(tmp_path):
@@ -120,11 +119,6 @@ def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, truth):
   refuse(ilsvrc(tmp_path / "in", truth=truth), "damaged", "download")
 
 
-@pytest.mark.parametrize("meta", [b"no MATLAB file" * 99, meta_mat()[:300]])
-def test_a_damaged_meta_mat_is_refused(tmp_path, meta):
-  refuse(ilsvrc(tmp_path / "in", meta), "damaged", "download")
-
-
 @pytest.mark.parametrize("name", [TRAIN_TAR, VALIDATION_TAR, DEVKIT])
 def test_a_cut_off_download_is_refused(tmp_path, name):
   source = ilsvrc(tmp_path / "in")
@@ -132,15 +126,4 @@ def test_a_cut_off_download_is_refused(tmp_path, name):
   # A tar of few members is padding for the most part.
   end = len(whole) if name == DEVKIT else len(whole.rstrip(b"\0"))
   (source / name).write_bytes(whole[: int(end * 0.6)])
-  refuse(source, "ILSVRC-2012", "download")
-
-
-def test_a_cut_off_tar_in_the_training_tar_is_refused(tmp_path):
-  source = ilsvrc(tmp_path / "in")
-  with tarfile.open(source / TRAIN_TAR) as archive:
-    inner = [
-      (member.name, archive.extractfile(member).read()) for member in archive
-    ]
-  inner[1] = (inner[1][0], inner[1][1][:1536])  # Two members of three.
-  tar_of(source / TRAIN_TAR, *inner)
   refuse(source, "ILSVRC-2012", "download")

@@ -203,7 +203,7 @@ def test_a_torch_file_with_code_is_refused_and_not_run(
   foreign.write_evil_pth(path, marker, legacy, protocol)
   # torch names the code of older pickles alone.
   words = r"GLOBAL shutil\.copyfile" if protocol == 2 else "Unsupported operand"
-  refused(path, rf"weights_only=True\) says: .*{words}.*Nothing in it was run")
+  refused(path, rf"weights_only=True: .*{words}.*Nothing in it was run")
   assert not marker.exists()
   assert not recwarn.list
 
@@ -223,7 +223,7 @@ def test_a_whole_module_is_refused(tmp_path):
 def test_a_dictionary_with_code_is_refused_and_not_run(tmp_path):
   marker, path = tmp_path / "marker", tmp_path / "net.npy"
   foreign.write_evil_npy(path, marker, CAFFE)
-  refused(path, r"asks for shutil\.copyfile\). Nothing in it was run")
+  refused(path, r"asks for shutil\.copyfile\).*Nothing in it was run")
   assert not marker.exists()
 
 
@@ -265,7 +265,7 @@ def test_half_a_file_is_refused(kind, write, options, tmp_path):
   data = path.read_bytes()
   for share in (0, 0.5, 0.99):
     path.write_bytes(data[: int(share * len(data))])
-    refused(path, "cannot be read .* Get it again")
+    refused(path, "cannot be read .* get the file again")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def write_data(folder, labels, names):
     ({"mean": "hwc.npy"}, r"no mean image .its shape is .256, 256, 3."),
     ({"classes": "missing.txt"}, "missing.txt' cannot be read"),
     ({"classes": "six.txt"}, "has 6 class names, but the net has 7 classes"),
-    ({"data_dir": "missing"}, "does not exist"),
+    ({"data_dir": "missing"}, "data_dir=.missing. cannot be opened"),
     (
       {"data_dir": "data", "classes": "seven.txt"},
       "has other classes than the net",
