@@ -28,3 +28,15 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """The generated data set of the tiny runs."""
+  from tiny_runs import COUNTS
+
+  from alexnet_jax.data.prepare import shapes
+
+  directory = tmp_path_factory.mktemp("data") / "shapes"
+  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
+  return directory

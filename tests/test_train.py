@@ -42,13 +42,6 @@ pytestmark = pytest.mark.slow  # It starts processes.
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("data") / "shapes"
-  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
-  return directory
-
-
-@pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run") / "tiny"
   result = train(workdir, data)

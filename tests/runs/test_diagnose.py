@@ -12,7 +12,6 @@ import pytest
 from commands import assert_refused
 from tfds_files import encoded, noise, write
 from tiny_runs import (
-  COUNTS,
   finish,
   records,
   run,
@@ -23,18 +22,10 @@ from tiny_runs import (
 from training import Trainer, small_config
 
 from alexnet_jax.data import batches
-from alexnet_jax.data.prepare import shapes
 from alexnet_jax.runs import diagnose
 from alexnet_jax.runtime import errors
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("data") / "shapes"
-  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
-  return directory
 
 
 # Each makes what it sees some ten million times larger, as far as fc8.

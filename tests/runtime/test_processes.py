@@ -27,13 +27,6 @@ PLATEAU = {"schedule": "plateau", "plateau_patience": 1, "plateau_drops": 1}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("data") / "shapes"
-  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
-  return directory
-
-
-@pytest.fixture(scope="module")
 def singles(data, tmp_path_factory):
   """Runs of one process on one device, of the seeds 1 and 2."""
   folder = tmp_path_factory.mktemp("runs")
