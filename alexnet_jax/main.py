@@ -9,7 +9,7 @@ import jax
 from absl import flags
 
 from alexnet_jax import train
-from alexnet_jax.runs import config_files, opened
+from alexnet_jax.runs import config_files, trained
 from alexnet_jax.runtime import cli, hosts, signals
 
 
@@ -19,7 +19,7 @@ def main(_) -> None:
   config, name = config_files.config()
   workdir = Path(asked.workdir or f"runs/{name}")
   fields = config_files.overridden()
-  config = opened.with_pretrained_net(config, fields, workdir)
+  config = trained.with_pretrained_net(config, fields, workdir)
   cli.keep_memory()
   cli.keep_programs()
   with (

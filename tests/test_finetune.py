@@ -14,7 +14,7 @@ from tiny_runs import newest_params, records, run
 from alexnet_jax.configs import finetune
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import checkpoint, opened
+from alexnet_jax.runs import checkpoint, trained
 from alexnet_jax.runtime.errors import InputError
 
 pytestmark = pytest.mark.slow  # It starts processes.
@@ -125,9 +125,9 @@ def test_as_many_classes_are_new_classes_too(place, tmp_path):
   place, params, _, _ = place
   config = finetune.get_config().unlock()
   config.init_from, config.num_classes = str(place / "source"), len(NAMES)
-  config = opened.with_pretrained_net(config, {}, tmp_path)
+  config = trained.with_pretrained_net(config, {}, tmp_path)
   drawn = jax.tree.map(np.zeros_like, params)
-  found, taken, left = opened.load_pretrained(
+  found, taken, left = trained.load_pretrained(
     place / "source", drawn, placement.make_mesh(1), config.reinit_layers
   )
   assert (taken, left) == (["conv1", "conv3", "fc6"], ["fc8"])
@@ -138,14 +138,14 @@ def test_what_cannot_be_started_from_is_refused(place, tmp_path):
   place, params, _, _ = place
   config = finetune.get_config()
   with pytest.raises(InputError, match=r"init_from=''.*--config.init_from=DIR"):
-    opened.with_pretrained_net(config, {}, tmp_path)
+    trained.with_pretrained_net(config, {}, tmp_path)
   mesh = placement.make_mesh(1)
   for source, layers, words in (
     ("nowhere", (), "nowhere' holds no run"),
     ("source", ("fc9",), "reinit_layers='fc9'.*fc8"),
   ):
     with pytest.raises(InputError, match=words):
-      opened.load_pretrained(place / source, params, mesh, layers)
+      trained.load_pretrained(place / source, params, mesh, layers)
   with pytest.raises(InputError, match=r"holds only parameters.*init_from="):
     checkpoint.restore(place / "source", 0, None)
 

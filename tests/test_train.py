@@ -33,7 +33,7 @@ from tiny_runs import (
 from alexnet_jax.configs import quickstart
 from alexnet_jax.data.prepare import shapes
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools.evaluate import evaluate_runs
 from alexnet_jax.train import train_and_evaluate
@@ -446,7 +446,7 @@ def test_run_starts_from_the_layers_of_another(finished, data, tmp_path):
   wider = {"conv1": {"kernel": np.zeros((5, 5, 3, 32)), "bias": np.zeros(32)}}
   drawn = {"features": wider, "classifier": {}}
   with pytest.raises(InputError, match="no layer"):
-    opened.load_pretrained(source, drawn, placement.make_mesh(1))
+    trained.load_pretrained(source, drawn, placement.make_mesh(1))
 
 
 def test_evaluate_refuses_a_run_of_another_version(finished, tmp_path):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from alexnet_jax import schedules
 from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import ensemble, layouts, placement
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.steps import TrainState
 
 
@@ -57,7 +57,7 @@ def initial(
   if config.init_from:
     source, devices = Path(config.init_from), placement.make_mesh()
     for member, params in enumerate(drawn):
-      drawn[member], taken, left = opened.load_pretrained(
+      drawn[member], taken, left = trained.load_pretrained(
         source, params, devices, config.reinit_layers
       )
       origin = f"{', '.join(taken)} from {source}"

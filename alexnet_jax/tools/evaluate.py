@@ -11,7 +11,7 @@ from absl import flags
 
 from alexnet_jax import augment, evaluate, steps
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import opened, run_files
+from alexnet_jax.runs import run_files, trained
 from alexnet_jax.runtime import cli, errors
 
 
@@ -23,7 +23,7 @@ def evaluate_runs(
   step: str = "newest",
   data_dir: str = "",
   split: str = "",
-) -> tuple[list[opened.Run], int, dict[str, float]]:
+) -> tuple[list[trained.TrainedRun], int, dict[str, float]]:
   """Evaluates runs, several as an ensemble.
 
   The flags of `alexnet evaluate` describe the arguments.
@@ -49,9 +49,9 @@ def evaluate_runs(
       f" for each of the {len(workdirs)} runs."
     )
   mesh = placement.make_mesh()
-  runs = [opened.open_run(workdir, mesh, step) for workdir in workdirs]
+  runs = [trained.load_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
-  examples = opened.examples_of(config, data_dir, split)
+  examples = trained.examples_of(config, data_dir, split)
   wanted = config.image_size_px, examples.dataset.class_names
   nets = []
   for workdir, run, share in zip(workdirs, runs, shares, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.data import batches, records
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 
@@ -100,7 +100,7 @@ def main(_: Any) -> None:
   cli.keep_memory()
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
-  examples = opened.examples_of(model.config, options.data_dir, options.split)
+  examples = trained.examples_of(model.config, options.data_dir, options.split)
   with cli.replacing(output) as new:
     write(new, model, examples, options.layer)
   shape = " x ".join(map(str, model.shapes[options.layer]))

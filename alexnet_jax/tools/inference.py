@@ -22,7 +22,7 @@ from alexnet_jax.data import decode as image_files
 from alexnet_jax.data import statistics
 from alexnet_jax.model import AlexNet, Network
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import opened, run_files
+from alexnet_jax.runs import run_files, trained
 from alexnet_jax.runtime import errors, platforms
 
 # Batch sizes to compile for; any number of images is split into these.
@@ -35,7 +35,7 @@ def load(workdir: str | Path, step: str = "newest") -> "Model":
   `step` is `newest`, `best` (by validation) or a number. Raises InputError if
   there is no such checkpoint, or a damaged one.
   """
-  run = opened.open_run(Path(workdir), placement.make_mesh(1), step)
+  run = trained.load_run(Path(workdir), placement.make_mesh(1), step)
   return Model(run, *run_files.read_run_metadata(Path(workdir)))
 
 
@@ -54,7 +54,7 @@ class Model:
 
   def __init__(
     self,
-    run: opened.Run,
+    run: trained.TrainedRun,
     class_names: Sequence[str],
     trained_with: statistics.Statistics,
   ):

@@ -31,7 +31,7 @@ from absl import flags
 
 from alexnet_jax import augment, evaluate, steps, train
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import logs, opened, run_files
+from alexnet_jax.runs import logs, run_files, trained
 from alexnet_jax.runtime import cli, errors, platforms, signals
 from experiments.harness import plan, results
 
@@ -337,9 +337,9 @@ def _answers(
     with np.load(file) as held:
       return dict(held)
   mesh = placement.make_mesh()
-  run = opened.open_run(workdir, mesh)
+  run = trained.load_run(workdir, mesh)
   config = run.config
-  examples = opened.examples_of(config, "", "")
+  examples = trained.examples_of(config, "", "")
   augmentation = augment.from_config(
     config, run_files.read_run_metadata(workdir)[1]
   )

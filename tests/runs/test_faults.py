@@ -34,6 +34,14 @@ COUNTS = {"train": 16 * EVALUATE_EVERY, "validation": 240, "test": 240}
 
 
 @pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """More images than the tiny runs have: time to kill."""
+  directory = tmp_path_factory.mktemp("data") / "shapes"
+  shapes.generate(directory, size_px=32, workers=0, **COUNTS)
+  return directory
+
+
+@pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
   """The run that was let alone."""
   workdir = tmp_path_factory.mktemp("run") / "alone"

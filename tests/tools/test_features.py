@@ -10,7 +10,7 @@ from drawn_runs import write_run_on_shapes
 
 import alexnet_jax
 from alexnet_jax.data import batches, records
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import features
 
@@ -52,7 +52,7 @@ def test_one_batch_is_in_memory_and_a_full_disk_is_reported(
 ):
   monkeypatch.setattr(features, "_BATCH", 8)
   model = alexnet_jax.load(place / "run")
-  examples = opened.examples_of(model.config, "", "train")
+  examples = trained.examples_of(model.config, "", "train")
   file = tmp_path / "features.npz"
   features.write(file, model, examples, "conv1")  # What compiling takes.
   with np.load(file) as held:  # Maps keep their shape.

@@ -20,7 +20,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax.data import batches, decode, records
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import features, inference
 from alexnet_jax.tools.figures import drawings, plots
@@ -65,7 +65,7 @@ class FigureContext:
   @functools.cached_property
   def examples(self) -> records.Examples:
     """The split."""
-    examples = opened.examples_of(
+    examples = trained.examples_of(
       self.model.config, self.options.data_dir, self.options.split
     )
     if examples.dataset.class_names != self.model.class_names:

@@ -196,12 +196,12 @@ def filters(found: reader.Found) -> list[tuple[str, int, str]]:
     import jax
 
     from alexnet_jax.parallel import placement
-    from alexnet_jax.runs import opened
+    from alexnet_jax.runs import trained
 
     # The accelerator may be busy with this very run.
     jax.config.update("jax_platforms", "cpu")
     try:
-      net = opened.open_run(run.folder, placement.make_mesh())
+      net = trained.load_run(run.folder, placement.make_mesh())
     # Orbax raises many kinds of errors for what it cannot read.
     except Exception as e:
       found.notes.append(

@@ -14,7 +14,7 @@ import alexnet_jax
 from alexnet_jax import networks
 from alexnet_jax.configs import finetune
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import opened
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import arrays, files, nets
 from alexnet_jax.tools.convert import command as convert
@@ -420,12 +420,12 @@ def test_an_imported_net_starts_a_finetuned_one(caffe_run):
   source, _ = caffe_run
   config = finetune.get_config().unlock()
   config.init_from, config.num_classes = str(source), 3
-  config = opened.with_pretrained_net(config, {}, source.parent / "tuned")
+  config = trained.with_pretrained_net(config, {}, source.parent / "tuned")
   net = networks.from_config(config)
   assert networks.rows(net)[-1].output_shape == (3,)
-  (drawn,) = opened.open_run(source, placement.make_mesh(1)).members
+  (drawn,) = trained.load_run(source, placement.make_mesh(1)).members
   drawn = jax.tree.map(np.zeros_like, drawn)
-  params, taken, left = opened.load_pretrained(
+  params, taken, left = trained.load_pretrained(
     source, drawn, placement.make_mesh(1), config.reinit_layers
   )
   assert (len(taken), left) == (7, ["fc8"])

@@ -1,4 +1,4 @@
-"""A run that is opened for use: its config, its net and its parameters."""
+"""A trained run, loaded for use: its config, its net and its parameters."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from alexnet_jax.runtime import errors
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """What a workdir holds, opened."""
+class TrainedRun:
+  """What a workdir holds, loaded."""
 
   config: Any
   net: model.AlexNet
@@ -26,8 +26,8 @@ class Run:
   members: list[Any]  # Parameters of each net, on the mesh.
 
 
-def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
-  """Opens a checkpoint of a run, and puts its arrays on a mesh.
+def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
+  """Loads a checkpoint of a run, and puts its arrays on a mesh.
 
   `step` is `newest`, `best` (by validation) or a number. Raises InputError if
   there is no such checkpoint, or a damaged one.
@@ -50,7 +50,7 @@ def open_run(workdir: Path, mesh: Mesh, step: str = "newest") -> Run:
   found = checkpoint.find_step(workdir, step)
   params = checkpoint.read_params(workdir, found, jax.eval_shape(draw))
   members = ensemble.unstack(placement.replicate(mesh, params), count)
-  return Run(config, net, found, members)
+  return TrainedRun(config, net, found, members)
 
 
 def with_pretrained_net(
@@ -99,7 +99,7 @@ def load_pretrained(
     The new parameters, the names of the layers that were replaced, and of those
     that stay as drawn: the `fresh` ones, and those that do not fit.
   """
-  other, *more = open_run(workdir, mesh).members
+  other, *more = load_run(workdir, mesh).members
   if more:
     raise errors.InputError(
       f"init_from={str(workdir)!r} holds {1 + len(more)} nets of an ensemble;"
