@@ -1,46 +1,6 @@
-"""The command line: `alexnet COMMAND`, or `python -m alexnet_jax COMMAND`."""
+"""`python -m alexnet_jax COMMAND`, the same as `alexnet COMMAND`."""
 
-import importlib
-import sys
-
-from alexnet_jax.runtime import errors
-
-# Each module has `command()`. It is imported when it is asked for: jax alone
-# takes a second.
-COMMANDS = {
-  "train": ("main", "train a net, then test it"),
-  "prepare": ("data.prepare.command", "turn images into a data set"),
-  "evaluate": ("tools.evaluate", "the errors of runs on a split"),
-  "predict": ("tools.predict", "the most likely classes of images"),
-  "summary": ("tools.summary", "the layers of a config, with their sizes"),
-  "show": ("tools.show", "draw what the net sees of a data set"),
-  "figures": ("tools.figures.command", "pictures of a trained net"),
-  "report": ("tools.report.command", "runs and experiments as one HTML page"),
-  "features": ("tools.features", "write a layer's outputs for a split"),
-  "probe": ("tools.probe", "fit a linear classifier to such a file"),
-  "convert": ("tools.convert.command", "weights from and to other programs"),
-  "plan": ("tools.plan.command", "the memory and traffic of a layout"),
-  "checkpoint": ("tools.checkpoint", "verify or digest a run's checkpoints"),
-}
-
-
-def main() -> None:
-  """Runs the command that the first word names."""
-  name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-  if name in ("-h", "--help", "help"):
-    print("usage: alexnet COMMAND [--FLAG=VALUE ...]\n")
-    for command, (_, purpose) in COMMANDS.items():
-      print(f"  {command:12} {purpose}")
-    print("\n`alexnet COMMAND --help` lists the flags of a command.")
-    return
-  if name not in COMMANDS:
-    print(
-      f"error: {errors.unknown('command', name, COMMANDS)}", file=sys.stderr
-    )
-    sys.exit(1)
-  sys.argv[:2] = [f"alexnet {name}"]
-  importlib.import_module(f"alexnet_jax.{COMMANDS[name][0]}").command()
-
+from alexnet_jax.tools import commands
 
 if __name__ == "__main__":
-  main()
+  commands.main()

@@ -32,6 +32,7 @@ class Augmentation:
   colour_axes: np.ndarray  # [3, 3] float32, an axis in RGB per column
   colour_sds: np.ndarray  # [3] float32, deviation along each axis, 0..255
   input_scale: tuple[float, ...] = (1.0, 1.0, 1.0)  # of R, G and B, at the end
+  mean_crop: str = "own place"  # of the crop; or "centre" (convdata.py)
 
 
 def from_config(
@@ -40,7 +41,7 @@ def from_config(
   """Returns the augmentation that a config describes.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     statistics: of the data set, from `data.statistics`.
     num_examples: size of the training split; needed to train, not to test.
   """
@@ -91,19 +92,28 @@ def training_views(
   )
 
 
-def _crop(
-  image: jax.Array, mean_image: jax.Array, corner: jax.Array, size: int
-) -> jax.Array:
-  """Cuts a square out of an image less the mean image, in float32."""
-  start = (corner[0], corner[1], 0)
-  crop = lax.dynamic_slice(image, start, (size, size, 3)).astype(jnp.float32)
-  return crop - lax.dynamic_slice(mean_image, start, (size, size, 3))
+def _view(image: Any, corner: Any, mirrored: Any, a: Augmentation) -> jax.Array:
+  """Returns a view of an image less the mean image, in float32."""
+  size = a.crop_size_px
+
+  def crop(pixels, corner):
+    start = (corner[0], corner[1], 0)
+    return lax.dynamic_slice(pixels, start, (size, size, 3))
+
+  def mirror(pixels):
+    return jnp.where(mirrored, pixels[:, ::-1], pixels)
+
+  view = crop(image, corner).astype(jnp.float32)
+  mean_image = jnp.asarray(a.mean_image)
+  if a.mean_crop == "centre":
+    margin = (len(mean_image) - size) // 2
+    return mirror(view) - crop(mean_image, (margin, margin))
+  return mirror(view - crop(mean_image, corner))
 
 
 def _scaled(images: jax.Array, scale: tuple[float, ...]) -> jax.Array:
-  if scale == (1, 1, 1):
-    return images
-  return images * jnp.array(scale).reshape((1,) * (images.ndim - 1) + (3,))
+  scale_BxHxWxC = np.float32(scale).reshape((1,) * (images.ndim - 1) + (3,))
+  return images if scale == (1, 1, 1) else images * scale_BxHxWxC
 
 
 def augment(
@@ -127,7 +137,6 @@ def augment(
   """
   a = augmentation
   margin = images_BxHxWxC.shape[1] - a.crop_size_px
-  mean_image = jnp.asarray(a.mean_image)
   noisy = jnp.asarray(step) < a.colour_noise_steps
   shifts = jnp.asarray(a.colour_axes * (a.colour_sds * a.colour_noise)[None])
   shifts = jnp.where(noisy, shifts, 0.0)
@@ -138,13 +147,12 @@ def augment(
     corner = jnp.full((2,), margin // 2)
     if a.random_crop:
       corner = jax.random.randint(crop_key, (2,), 0, margin + 1)
-    crop = _crop(image, mean_image, corner, a.crop_size_px)
-    if a.mirror:
-      crop = jnp.where(jax.random.bernoulli(mirror_key), crop[:, ::-1], crop)
+    mirrored = jax.random.bernoulli(mirror_key) if a.mirror else False
+    pixels = _view(image, corner, mirrored, a)
     if a.colour_noise:
       shift = shifts @ jax.random.normal(colour_key, (3,))
-      crop = (crop + shift[None, None, :]) / divisor
-    return _scaled(crop, a.input_scale)
+      pixels = (pixels + shift[None, None, :]) / divisor
+    return _scaled(pixels, a.input_scale)
 
   return jax.vmap(view)(images_BxHxWxC, view_keys_B, colour_keys_B)
 
@@ -176,8 +184,7 @@ def look(
   From uint8 [B, S, S, 3] and a row of `views` to float32 [B, crop, crop, 3].
   """
   a = augmentation
-  crops = jax.vmap(_crop, (0, None, None, None))(
-    images_BxHxWxC, jnp.asarray(a.mean_image), view[:2], a.crop_size_px
+  views = jax.vmap(_view, (0, None, None, None))(
+    images_BxHxWxC, view[:2], view[2] > 0, a
   )
-  crops = jnp.where(view[2] > 0, crops[:, :, ::-1], crops)
-  return _scaled(crops, a.input_scale)
+  return _scaled(views, a.input_scale)

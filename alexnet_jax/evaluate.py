@@ -54,21 +54,18 @@ def evaluate_nets(
 ) -> list[dict[str, float]] | None:
   """Returns loss, top-1 and top-5 error (fractions) and images per second.
 
-  A net predicts the mean of the softmaxes of its views, and several nets the
-  weighted mean of theirs (paper 4.1 and 6).
+  Of each net and, of several, of all together; None if it had to stop. A net
+  predicts the mean of the softmaxes of its views, and several nets the weighted
+  mean of theirs (paper 4.1 and 6).
 
   Args:
-    nets: the nets.
+    nets: one or several.
     examples: from `records.open_split`.
-    config: a whole config.
+    config: a complete config.
     mesh: where to compute.
-    should_stop: asked before each batch.
+    should_stop: called before each batch.
     on_batch: called with each batch, in which a row of `mask` 0 is padding, and
       the log probabilities [B, K] of each net and, of several, of all together.
-
-  Returns:
-    The figures of each net and, of several, of all together; None if it had to
-    stop.
 
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.

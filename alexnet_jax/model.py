@@ -10,6 +10,7 @@ N units, K classes.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -57,6 +58,10 @@ class Layer(nn.Module):
     macs = weights * math.prod(y.shape[1:-1])
     return Row(self, y.shape[1:], sum(array.size for array in arrays), macs)
 
+  def run(self, half: nn.Module, x: Any, keys_B: Any) -> Any:
+    """Returns the output of this layer, as a child of half a net."""
+    return self.clone(parent=half)(x, keys_B)
+
   def local(self, parts: int, axis: str) -> "Layer":
     """Returns what one of `parts` devices along a mesh axis runs of it."""
     fields: dict[str, Any] = {}
@@ -74,13 +79,16 @@ class Weighted(Layer):
   output_name = ""
   towers: int = 1  # a unit sees its own tower alone; 1 where it sees all
   sigma: float = 0.01  # standard deviation of the initial weights
-  bias: float = 0.0  # initial bias
+  bias: float | None = 0.0  # initial bias; None for no bias
 
-  def draw_params(self, x: jax.Array, *shape: int) -> tuple[jax.Array, ...]:
-    """Returns kernel and bias in the dtype of `x`."""
-    kernel = self.param("kernel", nn.initializers.normal(self.sigma), shape)
-    bias = self.param("bias", nn.initializers.constant(self.bias), shape[-1:])
-    return kernel.astype(x.dtype), bias.astype(x.dtype)
+  def draw_params(self, dtype: Any, *shape: int) -> tuple[Any, Any]:
+    """Returns the kernel in a dtype, and the bias in float32 or None."""
+    draw = nn.initializers.normal(self.sigma)
+    kernel = self.param("kernel", draw, shape).astype(dtype)
+    if self.bias is None:
+      return kernel, None
+    fill = nn.initializers.constant(self.bias)
+    return kernel, self.param("bias", fill, shape[-1:])
 
 
 class Conv(Weighted):
@@ -95,10 +103,10 @@ class Conv(Weighted):
 
   @nn.compact
   def __call__(self, x, keys_B=None):
-    channels = x.shape[-1] // self.towers
+    shape = self.kernel, self.kernel, x.shape[-1] // self.towers, self.filters
     return ops.conv(
       x,
-      *self.draw_params(x, self.kernel, self.kernel, channels, self.filters),
+      *self.draw_params(x.dtype, *shape),
       stride=self.stride,
       padding=self.padding,
       ceil_mode=self.ceil_mode,
@@ -111,11 +119,13 @@ class Dense(Weighted):
 
   input_ranks = (1,)
   units: int = 0  # in all towers together
+  output_dtype: Any = None  # of sums and outputs; None: that of the inputs
 
   @nn.compact
   def __call__(self, x, keys_B=None):
-    params = self.draw_params(x, x.shape[-1] // self.towers, self.units)
-    return ops.dense(x, *params, towers=self.towers)
+    shape = x.shape[-1] // self.towers, self.units
+    params = self.draw_params(x.dtype, *shape)
+    return ops.dense(x, *params, towers=self.towers, dtype=self.output_dtype)
 
 
 class Activation(Layer):
@@ -174,13 +184,6 @@ class MaxPool(Layer):
     return ops.max_pool(x, self.window, self.stride, self.ceil_mode)
 
 
-class AveragePool(MaxPool):
-  """Average pooling over the pixels that each window really holds."""
-
-  def __call__(self, x, keys_B=None):
-    return ops.average_pool(x, self.window, self.stride)
-
-
 class Dropout(Layer):
   """Drops units in training (paper 4.2)."""
 
@@ -220,6 +223,13 @@ class Flatten(Layer):
     return ops.flatten(x, self.towers)
 
 
+def run(layers: Sequence[Layer], half: nn.Module, x: Any, keys_B: Any) -> Any:
+  """Runs layers one after another, as children of half a net."""
+  for layer in layers:
+    x = layer.run(half, x, keys_B)
+  return x
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """A table: layers from the image to the logits, in two halves."""
@@ -235,12 +245,12 @@ class Half(nn.Module):
 
   network: Network
   half: str  # features or classifier
+  precision: str
 
   @nn.compact
   def __call__(self, x, keys_B):
-    for layer in getattr(self.network, self.half):
-      x = layer.clone(parent=self)(x, keys_B)
-    return x
+    with jax.default_matmul_precision(self.precision):
+      return run(getattr(self.network, self.half), self, x, keys_B)
 
 
 class AlexNet(nn.Module):
@@ -248,10 +258,11 @@ class AlexNet(nn.Module):
 
   network: Network
   dtype: Any = jnp.float32  # of the computation; parameters are float32
+  precision: str = "default"  # of products, as jax.default_matmul_precision
 
   def setup(self):
-    self.features = Half(self.network, "features")
-    self.classifier = Half(self.network, "classifier")
+    self.features = Half(self.network, "features", self.precision)
+    self.classifier = Half(self.network, "classifier", self.precision)
 
   def __call__(
     self, images_BxHxWxC: jax.Array, keys_B: jax.Array | None = None
@@ -262,8 +273,7 @@ class AlexNet(nn.Module):
       images_BxHxWxC: RGB, on the 0..255 scale less the mean image.
       keys_B: one random key per example for dropout; None at test.
     """
-    x = self.features(images_BxHxWxC.astype(self.dtype), keys_B)
-    return self.classifier(x, keys_B).astype(jnp.float32)
+    return self.classify(self.extract(images_BxHxWxC, keys_B), keys_B)
 
   def extract(self, images_BxHxWxC: Any, keys_B: Any = None) -> Any:
     """Returns the flat output of the convolutional half, [B, N]."""
@@ -271,4 +281,4 @@ class AlexNet(nn.Module):
 
   def classify(self, x_BxN: Any, keys_B: Any = None) -> Any:
     """Returns the logits of what `extract` returned."""
-    return self.classifier(x_BxN, keys_B).astype(jnp.float32)
+    return self.classifier(x_BxN, keys_B)

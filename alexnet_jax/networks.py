@@ -1,16 +1,20 @@
 """From a config to the table of a net, and from a table to its numbers."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from alexnet_jax import model
-from alexnet_jax.model import Layer, Network, Row
+from alexnet_jax.layers.average_pool import AveragePool
+from alexnet_jax.layers.branches import Sum
+from alexnet_jax.layers.run131 import Blur, ContrastNorm
+from alexnet_jax.model import Layer, Network, Row, Shape
 from alexnet_jax.runtime import errors
 
 
-def _lrn(net: Any, _: int) -> Layer:
+def _lrn(net: Any, row: str, place: int) -> Layer:
   fields = net.lrn.to_dict()
   across_towers = fields.pop("across_towers")
   return model.LocalResponseNorm(
@@ -18,22 +22,27 @@ def _lrn(net: Any, _: int) -> Layer:
   )
 
 
-LAYERS: dict[str, Callable[[Any, int], Layer]] = {
-  "activation": lambda net, _: model.Activation(net.activation),
+def _max_pool(net: Any, row: str, place: int, ceil_mode: bool = True) -> Layer:
+  return model.MaxPool(net.pool_window, net.pool_stride, ceil_mode)
+
+
+def _dropout(net: Any, row: str, place: int) -> Layer:
+  rate = dict(net.dropout_rate_of_layers).get(row, net.dropout_rate)
+  return model.Dropout(rate, place, net.dropout_rescaled)
+
+
+LAYERS: dict[str, Callable[[Any, str, int], Layer]] = {
+  "activation": lambda net, *_: model.Activation(net.activation),
   "lrn": _lrn,
-  "map_norm": lambda net, _: model.MapNorm(**net.map_norm.to_dict()),
-  "max_pool": lambda net, _: model.MaxPool(net.pool_window, net.pool_stride),
-  "max_pool_floor": lambda net, _: model.MaxPool(
-    net.pool_window, net.pool_stride, False
-  ),
-  "average_pool": lambda net, _: model.AveragePool(
-    net.pool_window, net.pool_stride
-  ),
-  "dropout": lambda net, index: model.Dropout(
-    net.dropout_rate, index, net.dropout_rescaled
-  ),
+  "map_norm": lambda net, *_: model.MapNorm(**net.map_norm.to_dict()),
+  "contrast_norm": lambda net, *_: ContrastNorm(**net.map_norm.to_dict()),
+  "blur": lambda net, *_: Blur(**net.blur.to_dict()),
+  "max_pool": _max_pool,
+  "max_pool_floor": functools.partial(_max_pool, ceil_mode=False),
+  "average_pool": lambda net, *_: AveragePool(net.pool_window, net.pool_stride),
+  "dropout": _dropout,
 }
-"""By word of a row's `then`: (config.network, place in the table) -> layer."""
+"""By word of a row's `then`: (config.network, row, place) -> layer."""
 
 
 def from_config(config: Any) -> Network:
@@ -48,21 +57,19 @@ def from_config(config: Any) -> Network:
   features: list[Layer] = []
   classifier: list[Layer] = []
   for name in net.layers:
-    fields = net[name].to_dict()
-    then, sees_all = fields.pop("then"), fields.pop("sees_all_towers")
-    is_first = name == net.layers[0]
-    is_dense = "units" in fields
+    is_dense = "units" in net[name]
+    is_first_dense = is_dense and not classifier
+    place = len(features) + len(classifier) + is_first_dense
+    layers = _row(net, name, name == net.layers[0], place)
+    if is_first_dense:
+      *join, first = layers[: len(layers) - len(net[name].then)]
+      features += [*join, model.Flatten(first.towers)]
+      layers = layers[len(join) :]
     half = classifier if is_dense else features
-    towers = 1 if sees_all or is_first else net.towers
-    join = [model.Join()] * (sees_all and net.towers > 1 and not is_first)
-    if is_dense and not classifier:
-      features += [*join, model.Flatten(towers)]
-    else:
-      half += join
-    kind = model.Dense if is_dense else model.Conv
-    half.append(kind(name=name, towers=towers, **fields))
-    for word in then:
-      half.append(LAYERS[word](net, len(features) + len(classifier)))
+    half += layers
+  if classifier:  # Of logits in bfloat16, many would be equal.
+    at = max(i for i, x in enumerate(classifier) if x.name)
+    classifier[at] = classifier[at].clone(output_dtype=jnp.float32)
   network = Network(
     config.crop_size_px, net.towers, tuple(features), tuple(classifier)
   )
@@ -70,21 +77,57 @@ def from_config(config: Any) -> Network:
   return network
 
 
+def _row(net: Any, name: str, sees_image: bool, place: int) -> list[Layer]:
+  """Returns the layers of a row of a config, those of branches inside a Sum."""
+  fields = net[name].to_dict()
+  then = fields.pop("then")
+  sees_all = fields.pop("sees_all_towers", False)
+  layers: list[Layer] = []
+  if sees_all and net.towers > 1 and not sees_image:
+    layers.append(model.Join())
+  if "branches" in fields:
+    branches = []
+    for names in fields["branches"]:
+      branch: list[Layer] = []
+      for each in names:
+        first = sees_image and not any(layer.name for layer in branch)
+        branch += _row(net, each, first, place + len(branch))
+      branches.append(tuple(branch))
+    layers.append(Sum(tuple(branches)))
+  elif fields:
+    kind = model.Dense if "units" in fields else model.Conv
+    towers = 1 if sees_all or sees_image else net.towers
+    layers.append(kind(name=name, towers=towers, **fields))
+  for word in then:
+    layers.append(LAYERS[word](net, name, place + len(layers)))
+  return layers
+
+
 def make_model(config: Any) -> model.AlexNet:
   """Returns the module that a config describes; raises as `from_config`."""
-  return model.AlexNet(from_config(config), jnp.dtype(config.compute_dtype))
+  return model.AlexNet(
+    from_config(config),
+    jnp.dtype(config.compute_dtype),
+    config.matmul_precision,
+  )
 
 
 def rows(network: Network) -> list[Row]:
-  """Returns a row per layer, from the image to the logits.
+  """Returns a row per layer, those of branches before their sum.
 
   Raises:
     InputError: the shapes of two layers do not fit together.
   """
-  shape: model.Shape = (network.input_size_px, network.input_size_px, 3)
+  shape = (network.input_size_px, network.input_size_px, 3)
+  layers = (*network.features, *network.classifier)
+  return _rows(layers, shape, "the image")
+
+
+def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
   found: list[Row] = []
-  place = "the image"
-  for layer in (*network.features, *network.classifier):
+  for layer in layers:
+    for branch in getattr(layer, "branches", ()):
+      found += _rows(branch, shape, place)
     try:
       found.append(layer.describe(shape))
     except ValueError as e:
@@ -98,5 +141,4 @@ def rows(network: Network) -> list[Row]:
 
 def layer_names(network: Network) -> list[str]:
   """Returns the names of the layers that have parameters, in order."""
-  layers = (*network.features, *network.classifier)
-  return [layer.name for layer in layers if layer.name]
+  return [row.layer.name for row in rows(network) if row.parameters]

@@ -6,6 +6,7 @@ the right and bottom edge a convolution reads zeros and a pooling nothing.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def output_size(
   return 1 + (-(-room // stride) if ceil_mode else room // stride)
 
 
-def _window_pads(
+def window_pads(
   x: jax.Array, window: int, stride: int, padding: int, ceil_mode: bool
 ) -> Pads:
   """Returns the pads with which whole windows cover a map."""
@@ -67,7 +68,7 @@ def pad(x_BxHxWxC: jax.Array, pads: Pads, value: float = 0.0) -> jax.Array:
   return lax.pad(x_BxHxWxC, jnp.array(value, x_BxHxWxC.dtype), config)
 
 
-def _slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
+def slices(x: jax.Array, window: int, stride: int) -> list[jax.Array]:
   """Returns a strided view of padded maps for each place of the window."""
   rows, cols = ((size - window) // stride + 1 for size in x.shape[1:3])
   return [
@@ -89,7 +90,7 @@ def _towers(x: jax.Array, kernel: jax.Array, towers: int):
 def conv(
   x_BxHxWxC: jax.Array,
   kernel: jax.Array,
-  bias: jax.Array,
+  bias: jax.Array | None,
   *,
   stride: int,
   padding: int,
@@ -103,7 +104,7 @@ def conv(
   Args:
     x_BxHxWxC: input, towers side by side along the channels.
     kernel: [side, side, C / towers, filters], filters in tower order.
-    bias: [filters].
+    bias: [filters], or None for no bias.
     stride: in pixels, both axes.
     padding: in pixels, before the first row and column.
     ceil_mode: whether the last window may pass the right and bottom edge.
@@ -112,7 +113,7 @@ def conv(
   Returns:
     [B, H', W', filters] in the dtype of `x_BxHxWxC`.
   """
-  pads = _window_pads(x_BxHxWxC, len(kernel), stride, padding, ceil_mode)
+  pads = window_pads(x_BxHxWxC, len(kernel), stride, padding, ceil_mode)
   blocks = [
     lax.conv_general_dilated(
       materialize(x),
@@ -124,11 +125,16 @@ def conv(
     for x, w in _towers(x_BxHxWxC, kernel, towers)
   ]
   y = jnp.concatenate([materialize(block) for block in blocks], axis=-1)
-  return platforms.add_bias(y, bias)
+  return y if bias is None else platforms.add_bias(y, bias.astype(y.dtype))
 
 
 def dense(
-  x_BxN: jax.Array, kernel: jax.Array, bias: jax.Array, *, towers: int
+  x_BxN: jax.Array,
+  kernel: jax.Array,
+  bias: jax.Array,
+  *,
+  towers: int,
+  dtype: Any = None,
 ) -> jax.Array:
   """Multiplies the units of each tower by their own weights.
 
@@ -137,16 +143,14 @@ def dense(
     kernel: [N / towers, units], units in tower order.
     bias: [units].
     towers: blocks of units; 1 where every unit sees every input.
-
-  Returns:
-    [B, units] in the dtype of `x_BxN`.
+    dtype: of the sums and of the result [B, units]; by default that of `x_BxN`.
   """
   blocks = [
-    platforms.matmul(materialize(x), w)
+    platforms.matmul(materialize(x), w, dtype or x.dtype)
     for x, w in _towers(x_BxN, kernel, towers)
   ]
   y = jnp.concatenate(blocks, axis=-1)
-  return platforms.add_bias(materialize(y), bias)
+  return platforms.add_bias(materialize(y), bias.astype(y.dtype))
 
 
 def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
@@ -158,8 +162,8 @@ def flatten(x_BxHxWxC: jax.Array, towers: int) -> jax.Array:
 def _max_and_argmax(
   x: jax.Array, window: int, stride: int, ceil_mode: bool
 ) -> tuple[jax.Array, jax.Array]:
-  pads = _window_pads(x, window, stride, 0, ceil_mode)
-  best, *others = _slices(pad(x, pads, -jnp.inf), window, stride)
+  pads = window_pads(x, window, stride, 0, ceil_mode)
+  best, *others = slices(pad(x, pads, -jnp.inf), window, stride)
   winner = jnp.zeros(best.shape, jnp.int8)
   for index, candidate in enumerate(others, start=1):
     better = candidate > best
@@ -180,10 +184,7 @@ def max_pool(
     x_BxHxWxC: input; no NaN.
     window: side in pixels, at most 11 (the winner is kept in 8 bits).
     stride: in pixels; windows overlap if it is below the window.
-    ceil_mode: whether the last window may pass the right and bottom edge.
-
-  Returns:
-    [B, H', W', C].
+    ceil_mode: as in `conv`.
   """
   return _max_and_argmax(x_BxHxWxC, window, stride, ceil_mode)[0]
 
@@ -196,13 +197,13 @@ def _max_pool_forward(x, window, stride, ceil_mode):
 def _max_pool_backward(window, stride, ceil_mode, residuals, dy):
   del ceil_mode  # The shapes tell.
   winner, sides = residuals
-  return (_unpool(dy, winner, sides, window, stride),)
+  return (unpool(dy, winner, sides, window, stride),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _unpool(
+def unpool(
   dy: jax.Array,
   winner: jax.Array | None,
   sides: tuple[int, int],
@@ -244,44 +245,14 @@ def _unpool(
   return materialize(pad(dx, cuts))
 
 
-def _window_total(x: jax.Array, window: int, stride: int) -> jax.Array:
-  padded = pad(x, _window_pads(x, window, stride, 0, True))
-  return functools.reduce(jnp.add, _slices(padded, window, stride))
-
-
-def _pixel_counts(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Counts the pixels in each window, without padding: [1, H', W', 1]."""
-  return _window_total(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def average_pool(x_BxHxWxC: jax.Array, window: int, stride: int) -> jax.Array:
-  """Averages the pixels of each window, without padding (layers-19pct.cfg)."""
-  total = _window_total(x_BxHxWxC, window, stride)
-  return total / _pixel_counts(x_BxHxWxC, window, stride)
-
-
-def _average_pool_forward(x, window, stride):
-  counts = _pixel_counts(x, window, stride)
-  return average_pool(x, window, stride), (counts, x.shape[1:3])
-
-
-def _average_pool_backward(window, stride, residuals, dy):
-  counts, sides = residuals
-  return (_unpool(dy / counts, None, sides, window, stride),)
-
-
-average_pool.defvjp(_average_pool_forward, _average_pool_backward)
-
-
-def _window_sum(x: jax.Array, towers: int, window: Window) -> jax.Array:
+def window_sum(x: jax.Array, towers: int, window: Window) -> jax.Array:
   """Sums a window around each activity, within its map and tower."""
   grouped = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers)
   rows, cols, channels = window
   sizes = (1, rows, cols, 1, channels)
   return lax.reduce_window(
     grouped,
-    jnp.zeros((), x.dtype),
+    np.zeros((), x.dtype),
     lax.add,
     window_dimensions=sizes,
     window_strides=(1, 1, 1, 1, 1),
@@ -289,7 +260,8 @@ def _window_sum(x: jax.Array, towers: int, window: Window) -> jax.Array:
   ).reshape(x.shape)
 
 
-def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
+def inverse_power(s: jax.Array, beta: float) -> jax.Array:
+  """Returns `s ** -beta`."""
   if beta == 0.75:  # Roots cost less than a logarithm and exp.
     return lax.rsqrt(s * lax.sqrt(s))
   return s**-beta
@@ -297,7 +269,7 @@ def _inverse_power(s: jax.Array, beta: float) -> jax.Array:
 
 def _denominator(x, towers, window, k, alpha):
   x = x.astype(jnp.float32)
-  return k + alpha * _window_sum(x * x, towers, window)
+  return k + alpha * window_sum(x * x, towers, window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
@@ -328,7 +300,7 @@ def response_norm(
     The shape and dtype of the input; computed in float32.
   """
   s = _denominator(x_BxHxWxC, towers, window, k, alpha)
-  y = x_BxHxWxC.astype(jnp.float32) * _inverse_power(s, beta)
+  y = x_BxHxWxC.astype(jnp.float32) * inverse_power(s, beta)
   return y.astype(x_BxHxWxC.dtype)
 
 
@@ -339,9 +311,9 @@ def _response_norm_forward(x, towers, window, k, alpha, beta):
 def _response_norm_backward(towers, window, k, alpha, beta, x, dy):
   # s is computed again: that costs less than the memory to keep it.
   s = _denominator(x, towers, window, k, alpha)
-  scaled = dy.astype(jnp.float32) * _inverse_power(s, beta)
+  scaled = dy.astype(jnp.float32) * inverse_power(s, beta)
   x32 = x.astype(jnp.float32)
-  neighbours = _window_sum(scaled * x32 / s, towers, window)
+  neighbours = window_sum(scaled * x32 / s, towers, window)
   dx = scaled - (2 * alpha * beta) * x32 * neighbours
   return (dx.astype(x.dtype),)
 

@@ -29,22 +29,22 @@ def from_config(
   """Returns the optimizer that a config describes, and the conv layers' rate.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     num_examples: size of the training split.
     total_steps: of the whole run.
     split: how arrays are split over devices; by default they are not.
 
   Returns:
-    A transformation of {"features": ...}, {"classifier": ...} or both, whose
-    `update` also takes `step` (updates done), `drops` (of the plateau) and
-    `skip` (to change nothing); and the rate of the conv kernels by step and
-    drops.
+    A transformation of one or both halves of params, whose `update` also takes
+    `step` (updates done), `drops` (of the plateau) and `skip` (to change
+    nothing); and the rate of the conv kernels by step and drops.
   """
   schedule = schedules.from_config(config, num_examples, total_steps)
   transformations = [add_decayed_weights(config)]
   if config.optimizer == "lars":
     transformations.append(lars.scale_by_trust_ratio(config.lars_trust, split))
-  rates = _rates(config, schedule, num_examples)
+  of_biases = schedules.of_biases(config, schedule, total_steps)
+  rates = _rates(config, schedule, of_biases, num_examples)
   transformations.append(momentum(config.momentum, rates))
   first = _first_rate(config, config.batch_size)
   tx = optax.with_extra_args_support(optax.chain(*transformations))
@@ -103,7 +103,7 @@ def momentum(
 
 
 def _rates(
-  config: Any, schedule: schedules.Schedule, num_examples: int
+  config: Any, schedule: Any, schedule_of_biases: Any, num_examples: int
 ) -> Rates:
   """Returns the learning rate of each array, exceptions included."""
   first_rates = {
@@ -125,6 +125,7 @@ def _rates(
 
   def rates(tree, step, drops):
     factor = schedule(step, drops)
+    factor_of_biases = schedule_of_biases(step, drops)
 
     def newest(rate, *names):
       for start, name, value in exceptions:
@@ -139,9 +140,7 @@ def _rates(
         first *= config.learning_rate_of_reinit_layers
       if path[-1].key == "kernel":
         return newest(first * factor, layer, f"{layer}/kernel")
-      rate = first * config.learning_rate_of_biases
-      if config.biases_follow_schedule:
-        rate = rate * factor
+      rate = first * config.learning_rate_of_biases * factor_of_biases
       # A layer of rate 0 is frozen with its bias.
       learns = newest(jnp.float32(1), layer) > 0
       return jnp.where(learns, newest(rate, f"{layer}/bias"), 0.0)

@@ -25,7 +25,7 @@ def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:
   cuda-convnet2: by equal steps, by equal ratios, and by `dexp_rates` levels.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     num_examples: size of the training split.
     total_steps: of the whole run.
   """
@@ -34,8 +34,6 @@ def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:
     return step_of_epoch(epoch, num_examples, config.batch_size)
 
   drop_steps = [at(epoch) for epoch in config.learning_rate_drop_epochs]
-  levels = config.dexp_rates
-  level_ends = [(i + 1) * total_steps // levels for i in range(levels - 1)]
   warmup_steps = at(config.warmup_epochs)
 
   def schedule(step, drops):
@@ -53,13 +51,29 @@ def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:
       case "exp":
         factor = _power(1 / target, progress)
       case _:
-        level = jnp.sum(step > jnp.array(level_ends, jnp.int32))
-        factor = _power(1 / target, level / (levels - 1))
+        factor = _dexp(step, total_steps, target, config.dexp_rates)
     if not warmup_steps:
       return factor
     return jnp.minimum((step + 1) / warmup_steps, 1.0) * factor
 
   return schedule
+
+
+def of_biases(config: Any, schedule: Schedule, total_steps: int) -> Schedule:
+  """Returns the schedule of the biases, given that of the weights."""
+
+  def dexp(step, _):
+    target, rates = config.target_factor_of_biases, config.dexp_rates_of_biases
+    return _dexp(jnp.asarray(step), total_steps, target, rates)
+
+  table = {"weights": schedule, "constant": lambda *_: 1.0, "dexp": dexp}
+  return table[config.schedule_of_biases]
+
+
+def _dexp(step: Any, total_steps: int, target: float, rates: int) -> jax.Array:
+  ends = [(i + 1) * total_steps // rates for i in range(rates - 1)]
+  level = jnp.sum(step > jnp.array(ends, jnp.int32))
+  return _power(1 / target, level / (rates - 1))
 
 
 def _power(base: float, exponent: Any) -> jax.Array:

@@ -179,7 +179,9 @@ def make_step(
       in_specs=(specs, *batch_specs),
       out_specs=(specs, layout.member_spec),
     )
-    state, sums = step_on_device(state, batch, layout.example_order(), seed)
+    # The net sets its precision too; this is for its gradients.
+    with jax.default_matmul_precision(config.matmul_precision):
+      state, sums = step_on_device(state, batch, layout.example_order(), seed)
     everywhere = placement.shardings(mesh, placement.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
 

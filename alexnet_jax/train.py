@@ -20,7 +20,7 @@ def train_and_evaluate(
   """Trains as a config says, resuming what the workdir holds, then tests.
 
   Args:
-    config: a whole config; configs/alexnet.py lists its fields.
+    config: a complete config; configs/alexnet.py lists its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
     should_stop: called between steps; once true, the run saves and stops.
 
@@ -40,10 +40,8 @@ def train_and_evaluate(
 def train(run: Run) -> bool:
   """Trains to the end; returns False if it was stopped before."""
   while True:
-    stop, improved = run.should_stop(), False
-    if not run.progress.evaluated and not stop:
-      improved = validate(run)
-      stop, run.saved = improved is None, False
+    improved = not run.progress.evaluated and validate(run)
+    stop = run.should_stop()
     done = run.step == run.events.total_steps or bool(run.plateau.stopped.all())
     if done:
       finish_steps(run)
@@ -105,26 +103,25 @@ def record_training(run: Run) -> None:
   ends.check_above_chance(run, figures)
 
 
-def validate(run: Run) -> bool | None:
-  """Evaluates the validation split and follows the plateau.
+def validate(run: Run) -> bool:
+  """Evaluates the validation split; returns if its error is a new lowest.
 
-  Returns:
-    Whether the error is the lowest so far; None if it had to stop meanwhile.
+  If the run has to stop meanwhile, nothing changes.
   """
   finish_steps(run)
   figures = evaluate_split(run, "validation", views=1)
   run.meter.restart_clock()
   if figures is None:
-    return None
+    return False
   run.record("validation", figures)
   if run.config.schedule == "plateau":
     ends.update_plateau(run, figures)
+  run.progress.evaluated, run.saved = True, False
   error, best = figures[-1]["top1_error"], run.progress.best_error
-  improved = best is None or error < best
-  run.progress.evaluated = True
-  if improved:
-    run.progress.best_step, run.progress.best_error = run.step, error
-  return improved
+  if best is not None and error >= best:
+    return False
+  run.progress.best_step, run.progress.best_error = run.step, error
+  return True
 
 
 def test(run: Run) -> None:
@@ -150,11 +147,13 @@ def evaluate_split(
   run: Run, split: str, views: int, on_batch: Any = None
 ) -> Figures | None:
   """Returns loss and errors on a split; None if it had to stop."""
-  seen = augment.views(views, run.config.image_size_px, run.config.crop_size_px)
+  places = augment.views(
+    views, run.config.image_size_px, run.config.crop_size_px
+  )
   params = placement.replicate(run.eval_mesh, run.state.params)
   members = ensemble.unstack(params, run.config.ensemble)
   return evaluate.evaluate_nets(
-    [evaluate.Net(run.view_step, member, seen) for member in members],
+    [evaluate.Net(run.view_step, member, places) for member in members],
     run.splits[split],
     run.config,
     run.eval_mesh,

@@ -22,7 +22,7 @@ def conv(
   ceil_mode: bool = True,
   sees_all_towers: bool = False,
   sigma: float = 0.01,
-  bias: float = 0.0,
+  bias: float | None = 0.0,
   then: tuple[str, ...] = ("activation",),
 ) -> ConfigDict:
   """Returns a row of the net: a convolution and what follows it.
@@ -37,9 +37,10 @@ def conv(
     sees_all_towers: whether a filter sees the channels of all towers, or only
       those of its own tower; the first layer sees the whole image.
     sigma: standard deviation of the initial weights.
-    bias: initial bias.
-    then: what follows, in order: activation, lrn, map_norm, max_pool,
-      max_pool_floor (its windows stay inside the edge), average_pool, dropout.
+    bias: initial bias; None for no bias.
+    then: what follows, in order: activation, lrn, map_norm, contrast_norm,
+      max_pool, max_pool_floor (its windows stay inside the edge),
+      average_pool, dropout, blur.
   """
   return ConfigDict(locals())
 
@@ -64,6 +65,21 @@ def dense(
   return ConfigDict(locals())
 
 
+def add(*branches: tuple[str, ...], then: tuple[str, ...] = ()) -> ConfigDict:
+  """Returns a row of the net: the sum of branches, and what follows it.
+
+  Args:
+    branches: names of rows, in order; all branches have the input of this row.
+    then: as in `conv`.
+  """
+  return ConfigDict(locals())
+
+
+def words(*then: str) -> ConfigDict:
+  """Returns a row of the net without weights: `then` as in `conv`."""
+  return ConfigDict(locals())
+
+
 def get_config() -> ConfigDict:
   """Returns the base config."""
   config: Any = ConfigDict()
@@ -71,6 +87,9 @@ def get_config() -> ConfigDict:
   # The net (3.5), row by row; its biases and weights (5).
   config.num_classes = 1000
   config.compute_dtype = "float32"  # or bfloat16
+  # Of products, as jax.default_matmul_precision: default is the platform's;
+  # highest makes platforms agree.
+  config.matmul_precision = "default"
   net = config.network = ConfigDict()
   net.layers = (
     "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8",
@@ -95,12 +114,19 @@ def get_config() -> ConfigDict:
   net.lrn.beta = 0.75
   net.lrn.window = 5
   net.lrn.across_towers = False
-  net.map_norm = ConfigDict()  # not in the paper; layers-145.cfg has one
+  # Not in the paper: map_norm (layers-145.cfg), contrast_norm, which has the
+  # same fields, and blur (layers-131.cfg).
+  net.map_norm = ConfigDict()
   net.map_norm.k = 1.0
   net.map_norm.alpha = 1e-3 / 25
   net.map_norm.beta = 0.75
   net.map_norm.window = 5
+  net.blur = ConfigDict()
+  net.blur.sigma = 4.0
+  net.blur.window = 9
+  net.blur.stride = 4
   net.dropout_rate = 0.5  # 4.2
+  net.dropout_rate_of_layers = ()  # exceptions: (layer, rate), ...
   net.dropout_rescaled = False  # halved at test instead
 
   # The data: a directory that `alexnet prepare` wrote, and its splits as TFDS
@@ -129,6 +155,9 @@ def get_config() -> ConfigDict:
   config.colour_noise = 0.1
   config.colour_noise_epochs = config_dict.placeholder(float)  # None: all
   config.colour_noise_divisor = 1.0
+  # The part of the mean image that is subtracted from a crop: at its "own
+  # place" (paper 2), or always the one at the "centre" (convdata.py).
+  config.mean_crop = "own place"
   # Of R, G and B: the net sees (pixels - mean) * scale.
   config.input_scale = (1.0, 1.0, 1.0)
   config.test_views = 10  # corners, centre and mirrors; or 1, the centre
@@ -149,7 +178,6 @@ def get_config() -> ConfigDict:
   config.learning_rate = 0.01
   config.learning_rate_of_biases = 1.0  # times the weights' first rate
   config.learning_rate_of_reinit_layers = 1.0  # times the others' rate
-  config.biases_follow_schedule = True  # False: they keep their first rate
   # Exceptions: (from this epoch, layer or layer/bias, rate), ...; these rates
   # are neither scaled nor warmed up; a layer of rate 0 is frozen.
   config.learning_rate_of_layers = ()
@@ -164,6 +192,10 @@ def get_config() -> ConfigDict:
   config.learning_rate_drop_epochs = ()
   config.target_factor = 250.0
   config.dexp_rates = 4
+  # weights: as the weights' rate; constant; or dexp.
+  config.schedule_of_biases = "weights"
+  config.target_factor_of_biases = 10.0
+  config.dexp_rates_of_biases = 2
   # For large batches: the rate grows with batch_size / batch_scaling_base, and
   # rises from 0 during the warm-up.
   config.batch_scaling = "none"  # or linear, sqrt

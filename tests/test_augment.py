@@ -89,6 +89,26 @@ def test_views_are_crops_less_the_mean_image_at_the_same_place():
   assert len(places(views())) > 8
 
 
+def test_run_145_subtracts_the_centre_of_the_mean_image_from_every_view():
+  """A literal convdata.py, for three images, each place and both mirrors."""
+  margin = (SIZE - CROP) // 2
+  centre = MEAN[margin : margin + CROP, margin : margin + CROP]
+  found = views(mean_crop="centre")
+  for image, view in zip(BATCH[:3], found[:3], strict=True):
+    hits = 0
+    for row, col in np.ndindex(SIZE - CROP + 1, SIZE - CROP + 1):
+      crop = np.float64(image[row : row + CROP, col : col + CROP])
+      for seen in (crop, crop[:, ::-1]):
+        hits += np.allclose(seen - centre, view, rtol=0, atol=1e-3)
+    assert hits == 1
+  a = augmentation(mean_crop="centre")
+  for row, col, mirrored in augment.views(10, SIZE, CROP):
+    view = np.asarray(augment.look(BATCH, np.array([row, col, mirrored]), a))
+    crops = np.float64(BATCH[:, row : row + CROP, col : col + CROP])
+    crops = crops[:, :, ::-1] if mirrored else crops
+    np.testing.assert_allclose(view, crops - centre, atol=1e-3)
+
+
 def chi2(counts):
   expected = counts.sum() / counts.size
   return ((counts - expected) ** 2 / expected).sum()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from alexnet_jax import __main__ as commands
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli
+from alexnet_jax.tools import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

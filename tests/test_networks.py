@@ -1,12 +1,15 @@
 """What rows become, and which are refused before anything compiles."""
 
+import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import networks
-from alexnet_jax.configs import alexnet
+from alexnet_jax.configs import alexnet, run131
+from alexnet_jax.layers.average_pool import AveragePool
+from alexnet_jax.layers.branches import Sum
+from alexnet_jax.layers.run131 import Blur, ContrastNorm
 from alexnet_jax.model import (
   Activation,
-  AveragePool,
   Conv,
   Dense,
   Dropout,
@@ -46,7 +49,7 @@ def test_rows_of_the_paper_become_its_layers():
     (
       dense("fc6", 4096, bias=1.0), relu, Dropout(0.5, 20), Join(),
       dense("fc7", 4096, bias=1.0), relu, Dropout(0.5, 24), Join(),
-      dense("fc8", 1000),
+      dense("fc8", 1000, output_dtype=jnp.float32),
     ),
   )  # fmt: skip
 
@@ -58,19 +61,35 @@ def test_every_word_of_a_row_becomes_its_layer():
     "pool_stride": 3, "activation": "tanh", "lrn.k": 1.0, "lrn.alpha": 0.1,
     "lrn.beta": 0.2, "lrn.window": 3, "lrn.across_towers": True,
     "map_norm.k": 2.0, "map_norm.alpha": 0.3, "map_norm.beta": 0.4,
-    "map_norm.window": 7,
+    "map_norm.window": 7, "blur.sigma": 2.0, "blur.window": 5,
+    "blur.stride": 1, "dropout_rate_of_layers": (("conv2", 0.1),),
   })  # fmt: skip
-  conv1, *after = networks.from_config(config).features[:8]
+  conv1, *after = networks.from_config(config).features[:10]
   assert conv1.name == "conv1"
   assert dict(zip(networks.LAYERS, after, strict=True)) == {
     "activation": Activation("tanh"),
     "lrn": LocalResponseNorm(1, 1.0, 0.1, 0.2, 3),
     "map_norm": MapNorm(2.0, 0.3, 0.4, 7),
+    "contrast_norm": ContrastNorm(2.0, 0.3, 0.4, 7),
+    "blur": Blur(2.0, 5, 1),
     "max_pool": MaxPool(5, 3),
     "max_pool_floor": MaxPool(5, 3, ceil_mode=False),
     "average_pool": AveragePool(5, 3),
-    "dropout": Dropout(0.3, 7, rescaled=True),
+    "dropout": Dropout(0.3, 9, rescaled=True),
   }
+
+
+def test_branches_from_the_image_become_a_sum():
+  """conv2 of run 131 sees pool1 of its own tower, and the whole image."""
+  net = networks.from_config(run131.get_config())
+  assert net.features[0] == Sum((
+    (
+      conv("conv1", 64, 11, stride=4), LocalResponseNorm(2, 1.0, 2e-5),
+      MaxPool(3, 2), Activation("relu"),
+      conv("conv2", 256, 5, padding=2, towers=2, bias=1.0),
+    ),
+    (Blur(4.0, 9, 4), conv("conv2_image", 256, 5, stride=2, bias=None)),
+  ))  # fmt: skip
 
 
 def test_first_layer_sees_the_image_whether_joined_or_not():

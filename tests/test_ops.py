@@ -12,6 +12,10 @@ import pytest
 from jax import lax
 
 from alexnet_jax import ops
+from alexnet_jax.layers import run131
+from alexnet_jax.layers.average_pool import average_pool
+
+POOLS = {"max_pool": ops.max_pool, "average_pool": average_pool}
 
 
 def normal(seed, *shape):
@@ -131,7 +135,7 @@ def plain_average_pool(x, window, stride):
 def pool_case(name, plain, shape, window, stride):
   sizes = {"window": window, "stride": stride}
   return Case(
-    lambda x: getattr(ops, name)(x, window, stride),
+    lambda x: POOLS[name](x, window, stride),
     functools.partial(getattr(oracles, name), **sizes),
     functools.partial(plain, **sizes),
     (normal(0, *shape),),
@@ -185,6 +189,34 @@ def activation_case(name, formula):
   )
 
 
+CONTRAST = {"window": 5, "k": 1.0, "alpha": 1e-3 / 25, "beta": 0.75}
+BLUR = {"sigma": 4.0, "window": 9, "stride": 4}
+
+
+def plain_contrast_norm(x):
+  def total(x):
+    pads = ((0, 0), (2, 2), (2, 2), (0, 0))
+    ones = (1, 1, 1, 1)
+    return lax.reduce_window(x, 0.0, lax.add, (1, 5, 5, 1), ones, pads)
+
+  deviations = x - total(x) / total(jnp.ones_like(x))
+  return x / (1 + 1e-3 / 25 * total(deviations**2)) ** 0.75
+
+
+def plain_blur(x):
+  weights = jnp.exp(-((np.arange(9.0) - 4) ** 2) / 32).astype(x.dtype)
+  weights = weights / weights.sum()
+  kernel = jnp.outer(weights, weights)[:, :, None, None]
+  return lax.conv_general_dilated(
+    x,
+    jnp.tile(kernel, (1, 1, 1, 3)),
+    (4, 4),
+    ((4, 4), (4, 4)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=3,
+  )
+
+
 NORMS = {
   "lrn of the paper": lrn_case(2, 2.0, 1e-4),
   "lrn of run 145": lrn_case(2, 2.0, 1e-4 / 5),
@@ -194,6 +226,18 @@ NORMS = {
   "map norm of 18pct": map_norm_case(3, 5e-5 / 9),
 }
 CASES = NORMS | {
+  "contrast norm of run 131": Case(
+    functools.partial(run131.contrast_norm, **CONTRAST),
+    functools.partial(oracles.contrast_norm, **CONTRAST),
+    plain_contrast_norm,
+    (100 * normal(0, 2, 6, 7, 3),),
+  ),
+  "blur of run 131": Case(
+    functools.partial(run131.blur, **BLUR),
+    functools.partial(oracles.blurred_samples, **BLUR),
+    plain_blur,
+    (normal(0, 2, 21, 14, 3),),
+  ),
   # Images, of which a CPU takes up to four at once; then maps.
   "conv1": conv_case((8, 20, 23, 3), 4, 11, 4, 0, 1),
   "conv1 of Caffe": conv_case((3, 22, 24, 3), 4, 11, 4, 0, 1, ceil=False),
@@ -343,7 +387,7 @@ def test_pools_equal_the_loop_at_every_side(size):
   xs = [normal(0, 1, *sides, 2) for sides in SHAPES]
   largest, means = quick_jit(
     lambda xs: [
-      [pool(x, *size) for x in xs] for pool in (ops.max_pool, ops.average_pool)
+      [pool(x, *size) for x in xs] for pool in (ops.max_pool, average_pool)
     ]
   )(xs)
   for x, y, mean in zip(xs, largest, means, strict=True):

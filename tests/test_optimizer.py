@@ -14,7 +14,6 @@ from alexnet_jax.configs import (
   cifar_19pct,
   finetune,
   run145,
-  run145_half,
 )
 
 NAMES = ("conv1", "conv2", "fc6")
@@ -61,13 +60,14 @@ def trajectory(tx, params, grads):
   return jax.device_get(found)
 
 
-def assert_follows(config, update, steps, names=NAMES):
+def assert_follows(config, update, steps, names=NAMES, steps_per_epoch=1):
   """Compares each step with `update(w, v, grad, epoch, name, part)`.
 
-  An epoch is one step. Returns what `trajectory` does.
+  Returns what `trajectory` does.
   """
   params, grads = draw(0, names), draw(1, names, steps)
-  tx, _ = optimizer.from_config(config, config.batch_size, steps)
+  num_examples = config.batch_size * steps_per_epoch
+  tx, _ = optimizer.from_config(config, num_examples, steps)
   found = moves, _, velocities = trajectory(tx, params, grads)
   for (path, w), gradient, move, velocity in zip(
     jax.tree.leaves_with_path(params),
@@ -76,10 +76,10 @@ def assert_follows(config, update, steps, names=NAMES):
   ):
     _, name, part = (key.key for key in path)
     v = np.zeros(w.shape)
-    for epoch in range(steps):
-      before = w
-      w, v = update(w, v, gradient[epoch], epoch, name, part)
-      for ours, theirs in ((move[epoch], w - before), (velocity[epoch], v)):
+    for step in range(steps):
+      before, epoch = w, step // steps_per_epoch
+      w, v = update(w, v, gradient[step], epoch, name, part)
+      for ours, theirs in ((move[step], w - before), (velocity[step], v)):
         # Beside the velocity then, to see rates of 1e-5 as well as of 0.01.
         np.testing.assert_allclose(
           ours, theirs, rtol=0, atol=1e-5 * abs(v).max(),
@@ -117,21 +117,24 @@ def test_papers_update_decays_biases_and_learns_them_at_the_same_rate():
 
 def test_run_145_freezes_conv1_and_keeps_the_rate_of_the_biases():
   def rate(epoch, name, part):
-    if name == "conv1" and epoch >= 72:
+    if name == "conv1" and epoch >= 71:
       return 0.0
     if part == "bias":
       return 0.02
-    if name == "conv1" and epoch >= 67:
+    if name == "conv1" and epoch >= 66:
       return 1e-5
-    return 10.0 ** -(2 + sum(epoch >= drop for drop in (25, 51, 79)))
+    return 10.0 ** -(2 + sum(epoch >= drop for drop in (24, 50, 78)))
 
   moves, *held = assert_follows(
-    run145.get_config(), run_update(rate, weights_only(0.0005)), steps=91
+    run145.get_config(),
+    run_update(rate, weights_only(0.0005)),
+    steps=900,
+    steps_per_epoch=10,
   )
   for array in jax.tree.leaves(moves["features"]["conv1"]):
-    assert not array[72:].any()
+    assert not array[710:].any()
   for array in jax.tree.leaves([tree["features"]["conv1"] for tree in held]):
-    assert (array[72:] == array[71]).all()
+    assert (array[710:] == array[709]).all()
 
 
 def test_biases_of_caffenet_learn_twice_as_fast_and_fall_with_the_weights():
@@ -175,19 +178,6 @@ def test_last_layer_of_cifar_19pct_has_a_decay_of_its_own():
     run_update(rate, decay),
     steps=140,
     names=("conv1", "conv3", "fc10"),
-  )
-
-
-def test_biases_of_run_145_half_get_rates_of_their_own():
-  def rate(epoch, name, part):
-    if part == "bias":
-      return 0.002 if epoch >= 72 and name in ("conv1", "conv2") else 0.02
-    if name == "conv1" and epoch >= 66:
-      return 1e-5
-    return 10.0 ** -(2 + sum(epoch >= drop for drop in (20, 48, 72)))
-
-  assert_follows(
-    run145_half.get_config(), run_update(rate, weights_only(0.0005)), steps=96
   )
 
 

@@ -86,6 +86,33 @@ def test_no_convolution_stands_in_a_loop_on_cpu(changes, devices):
   assert list(loops_with_convolutions(jaxpr)) == []
 
 
+def products(jaxpr):
+  """Yields the precision of each product of a program."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+      yield equation.params["precision"]
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    ):
+      value = getattr(value, "jaxpr", value)
+      if hasattr(value, "eqns"):
+        yield from products(value)
+
+
+def test_every_product_of_a_step_has_the_precision_of_the_config():
+  """Those of the backward pass too, where TF32 or bfloat16 would do harm."""
+  config = small_config(matmul_precision="highest")
+  trainer = Trainer(config)
+  batch = trainer.put(next(batches(config, 1)))
+  step = trainer.make_step(config)
+  jaxpr = jax.make_jaxpr(step)(trainer.state, batch).jaxpr
+  highest = (jax.lax.Precision.HIGHEST,) * 2
+  found = list(products(jaxpr))
+  # Three layers of each kind, forward, and backward by input and weights.
+  assert len(found) > 15
+  assert set(found) == {highest}
+
+
 def test_randomness_follows_the_step_and_the_seed():
   # With this rate the weights stand still: views and dropout alone change.
   config = small_config(learning_rate=1e-30)

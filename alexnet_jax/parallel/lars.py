@@ -25,7 +25,9 @@ def scale_by_trust_ratio(
     coefficient: length of a step as a fraction of the length of the weights.
     split: how arrays are split.
 
-  Source: LARS, You et al. 2017 (arXiv 1708.03888), section 4.
+  Source: optax.lars. You et al. 2017 (arXiv 1708.03888, algorithm 1) divide by
+  the sum of the lengths of gradient and decay; here, and in optax, it is the
+  length of their sum.
   """
 
   def scaled(path, u, w):

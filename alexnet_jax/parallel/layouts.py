@@ -190,7 +190,7 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   """Returns the layout that a config describes, checked.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     network: its net.
     num_devices: of all processes.
 

@@ -125,8 +125,11 @@ RANGES: dict[str, tuple[float, float]] = {
   "device_cache_fraction": (0.0, 1.0),
   "momentum": (0.0, 0.999999),
   "stop_at_train_error": (0.0, 0.999999),
-  "target_factor": (1.0, 2e9),
-  "dexp_rates": (2, 1000),
+  **dict.fromkeys(("target_factor", "target_factor_of_biases"), (1.0, 2e9)),
+  **dict.fromkeys(("dexp_rates", "dexp_rates_of_biases"), (2, 1000)),
+  "network.blur.sigma": (1e-3, 1e3),
+  "network.blur.window": (1, 99),
+  "network.blur.stride": (1, 99),
   "seed": (0, 2**32 - 1),
   "test_views": (1, 10),
   **dict.fromkeys((
@@ -161,9 +164,12 @@ TUPLES = ("input_scale", "learning_rate_drop_epochs")
 CHOICES = {
   "test_views": (1, 10),
   "compute_dtype": ("float32", "bfloat16"),
+  "matmul_precision": ("default", "high", "highest"),
+  "mean_crop": ("own place", "centre"),
   "network.activation": tuple(ops.ACTIVATIONS),
   "optimizer": ("sgd", "lars"),
   "schedule": ("plateau", "epochs", "linear", "exp", "dexp"),
+  "schedule_of_biases": ("weights", "constant", "dexp"),
   "batch_scaling": ("none", "linear", "sqrt"),
   "layout": layouts.LAYOUTS,
 }

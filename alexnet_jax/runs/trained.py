@@ -62,7 +62,7 @@ def with_pretrained_net(
   are drawn anew.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     overridden: fields of the command line, by flat names, which stay.
     workdir: of the run to come; once begun, its own config has the net.
 

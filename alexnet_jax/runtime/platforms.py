@@ -3,6 +3,7 @@
 The choices are measured in experiments/throughput.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -116,15 +117,22 @@ add_bias.defvjp(
 )
 
 
-@jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Returns `x @ kernel`; its gradient by x as the platform likes it."""
-  return x @ kernel
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+  """Returns `x @ kernel` in a dtype; its gradient by x as the platform likes.
+
+  The gradients are computed in the dtype of x.
+  """
+  return jnp.matmul(x, kernel, preferred_element_type=dtype)
 
 
-def _matmul_backward(residuals, dy):
+def _matmul_backward(dtype, residuals, dy):
+  del dtype
   x, kernel = residuals
+  dy = dy.astype(x.dtype)
   return by_platform(TIMES_TRANSPOSED, dy, kernel), x.T @ dy
 
 
-matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_backward)
+matmul.defvjp(
+  lambda x, w, dtype: (matmul(x, w, dtype), (x, w)), _matmul_backward
+)

@@ -26,7 +26,7 @@ Line = tuple[str, str, str, str, str]
 # Fields that other columns show, or that matter only in training.
 _HIDDEN = (
   "name", "parent", "filters", "units", "sigma", "bias", "dropout_index",
-  "axis",
+  "axis", "output_dtype", "branches",
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
         "colour_noise_divisor": 1.1,
         "weight_decay_of_biases": False,
         "learning_rate_of_biases": 2.0,
-        "biases_follow_schedule": False,
+        "schedule_of_biases": "constant",
       },
       original="none given: 40.7 / 18.2 is run 145's",
     ),

@@ -10,12 +10,12 @@ import pytest
 from absl import flags
 from commands import command_line
 
-from alexnet_jax import __main__
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.tools import commands
 
 
-def run(capsys, *words, entry=__main__.main):
+def run(capsys, *words, entry=commands.main):
   """Runs a command line; returns its exit code and both outputs."""
   with command_line(*words):
     try:
@@ -35,7 +35,7 @@ WITH_CONFIG = {
 }
 
 
-@pytest.mark.parametrize("command", __main__.COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_help_shows_usage_and_the_flags_with_defaults(command, capsys):
   code, out, err = run(capsys, "alexnet", command, "--help")
   assert (code, err) == (0, "")
@@ -53,7 +53,7 @@ def test_help_shows_usage_and_the_flags_with_defaults(command, capsys):
 def test_help_lists_the_commands(capsys):
   code, out, _ = run(capsys, "alexnet")
   assert code == 0
-  assert re.findall(r"^  (\w+) ", out, re.MULTILINE) == list(__main__.COMMANDS)
+  assert re.findall(r"^  (\w+) ", out, re.MULTILINE) == list(commands.COMMANDS)
 
 
 def test_unknown_command_names_the_nearest(capsys):

@@ -52,13 +52,13 @@ def command_line(*words):
 
 def run_in_process(capsys, name, *arguments):
   """Runs `alexnet NAME` in this process; returns what `run_command` does."""
-  from alexnet_jax import __main__
+  from alexnet_jax.tools import commands
 
   words = ["alexnet", name, *map(str, arguments)]
   code = 0
   with command_line(*words):
     try:
-      __main__.main()
+      commands.main()
     except SystemExit as e:
       code = e.code or 0
   return subprocess.CompletedProcess(words, code, *capsys.readouterr())

@@ -198,6 +198,68 @@ def map_norm(
   return out
 
 
+def contrast_norm(
+  x_BxHxWxC: ArrayLike, window: int, k: float, alpha: float, beta: float
+) -> Floats:
+  """Contrast normalization (cuda-convnet's `type=cnorm`).
+
+  b = a / (k + alpha * sum of (a - m)^2 over window x window pixels)^beta, where
+  the mean m at a pixel is that of the window around it. Windows are clipped at
+  the edges of the map; a mean counts the pixels that are left.
+
+  Returns:
+    (B, H, W, C).
+  """
+  x = np.asarray(x_BxHxWxC, np.float64)
+  _, height, width, _ = x.shape
+  reach = window // 2
+
+  def around(row, col):
+    for y in range(max(row - reach, 0), min(row + reach + 1, height)):
+      for z in range(max(col - reach, 0), min(col + reach + 1, width)):
+        yield y, z
+
+  deviations, out = np.zeros(x.shape), np.zeros(x.shape)
+  for row in range(height):
+    for col in range(width):
+      seen = [x[:, y, z, :] for y, z in around(row, col)]
+      deviations[:, row, col, :] = x[:, row, col, :] - sum(seen) / len(seen)
+  for row in range(height):
+    for col in range(width):
+      squares = sum(deviations[:, y, z, :] ** 2 for y, z in around(row, col))
+      out[:, row, col, :] = x[:, row, col, :] / (k + alpha * squares) ** beta
+  return out
+
+
+def blurred_samples(
+  x_BxHxWxC: ArrayLike, sigma: float, window: int, stride: int
+) -> Floats:
+  """A Gaussian blur of rows and then of columns, of which some pixels stay.
+
+  The weights of a window add up to 1; pixels beyond the edges are 0. The pixels
+  0, stride, 2 stride ... of each axis stay (cuda-convnet's `type=blur` and
+  `type=nailbed`).
+
+  Returns:
+    (B, ceil(H / stride), ceil(W / stride), C).
+  """
+  x = np.asarray(x_BxHxWxC, np.float64)
+  weights = [
+    np.exp(-((window // 2 - i) ** 2) / (2 * sigma**2)) for i in range(window)
+  ]
+  weights = [weight / sum(weights) for weight in weights]
+  for axis in (1, 2):
+    blurred = np.zeros(x.shape)
+    for place in range(x.shape[axis]):
+      for i, weight in enumerate(weights):
+        other = place + i - window // 2
+        if 0 <= other < x.shape[axis]:
+          into = np.moveaxis(blurred, axis, 0)
+          into[place] += weight * np.moveaxis(x, axis, 0)[other]
+    x = blurred
+  return x[:, ::stride, ::stride]
+
+
 def _relu(x: Floats) -> Floats:
   return np.maximum(x, 0.0)
 
@@ -252,12 +314,15 @@ def alexnet_logits(
   return _classifier(x, dense, fc_scale)
 
 
-def run145_logits(params: Params, images: ArrayLike) -> Floats:
+def run145_logits(
+  params: Params, images: ArrayLike, conv4_keep: float = 1.0
+) -> Floats:
   """The two-tower net of run 145 at test time (layers-145.cfg).
 
   Args:
     params: as for alexnet_logits.
     images: (B, H, W, 3), the mean already subtracted.
+    conv4_keep: factor of conv4's activities (layers-177.cfg: 0.8).
 
   Returns:
     (B, classes).
@@ -277,9 +342,43 @@ def run145_logits(params: Params, images: ArrayLike) -> Floats:
 
   x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
   x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = x * conv4_keep
   x = conv(x, **convs["conv5"], stride=1, padding=1, towers=2)
   x = max_pool(x, window=3, stride=2)
   x = _relu(x)
+
+  return _classifier(x, dense, 0.5)
+
+
+def run131_logits(params: Params, images: ArrayLike) -> Floats:
+  """The two-tower net of run 131 at test time (layers-131.cfg).
+
+  Args:
+    params: as for alexnet_logits, and the kernel of `conv2_image`.
+    images: (B, H, W, 3), the mean already subtracted.
+
+  Returns:
+    (B, classes).
+  """
+  convs, dense = params["features"], params["classifier"]
+  norm = {"towers": 2, "k": 1.0, "alpha": 1e-4 / 5, "beta": 0.75, "n": 5}
+
+  x = conv(images, **convs["conv1"], stride=4, padding=0, towers=1)
+  x = local_response_norm(x, **norm)
+  x = _relu(max_pool(x, window=3, stride=2))
+
+  x = conv(x, **convs["conv2"], stride=1, padding=2, towers=2)
+  small = blurred_samples(images, sigma=4.0, window=9, stride=4)
+  kernel = convs["conv2_image"]["kernel"]
+  x += conv(small, kernel, 0.0, stride=2, padding=0, towers=1)
+  x = local_response_norm(_relu(x), **norm)
+  x = contrast_norm(x, window=5, k=1.0, alpha=1e-3 / 25, beta=0.75)
+  x = max_pool(x, window=3, stride=2)
+
+  x = _relu(conv(x, **convs["conv3"], stride=1, padding=1, towers=1))
+  x = _relu(conv(x, **convs["conv4"], stride=1, padding=1, towers=2))
+  x = conv(x, **convs["conv5"], stride=1, padding=1, towers=2)
+  x = _relu(max_pool(x, window=3, stride=2))
 
   return _classifier(x, dense, 0.5)
 

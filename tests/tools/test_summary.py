@@ -93,7 +93,7 @@ def test_difference_has_each_field_and_layer_that_changed_and_no_other():
   of_layers = "((67.0, 'conv1', 1e-05), (72.0, 'conv1', 0.0))"
   normed = "('activation', 'lrn', 'max_pool')"
   assert fields == [
-    ("biases_follow_schedule", "True", "False"),
+    ("schedule_of_biases", "weights", "constant"),
     ("colour_noise_divisor", "1.0", "1.1"),
     ("colour_noise_epochs", "None", "67.0"),
     ("images_per_view", "1", "32"),

@@ -1,0 +1,1 @@
+"""Layers of nets other than the paper's."""
