@@ -205,14 +205,14 @@ def command(capsys, *workdirs, **options):
 
 
 def test_command_prints_the_figures_of_an_ensemble(capsys, workdirs, expected):
-  result = command(capsys, *workdirs, weights="2,1", views=10)
+  result = command(capsys, *workdirs, views=10)
   assert result.returncode == 0, result.stderr
   (found,) = re.findall(
     r"^test, 21 images, 2 nets, ten views, step 0, 0: top-1 error (.*)%,"
     r" top-5 error (.*)%, loss (.*)$",
     result.stdout,
   )
-  figures = expected([Part(2, 10), Part(1, 10)])
+  figures = expected([Part(1, 10), Part(1, 10)])
   errors = [100 * figures["top1_error"], 100 * figures["top5_error"]]
   np.testing.assert_allclose(
     np.array(found, float), [*errors, figures["loss"]], atol=0.0051
@@ -250,12 +250,6 @@ def test_split_and_data_may_be_others_than_the_runs(
   [
     ({"views": 3}, ["--views=3", "1 or 10"]),
     ({"views": 0}, ["--views=0", "1 or 10"]),
-    ({"weights": [2]}, ["--weights=2 ", "each of the 2 runs"]),
-    ({"weights": [3, 2, 1]}, ["--weights=3,2,1 ", "each of the 2 runs"]),
-    ({"weights": [2, -1]}, ["--weights=2,-1 ", "positive"]),
-    ({"weights": [0, 1]}, ["--weights=0,1 ", "positive"]),
-    ({"weights": [float("nan"), 1]}, ["--weights=nan,1 ", "positive"]),
-    ({"weights": [1, float("inf")]}, ["--weights=1,inf ", "positive"]),
     ({"split": "tset"}, ["--split='tset'", "validation"]),
     ({"data_dir": "nowhere"}, ["data_dir='nowhere' cannot be opened"]),
   ],
@@ -265,11 +259,6 @@ def test_bad_options_are_refused(options, words, workdirs):
     evaluate_runs(workdirs, **options)
   for word in words:
     assert word in str(error.value)
-
-
-def test_weights_that_are_words_are_refused(capsys, workdirs):
-  result = command(capsys, *workdirs, weights="two,1")
-  assert_refused(result, "--weights=two,1", "numbers")
 
 
 def test_no_workdir_is_refused():

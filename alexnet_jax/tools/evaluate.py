@@ -3,7 +3,6 @@
 alexnet evaluate --workdir=DIR[,DIR...]
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from alexnet_jax.runtime import cli, errors
 def evaluate_runs(
   workdirs: Sequence[Path],
   *,
-  weights: Sequence[float | str] = (),
   views: int | None = None,
   step: str = "newest",
   data_dir: str = "",
@@ -26,35 +24,21 @@ def evaluate_runs(
 ) -> tuple[list[trained.TrainedRun], int, dict[str, float]]:
   """Evaluates runs, several as an ensemble.
 
-  The flags of `alexnet evaluate` describe the arguments.
-
-  Returns:
-    The runs, the number of images, and loss, top-1 and top-5 error.
-
-  Raises:
-    InputError: no such run, checkpoint, data or split; bad weights or views; a
-      run on images or classes other than those of the data.
+  The flags of `alexnet evaluate` describe the arguments. Returns the runs, the
+  number of images, and loss, top-1 and top-5 error. Raises InputError if a run
+  or the data cannot be opened, or if they do not fit together.
   """
   if views is not None and views not in evaluate.VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
   if not workdirs:
     raise errors.InputError("--workdir names no run; write --workdir=DIR.")
-  try:
-    shares = [float(weight) for weight in weights] or [1.0] * len(workdirs)
-  except ValueError:
-    shares = []
-  if len(shares) != len(workdirs) or not all(0 < x < math.inf for x in shares):
-    raise errors.InputError(
-      f"--weights={','.join(map(str, weights))} must be positive numbers, one"
-      f" for each of the {len(workdirs)} runs."
-    )
   mesh = placement.make_mesh()
   runs = [trained.load_run(workdir, mesh, step) for workdir in workdirs]
   config = runs[0].config
   examples = trained.examples_of(config, data_dir, split)
   wanted = config.image_size_px, examples.dataset.class_names
   nets = []
-  for workdir, run, share in zip(workdirs, runs, shares, strict=True):
+  for workdir, run in zip(workdirs, runs, strict=True):
     class_names, statistics = run_files.read_run_metadata(workdir)
     size_px = run.config.image_size_px
     if (size_px, class_names) != wanted:
@@ -68,7 +52,7 @@ def evaluate_runs(
     count = views or run.config.test_views
     offsets = augment.views(count, size_px, run.config.crop_size_px)
     nets += [
-      evaluate.Net(view_step, params, offsets, share / len(run.members))
+      evaluate.Net(view_step, params, offsets, 1 / len(run.members))
       for params in run.members
     ]
   figures = evaluate.evaluate_nets(nets, examples, config, mesh)
@@ -83,7 +67,6 @@ def main(_) -> None:
   cli.keep_programs()
   runs, count, figures = evaluate_runs(
     [Path(workdir) for workdir in options.workdir],
-    weights=options.weights,
     views=options.views,
     step=options.step,
     data_dir=options.data_dir,
@@ -105,7 +88,6 @@ def main(_) -> None:
 
 def _define_flags() -> None:
   flags.DEFINE_list("workdir", None, "Folder of each run.", required=True)
-  flags.DEFINE_list("weights", [], "Weight of each run; equal by default.")
   flags.DEFINE_integer("views", None, "1 or 10; by default the config's.")
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")

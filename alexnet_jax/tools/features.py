@@ -7,7 +7,6 @@ and `layer`. `alexnet probe` trains a linear classifier on it.
 """
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +18,11 @@ from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 
-_BATCH = 64
-
-
-def check_single(model: inference.Model) -> None:
-  """Raises InputError for an ensemble."""
-  if len(model.members) > 1:
-    raise errors.InputError(
-      f"the run is an ensemble of {len(model.members)} nets, whose features"
-      " cannot be mixed; choose a run of a single net."
-    )
-
-
-def batches_of(
-  model: inference.Model, examples: records.Examples
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields images uint8 [B, S, S, 3] and labels int [B] of a split."""
-  config = model.config
-  stream = batches.eval_batches(
-    examples,
-    size_px=config.image_size_px,
-    batch_size=_BATCH,
-    threads=config.reader_threads,
-  )
-  with cli.progress("images", len(examples)) as advance:
-    for batch in batches.WithTimeout(stream, config.input_timeout_s):
-      real = batch["mask"] > 0
-      yield batch["image"][real], batch["label"][real]
-      advance(int(real.sum()))
-
 
 def nearest(
   features_NxD: np.ndarray, queries_QxD: np.ndarray, count: int
 ) -> np.ndarray:
-  """Returns the indices of the features nearest to each query, int [Q, count].
-
-  By Euclidean distance (paper 6.1), the nearest first.
-  """
+  """Returns the features nearest to each query (paper 6.1), int [Q, count]."""
   # |f - q|^2 less |q|^2, which is the same for all f.
   squares_N = np.einsum("nd,nd->n", features_NxD, features_NxD)
   distances_QxN = squares_N[None] - 2 * (queries_QxD @ features_NxD.T)
@@ -67,10 +34,8 @@ def write(
 ) -> None:
   """Writes an .npz file as np.savez would, with one batch in memory at a time.
 
-  Raises:
-    InputError: the model is an ensemble, or has no such layer.
+  Raises InputError if the model has no such layer.
   """
-  check_single(model)
   empty = model.features([], layer)
   header = np.lib.format.header_data_from_array_1_0(empty)
   header["shape"] = (len(examples), *empty.shape[1:])
@@ -78,9 +43,9 @@ def write(
   with zipfile.ZipFile(file, "w") as archive:
     with archive.open("features.npy", "w", force_zip64=True) as part:
       np.lib.format.write_array_header_1_0(part, header)
-      for images, own in batches_of(model, examples):
-        part.write(model.features(images, layer).tobytes())
-        labels.append(own.astype(np.int64))
+      for batch in batches.all_once(examples, model.config, "images"):
+        part.write(model.features(batch["image"], layer).tobytes())
+        labels.append(batch["label"].astype(np.int64))
     rest = {
       "labels": np.concatenate(labels),
       "layer": np.array(layer),
@@ -99,7 +64,7 @@ def main(_: Any) -> None:
     raise errors.InputError(f"--output={options.output!r} must end in .npz.")
   cli.keep_memory()
   cli.keep_programs()
-  model = inference.load(options.workdir, options.step)
+  model = inference.load_single(options.workdir, options.step)
   examples = trained.examples_of(model.config, options.data_dir, options.split)
   with cli.replacing(output) as new:
     write(new, model, examples, options.layer)

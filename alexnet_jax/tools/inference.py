@@ -8,7 +8,7 @@ model.features(images, layer="fc7")
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ def load(workdir: str | Path, step: str = "newest") -> "Model":
   return Model(run, *run_files.read_run_metadata(Path(workdir)))
 
 
+def load_single(workdir: str | Path, step: str = "newest") -> "Model":
+  """Opens a run as `load` does; raises InputError for an ensemble."""
+  model = load(workdir, step)
+  if len(model.members) > 1:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} is an ensemble of {len(model.members)} nets,"
+      " which cannot be taken as one; choose a run of a single net."
+    )
+  return model
+
+
 class Model:
   """A trained net, or an ensemble whose predictions are averaged.
 
@@ -48,8 +59,8 @@ class Model:
     class_names: in the order of the labels.
     labels: by class name, and by the WNID that ImageNet's names begin with;
       a name that two classes share is left out.
-    layers: names of the outputs that `features` gives, to the logits.
-    shapes: of these outputs for one image, by layer.
+    shapes: of the outputs that `features` gives for one image, by layer.
+    layers: the names of these outputs, to the logits.
   """
 
   def __init__(
@@ -78,7 +89,7 @@ class Model:
       for name, part in self._outputs.items()
     }
     self.layers = tuple(self.shapes)
-    self._programs: dict[str, Callable[..., jax.Array]] = {}
+    self._run = platforms.jit(self._forward, static_argnames="layer")
 
   def predict(self, images: Any, views: int = 1) -> np.ndarray:
     """Returns the probability of each class.
@@ -90,18 +101,18 @@ class Model:
 
     Returns:
       float32 [N, K].
-
-    Raises:
-      InputError: the images are not of that kind, or another number of views.
     """
     if views not in evaluate.VIEWS:
       raise errors.InputError(f"views={views} must be 1 or 10.")
     config = self.config
     places = augment.views(views, config.image_size_px, config.crop_size_px)
-    run = self._program("")
     found = [np.zeros((0, config.num_classes), np.float32)]
     for batch in self._batches(images):
-      parts = [run(p, batch, place) for p in self.members for place in places]
+      parts = [
+        self._run(params, batch, place)
+        for params in self.members
+        for place in places
+      ]
       found.append(np.asarray(sum(parts) / len(parts)))
     return np.concatenate(found)
 
@@ -120,12 +131,12 @@ class Model:
       raise errors.unknown("layer", layer, self.layers)
     config = self.config
     (centre,) = augment.views(1, config.image_size_px, config.crop_size_px)
-    run = self._program(layer)
     found = [np.zeros((len(self.members), 0, *self.shapes[layer]), np.float32)]
     for batch in self._batches(images):
-      found.append(np.stack([run(p, batch, centre) for p in self.members]))
-    each = np.concatenate(found, axis=1)
-    return each[0] if len(each) == 1 else each
+      each = [self._run(p, batch, centre, layer=layer) for p in self.members]
+      found.append(np.stack(each))
+    nets = np.concatenate(found, axis=1)
+    return nets[0] if len(nets) == 1 else nets
 
   def _batches(self, images: Any) -> Iterator[np.ndarray]:
     start = 0
@@ -151,22 +162,18 @@ class Model:
       square[:] = pixels
     return squares
 
-  def _program(self, layer: str) -> Callable[..., jax.Array]:
-    """Returns `(params, images, view) -> output` of a layer; "" is softmax."""
-    if layer not in self._programs:
-      net: Any = self.net
-      if layer:
-        net = AlexNet(self._outputs[layer], net.dtype)
-      method = "__call__" if net.network.classifier else "extract"
-
-      def run(params, images, view):
-        images = augment.look(images, view, self.augmentation)
-        found = net.apply({"params": params}, images, method=method)
-        found = found.astype(jnp.float32)
-        return found if layer else jax.nn.softmax(found)
-
-      self._programs[layer] = platforms.jit(run)
-    return self._programs[layer]
+  def _forward(
+    self, params: Any, images: jax.Array, view: jax.Array, layer: str = ""
+  ) -> jax.Array:
+    """Returns a layer's output for one view, "" being the softmax."""
+    net: Any = self.net
+    if layer:
+      net = AlexNet(self._outputs[layer], net.dtype)
+    method = "__call__" if net.network.classifier else "extract"
+    images = augment.look(images, view, self.augmentation)
+    found = net.apply({"params": params}, images, method=method)
+    found = found.astype(jnp.float32)
+    return found if layer else jax.nn.softmax(found)
 
 
 def _outputs(network: Network) -> dict[str, Network]:

@@ -2,14 +2,12 @@
 
   alexnet predict --workdir=RUN IMAGE...
 
-IMAGE is a file, a folder, a pattern ("photos/**/*.jpg") or -, which stands for
-names from standard input, one a line. An image in a folder that is named like a
-class, or by its WNID, has that true class. From Python: `alexnet_jax.load`.
+IMAGE is a file, a folder or -, which stands for names from standard input, one
+a line. An image in a folder that is named like a class, or by its WNID, has
+that true class. From Python: `alexnet_jax.load`.
 """
 
 import concurrent.futures
-import csv
-import glob
 import itertools
 import json
 import os
@@ -38,10 +36,6 @@ def find(words: Iterable[str], lines: Iterable[str]) -> Iterator[Path]:
     elif os.path.isdir(word):
       inside = (x for x in sorted(Path(word).rglob("*")) if not x.is_dir())
       yield from (x for x in inside if x.suffix.lower() in sources.SUFFIXES)
-    elif not os.path.exists(word) and (
-      found := glob.glob(word, recursive=True)
-    ):
-      yield from (Path(x) for x in sorted(found) if not os.path.isdir(x))
     else:
       yield Path(word)
 
@@ -51,10 +45,9 @@ def predictions(
 ) -> Iterator[tuple[Path, np.ndarray | None, dict[str, Any]]]:
   """Yields the path, image and most likely classes of each file.
 
-  Yields:
-    The path; the image, uint8 [S, S, 3], or None if it cannot be read; and
-    `top`, a list of `class`, `label` and `probability`, with `true`, a class or
-    None. If the image cannot be read, `error` instead.
+  The image is uint8 [S, S, 3]. The classes are `top`, a list of `class`,
+  `label` and `probability`, with `true`, a class or None. If an image cannot be
+  read, it is None, and there is only `error`.
   """
   size, names = model.config.image_size_px, model.class_names
   remaining = iter(paths)
@@ -72,8 +65,7 @@ def predictions(
           {"class": names[k], "label": k, "probability": float(row[k])}
           for k in np.argsort(-row, kind="stable")[:top].tolist()
         ]
-        folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-        label = model.labels.get(folder)
+        label = model.labels.get(Path(os.path.abspath(path)).parent.name)
         true = None if label is None else names[label]
         yield path, image, {"top": classes, "true": true}
 
@@ -88,29 +80,19 @@ def _read(path: Path, size_px: int) -> np.ndarray | str:
     return " ".join(str(e).split()) or "it is too large"
 
 
-def _write_table(path: Path, found: dict[str, Any], first: bool) -> None:
+def _print_table(path: Path, found: dict[str, Any]) -> None:
   true = f"  (true: {found['true']})" if found["true"] else ""
-  print("" if first else "\n", path, true, sep="")
+  print(f"{path}{true}")
   for guess in found["top"]:
     print(f"  {guess['probability']:7.2%}  {guess['class']}")
+  print()
 
 
-def _write_json(path: Path, found: dict[str, Any], first: bool) -> None:
+def _print_json(path: Path, found: dict[str, Any]) -> None:
   print(json.dumps({"image": str(path), **found}))
 
 
-def _write_csv(path: Path, found: dict[str, Any], first: bool) -> None:
-  writer = csv.writer(sys.stdout, lineterminator="\n")
-  header, cells = ["image", "true"], [path, found["true"] or ""]
-  for rank, guess in enumerate(found["top"], start=1):
-    header += [f"class_{rank}", f"probability_{rank}"]
-    cells += [guess["class"], f"{guess['probability']:.6f}"]
-  if first:
-    writer.writerow(header)
-  writer.writerow(cells)
-
-
-FORMATS = {"table": _write_table, "jsonl": _write_json, "csv": _write_csv}
+FORMATS = {"table": _print_table, "jsonl": _print_json}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -124,25 +106,26 @@ def main(argv: Sequence[str]) -> None:
   cli.keep_memory()
   cli.keep_programs()
   model = inference.load(options.workdir, options.step)
-  bad, count, shown = [], 0, []
+  good, bad, shown = 0, [], []
   paths = find(words, sys.stdin)
   found_of = predictions(model, paths, options.views, options.top)
-  for count, (path, image, found) in enumerate(found_of, start=1):
+  for path, image, found in found_of:
     if image is None:
       bad.append(f"{str(path)!r} ({found['error']})")
       continue
-    FORMATS[options.format](path, found, count - len(bad) == 1)
+    good += 1
+    FORMATS[options.format](path, found)
     if len(shown) < _MOST_IN_PANEL:
       shown.append((path, image, found))
   if panel and shown:
     plots.save(drawings.panel(shown), panel)
-  if not count:
+  if not good and not bad:
     raise errors.InputError(
       f"no image in {words}; name image files or folders of them."
     )
   if bad:
     raise errors.InputError(
-      f"{len(bad)} of {count} images cannot be read:"
+      f"{len(bad)} of {good + len(bad)} images cannot be read:"
       f" {errors.first_few(bad, 10, between='; ')}."
     )
 
@@ -153,11 +136,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer("views", 1, "Views of each image, 1 or 10.")
   flags.DEFINE_integer("top", 5, "Classes of each image.", lower_bound=1)
   flags.DEFINE_enum("format", "table", list(FORMATS), "Format of the output.")
-  flags.DEFINE_string(
-    "panel",
-    None,
-    "PNG or PDF to draw of the first 24, like the paper's Fig. 4.",
-  )
+  flags.DEFINE_string("panel", None, "PNG or PDF of 24 answers, as in Fig. 4.")
 
 
 def command() -> None:

@@ -24,10 +24,7 @@ _ROWS, _VIEWS, _NAMED_CLASSES = 6, 4, 30
 def net_input(
   images: np.ndarray, count: int, augmentation: augment.Augmentation, seed: int
 ) -> np.ndarray:
-  """Returns random views of images, as they enter the net in training.
-
-  From uint8 [B, S, S, 3], `count` of each: float32 [B, count, crop, crop, 3].
-  """
+  """Returns `count` views of each image, float32 [B, count, crop, crop, 3]."""
   repeated = jnp.repeat(jnp.asarray(images), count, axis=0)
   # Examples of one group would share their view.
   index = jnp.arange(len(repeated)) * augmentation.images_per_view

@@ -114,10 +114,10 @@ def _settings(layer: model.Layer) -> str:
 
 def main(argv: Sequence[str]) -> None:
   """Runs the command."""
-  console = Console(width=None if sys.stdout.isatty() else 130)
+  console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
   if not flags.FLAGS.diff and len(argv) == 1:
     config, _ = config_files.config()
-    console.print(table(networks.from_config(config)), highlight=False)
+    console.print(table(networks.from_config(config)))
     return
   if len(argv) != 3 or not flags.FLAGS.diff:
     raise errors.InputError(
@@ -131,11 +131,11 @@ def main(argv: Sequence[str]) -> None:
   a, b = (config_files.load_config(path) for path in argv[1:])
   fields, layers = difference(a, b)
   if not fields.row_count:
-    console.print("no field differs", highlight=False)
+    console.print("no field differs")
     return
-  console.print(fields, highlight=False)
+  console.print(fields)
   if layers.row_count:
-    console.print(layers, highlight=False)
+    console.print(layers)
 
 
 def _define_flags() -> None:

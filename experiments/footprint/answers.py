@@ -35,7 +35,7 @@ COLUMNS = ["what", "median", "least", "most", "unit", "peak_gb"]
 def _write_weights(file: Path) -> None:
   """Writes random weights of torchvision's net, 244 MB."""
   rng = np.random.default_rng(0)
-  network = networks.from_config(nets.config_of(nets.NETS["torchvision"]))
+  network = networks.from_config(nets.config_of(nets.NETS["torchvision"], {}))
   state = {
     name: torch.from_numpy(rng.normal(0, 0.02, shape).astype(np.float32))
     for name, shape in arrays.shapes(network).items()

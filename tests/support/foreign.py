@@ -12,15 +12,12 @@ import collections
 import math
 import os
 import pathlib
-import pickle
 import shutil
 import struct
 
 import numpy as np
-import onnx
 import safetensors.numpy
 import torch
-from onnx import helper, numpy_helper
 from torch.nn import functional
 
 F64 = torch.float64
@@ -29,8 +26,6 @@ TORCH_CONVS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}
 CAFFE_CONVS = {
   1: (4, 0, 1), 2: (1, 2, 2), 3: (1, 1, 1), 4: (1, 1, 2), 5: (1, 1, 2)
 }  # fmt: skip
-# The pools that round up: all in Caffe, in the zoo's bvlcalexnet the last.
-CAFFE_CEIL, ZOO_CEIL = "125", "5"
 
 
 def draw(shapes, seed=0, bias=0.1):
@@ -173,11 +168,11 @@ def _normalise(x, size=5, alpha=1e-4, beta=0.75, k=1.0):
 
 
 @torch.no_grad()
-def caffe_logits(weights, images, mean_bgr, order, ceil=CAFFE_CEIL, dtype=F64):
+def caffe_logits(weights, images, mean_bgr, order, dtype=F64):
   """fc8's logits [N, K] of RGB uint8 images [N, S, S, 3], S 227 or 224.
 
   The mean is (B, G, R) or [3, S, S]; the order "alexnet" (conv, relu, norm,
-  pool) or "caffenet" (pool, norm); `ceil` the pools that round up.
+  pool) or "caffenet" (pool, norm). All pools round up.
   """
   x = torch.tensor(caffe_input(images, mean_bgr), dtype=dtype)
   for name in caffe_layers(order):
@@ -191,9 +186,8 @@ def caffe_logits(weights, images, mean_bgr, order, ceil=CAFFE_CEIL, dtype=F64):
     elif kind == "norm":
       x = _normalise(x)
     elif kind == "pool":
-      if number in ceil:
-        end = (x.shape[2] - 3) % 2  # what the last window lacks
-        x = functional.pad(x, (0, end, 0, end), value=-math.inf)
+      end = (x.shape[2] - 3) % 2  # what the last window lacks
+      x = functional.pad(x, (0, end, 0, end), value=-math.inf)
       x = functional.max_pool2d(x, 3, 2)
     elif kind == "fc":
       x = _apply(functional.linear, x.flatten(1), weights, name)
@@ -306,175 +300,6 @@ def add_caffe_layer(path, version, number, kind):
     file.write(_message(({1: 2, 2: 100}[version], _message(*layer))))
 
 
-def write_binaryproto(path, mean_bgr):
-  """Write a mean image [3, S, S] as compute_image_mean does (a BlobProto)."""
-  pathlib.Path(path).write_bytes(_blob(np.asarray(mean_bgr)[None], 1))
-
-
-def _tensorflow(weights, named=False):
-  """{"conv1": [W [H, W, I / groups, O], b], "fc6": [W [I, O], b], ...}.
-
-  fc6 takes row, column, channel; fc7 and fc8 are views in Fortran order.
-  """
-  layers = {}
-  for name in dict.fromkeys(key.split(".")[0] for key in weights):
-    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    if name == "fc6":
-      weight = weight.reshape(-1, 256, 6, 6)
-    weight = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
-    if name == "fc6":
-      weight = weight.reshape(9216, -1)
-    layers[name] = [weight, bias]
-    if named:
-      layers[name] = {"weights": weight, "biases": bias}
-  return layers
-
-
-def write_npy(path, weights, named=False):
-  """Write bvlc_alexnet.npy; `named` {"weights": W, "biases": b} for [W, b]."""
-  with open(path, "wb") as file:
-    np.save(file, np.array(_tensorflow(weights, named), dtype=object))
-
-
-class _Python2Pickler(pickle._Pickler):
-  """Pickles as Python 2 with an old numpy: byte strings, numpy.core."""
-
-  dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
-  unicode = frozenset()
-
-  def save_string(self, obj):
-    if obj in self.unicode:
-      return self.save_str(obj)
-    data = obj.encode("latin1") if isinstance(obj, str) else obj
-    code, size = (b"U", "<B") if len(data) < 256 else (b"T", "<i")
-    self.write(code + struct.pack(size, len(data)) + data)
-    self.memoize(obj)
-
-  def save_global(self, obj, name=None):
-    module = obj.__module__.replace("numpy._core", "numpy.core")
-    self.write(f"c{module}\n{obj.__name__}\n".encode())
-    self.memoize(obj)
-
-  dispatch[str] = dispatch[bytes] = save_string
-
-
-def write_python2_npy(path, weights, named=False, unicode_keys=False):
-  """Write bvlc_alexnet.npy as Python 2 did; its keys `str` or `unicode`."""
-  array = np.array(_tensorflow(weights, named), dtype=object)
-  with open(path, "wb") as file:
-    header = np.lib.format.header_data_from_array_1_0(array)
-    np.lib.format.write_array_header_1_0(file, header)
-    pickler = _Python2Pickler(file, 2)
-    pickler.unicode = frozenset(array.item() if unicode_keys else ())
-    pickler.dump(array)
-
-
-def _save_onnx(path, nodes, source, target, tensors, opset, ir):
-  """Save a graph from source to target, both (name, shape)."""
-  value, single = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-  inputs = [value(source[0], single, source[1])]
-  if ir < 4:  # initializers had to be inputs too
-    inputs += [value(t.name, t.data_type, t.dims) for t in tensors]
-  outputs = [value(target[0], single, target[1])]
-  graph = helper.make_graph(nodes, "alexnet", inputs, outputs, tensors)
-  opsets = [helper.make_opsetid("", opset)]
-  model = helper.make_model(graph, opset_imports=opsets, ir_version=ir)
-  onnx.checker.check_model(model)
-  onnx.save(model, path)
-
-
-def _node(nodes, kind, inputs, output, *others, **attributes):
-  """Append a node; return the name of its (first) output."""
-  outputs = [output, *others]
-  nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
-  return output
-
-
-def write_bvlcalexnet_onnx(
-  path, weights, order="alexnet", ceil=CAFFE_CEIL, size=224, raw=True
-):
-  """Write the ONNX zoo's bvlcalexnet-9 (or caffenet-9): data_0 -> prob_1.
-
-  The input is [1, 3, size, size], BGR less the mean; the output a softmax.
-  Pools round up by pads [0, 0, 1, 1]; ZOO_CEIL makes the zoo's own sizes 54,
-  26, 12, 6.  The tensors are in raw_data or float_data.
-  """
-  arrays, nodes, x, side = {}, [], "data_0", size
-  for name in caffe_layers(order):
-    kind, number = name[:-1], name[-1]
-    if kind in ("conv", "fc"):
-      names = [f"{name}_w_0", f"{name}_b_0"]
-      arrays[names[0]] = weights[f"{name}.weight"]
-      arrays[names[1]] = weights[f"{name}.bias"]
-    if kind == "conv":
-      stride, padding, groups = CAFFE_CONVS[int(number)]
-      kernel = weights[f"{name}.weight"].shape[2]
-      side = (side + 2 * padding - kernel) // stride + 1
-      shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
-      shape |= {"pads": [padding] * 4, "group": groups}
-      x = _node(nodes, "Conv", [x, *names], f"{name}_1", **shape)
-    elif kind == "relu":
-      x = _node(nodes, "Relu", [x], x.replace("_1", "_2"))
-    elif kind == "norm":
-      shape = {"size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}
-      x = _node(nodes, "LRN", [x], f"{name}_1", **shape)
-    elif kind == "pool":
-      end = (side - 3) % 2 if number in ceil else 0
-      side = (side + end - 3) // 2 + 1
-      shape = {"kernel_shape": [3, 3], "strides": [2, 2]}
-      shape |= {"pads": [0, 0, end, end]}
-      x = _node(nodes, "MaxPool", [x], f"{name}_1", **shape)
-    elif kind == "fc":
-      if name == "fc6":
-        arrays["OC2_DUMMY_1"] = np.array([1, 9216], np.int64)
-        x = _node(nodes, "Reshape", [x, "OC2_DUMMY_1"], "OC2_DUMMY_0")
-      x = _node(nodes, "Gemm", [x, *names], f"{name}_1", transB=1)
-    else:
-      outputs = [f"fc{number}_3", f"_fc{number}_mask_1"]
-      x = _node(nodes, "Dropout", [x], *outputs, ratio=0.5)
-  _node(nodes, "Softmax", [x], "prob_1", axis=1)
-  tensors = []
-  for name, array in arrays.items():
-    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-    values = array.tobytes() if raw else array.ravel()
-    tensors.append(helper.make_tensor(name, dtype, array.shape, values, raw))
-  target = ("prob_1", [1, len(weights["fc8.bias"])])
-  _save_onnx(path, nodes, ("data_0", [1, 3, size, size]), target, tensors, 9, 3)
-
-
-def write_torchvision_onnx(path, state):
-  """Write alexnet as torch.onnx.export: RGB [batch_size, 3, 224, 224]."""
-  nodes, x = [], "input"
-
-  def add(kind, name, **attributes):
-    names = [n for n in (f"{name}.weight", f"{name}.bias") if n in state]
-    out = f"/{name.split('.')[0]}/{name}/{kind}_output_0"
-    return _node(nodes, kind, [x, *names], out, **attributes)
-
-  for i, (stride, padding) in TORCH_CONVS.items():
-    kernel = state[f"features.{i}.weight"].shape[2]
-    shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
-    shape |= {"pads": [padding] * 4, "dilations": [1, 1]}
-    x = add("Conv", f"features.{i}", group=1, **shape)
-    x = add("Relu", f"features.{i + 1}")
-    if i in (0, 3, 10):
-      shape |= {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0] * 4}
-      x = add("MaxPool", f"features.{i + 2}", ceil_mode=0, **shape)
-  x = add("AveragePool", "avgpool", kernel_shape=[1, 1], strides=[1, 1])
-  x = add("Flatten", "flatten", axis=1)
-  gemm = {"alpha": 1.0, "beta": 1.0, "transB": 1}
-  x = add("Gemm", "classifier.1", **gemm)
-  x = add("Relu", "classifier.2")
-  x = add("Gemm", "classifier.4", **gemm)
-  x = add("Relu", "classifier.5")
-  add("Gemm", "classifier.6", **gemm)
-  nodes[-1].output[0] = "output"
-  tensors = [numpy_helper.from_array(a, name) for name, a in state.items()]
-  source = ("input", ["batch_size", 3, 224, 224])
-  target = ("output", ["batch_size", len(state["classifier.6.bias"])])
-  _save_onnx(path, nodes, source, target, tensors, 17, 8)
-
-
 class Evil:
   """Unpickled without care, it makes an empty file at `marker`."""
 
@@ -491,10 +316,3 @@ def write_evil_pth(path, marker, legacy=False, protocol=2):
     {"conv1.weight": torch.ones(3), "conv1.bias": Evil(marker)}, path,
     pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy,
   )  # fmt: skip
-
-
-def write_evil_npy(path, marker, weights):
-  """Write a dictionary of layers that makes the file `marker`."""
-  layers = _tensorflow(weights) | {"fc9": Evil(marker)}
-  with open(path, "wb") as file:
-    np.save(file, np.array(layers, dtype=object))

@@ -228,7 +228,7 @@ tools/convert/arrays.py: tools/convert/test_convert_in.py -k torchvision
 kernel = maps.transpose(2, 1, 0) => kernel = maps.transpose(1, 2, 0)
 # an exported net lacks the factor of dropout
 tools/convert/onnx_graph.py: tools/convert/test_convert_out.py -k runtime
-constant(1 - layer.rate) => constant(1)
+np.float32(1 - layer.rate) => np.float32(1)
 # of ten views the first alone is taken
 tools/inference.py: tools/test_inference.py
 sum(parts) / len(parts) => parts[0]

@@ -12,7 +12,7 @@ from tfds_files import encoded, write
 
 from alexnet_jax.data import records
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools import features, inference
+from alexnet_jax.tools import inference
 from alexnet_jax.tools.figures import command as figures
 from alexnet_jax.tools.figures import drawings, tiles
 
@@ -281,4 +281,4 @@ def test_bad_command_is_refused(look, place, tmp_path, capsys):
     figures.FigureContext(model, bad).image  # noqa: B018
   write_run(tmp_path / "run", small_config(ensemble=2), seeds=(0, 1))
   with pytest.raises(errors.InputError, match="ensemble of 2 nets"):
-    features.check_single(inference.load(tmp_path / "run"))
+    inference.load_single(tmp_path / "run")

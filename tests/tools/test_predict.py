@@ -1,6 +1,5 @@
 """The predict command: which images it reads, and what it prints."""
 
-import csv
 import io
 import json
 import shutil
@@ -86,22 +85,16 @@ def test_json_lines_hold_the_best_classes_of_each_image(ask, place, expected):
   assert [line["true"] for line in lines] == ["bee", None, "owl", "owl"]
 
 
-def test_csv_and_names_from_standard_input(ask, expected):
+def test_names_come_from_standard_input(ask, expected):
   files = list(expected)[::-1]
   lines = "\n".join([*files, "", ""])
-  result = ask("-", "--format=csv", "--top=2", lines=lines)
-  rows = list(csv.DictReader(io.StringIO(result.stdout)))
-  assert [row["image"] for row in rows] == files
-  for row in rows:
-    shares = expected[row["image"]]
-    first, second = np.argsort(-shares)[:2]
-    assert (row["class_1"], row["class_2"]) == (NAMES[first], NAMES[second])
-    probability = float(row["probability_2"])
-    assert probability == pytest.approx(shares[second], abs=1e-5)
+  answers = json_lines(ask("-", "--format=jsonl", "--top=2", lines=lines))
+  assert [answer["image"] for answer in answers] == files
+  assert [len(answer["top"]) for answer in answers] == [2] * len(files)
 
 
-def test_table_of_a_pattern_names_the_true_class(ask, place, expected):
-  result = ask(place / "images" / "owl" / "*.png")
+def test_table_names_the_true_class(ask, place, expected):
+  result = ask(place / "images" / "owl")
   blocks = result.stdout.strip().split("\n\n")
   files = [x for x in expected if "owl" in x]
   for block, file in zip(blocks, files, strict=True):
@@ -166,7 +159,7 @@ def test_command_answers_what_it_can_and_lists_the_rest(place, tmp_path):
   [
     ([], "no image in []"),
     (["run"], "no image in ['run']"),
-    (["images", "--format=xml"], "table|jsonl|csv"),
+    (["images", "--format=xml"], "table|jsonl"),
     (["images", "--top=0"], "--top=0"),
     (["images", "--views=3"], "views=3 must be 1 or 10"),
     (["images", "--panel=x.gif"], "'x.gif' must end in .png or .pdf"),
@@ -250,4 +243,3 @@ def test_folders_are_no_images(tmp_path):
   (tmp_path / "b.jpg").touch()
   inside = [tmp_path / "b.jpg", tmp_path / "folder.jpg" / "a.jpg"]
   assert [*predict.find([str(tmp_path)], [])] == inside
-  assert [*predict.find([str(tmp_path / "*")], [])] == inside[:1]

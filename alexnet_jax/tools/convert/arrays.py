@@ -7,13 +7,18 @@ and channels run fastest. A layer that sees only its own tower has that tower's
 inputs. Names are `conv1.weight`, `conv1.bias` and so on.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import model, networks
+from alexnet_jax.runtime import errors
+
+# Marks the files that this package writes; their config lies beside them.
+PRODUCER = "alexnet_jax"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -22,73 +27,78 @@ class LoadedWeights(NamedTuple):
   """What a file of weights holds."""
 
   arrays: Arrays  # by name, in torch's layout
-  steps: list[str] | None = None  # of `layer_strings.py`, if the file says
-  input_size_px: int | None = None  # side of the image, if the file says
-  # For each max pool, whether all its windows lie inside its input.
-  floor_pools: tuple[bool, ...] = ()
-  is_ours: bool = False  # this package wrote it; its config lies beside it
+  steps: list[str] | None = None  # as from `caffe.steps`, if the file says
+  is_ours: bool = False  # whether this package wrote it
 
 
 def shapes(network: model.Network) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of a net's arrays in torch's layout, by name."""
-  found: dict[str, tuple[int, ...]] = {}
-  for row in networks.rows(network):
-    layer = row.layer
-    if isinstance(layer, model.Conv):
-      outputs, window = layer.filters, (layer.kernel, layer.kernel)
-    elif isinstance(layer, model.Dense):
-      outputs, window = layer.units, ()
-    else:
-      continue
-    inputs = (row.parameters // outputs - 1) // math.prod(window)
-    found[f"{layer.name}.weight"] = (outputs, inputs, *window)
-    found[f"{layer.name}.bias"] = (outputs,)
-  return found
+
+  def draw():
+    images = jnp.zeros((1, network.input_size_px, network.input_size_px, 3))
+    variables = model.AlexNet(network).init(jax.random.key(0), images)
+    return to_torch(network, variables["params"])
+
+  return {name: x.shape for name, x in jax.eval_shape(draw).items()}
 
 
-def weight_of(kernel: np.ndarray, pixels: int) -> np.ndarray:
-  """Returns a kernel of ours in torch's layout; its inputs had `pixels`."""
-  if kernel.ndim == 4:
-    return kernel.transpose(3, 2, 0, 1)
-  maps = kernel.reshape(pixels, -1, kernel.shape[1])
-  return maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
-
-
-def to_torch(network: model.Network, params: Any) -> dict[str, np.ndarray]:
+def to_torch(network: model.Network, params: Any) -> dict[str, Any]:
   """Returns a net's parameters in torch's layout, by name."""
+  pixels = _pixels(network)
   layers = {**params["features"], **params["classifier"]}
   found = {}
-  for name, pixels in _pixels(network).items():
-    kernel = np.asarray(layers[name]["kernel"])
-    found[f"{name}.weight"] = np.ascontiguousarray(weight_of(kernel, pixels))
-    found[f"{name}.bias"] = np.asarray(layers[name]["bias"])
+  for name in networks.layer_names(network):
+    kernel = layers[name]["kernel"]
+    if kernel.ndim == 4:
+      weight = kernel.transpose(3, 2, 0, 1)
+    else:
+      maps = kernel.reshape(pixels.get(name, 1), -1, kernel.shape[1])
+      weight = maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
+    found[f"{name}.weight"] = weight
+    found[f"{name}.bias"] = layers[name]["bias"]
   return found
 
 
 def from_torch(network: model.Network, arrays: Arrays) -> dict[str, Any]:
-  """Returns a net's parameters, float32, from arrays as `shapes` has them."""
+  """Returns a net's parameters, float32, from arrays as `shapes` has them.
+
+  Raises InputError if an array is not of floats, or not finite.
+  """
+  pixels = _pixels(network)
   params: dict[str, Any] = {"features": {}, "classifier": {}}
-  for name, pixels in _pixels(network).items():
-    weight = arrays[f"{name}.weight"]
+  for name in networks.layer_names(network):
+    weight = _to_float32(arrays, f"{name}.weight")
     if weight.ndim == 4:
       half, kernel = "features", weight.transpose(2, 3, 1, 0)
     else:
-      maps = weight.reshape(len(weight), -1, pixels)
+      maps = weight.reshape(len(weight), -1, pixels.get(name, 1))
       half = "classifier"
       kernel = maps.transpose(2, 1, 0).reshape(weight.shape[::-1])
-    params[half][name] = {
-      "kernel": np.ascontiguousarray(kernel, np.float32),
-      "bias": np.asarray(arrays[f"{name}.bias"], np.float32),
-    }
+    bias = _to_float32(arrays, f"{name}.bias")
+    params[half][name] = {"kernel": np.ascontiguousarray(kernel), "bias": bias}
   return params
 
 
+def _to_float32(arrays: Arrays, name: str) -> np.ndarray:
+  values = arrays[name]
+  if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+    raise errors.InputError(
+      f"{name} is {values.dtype}; weights must be floats: take a file that was"
+      " not quantized."
+    )
+  values = values.astype(np.float32, copy=False)
+  if not np.isfinite(values).all():
+    raise errors.InputError(
+      f"{name} has numbers that are not finite; take another file."
+    )
+  return values
+
+
 def _pixels(network: model.Network) -> dict[str, int]:
-  """Returns the size of the maps that fc layers take, 1 for other layers."""
-  pixels = network.input_size_px**2
+  """Returns the size of the maps that the first fc layer takes, by its name."""
+  shape = (network.input_size_px, network.input_size_px, 3)
   for row in networks.rows(network):
     if len(row.output_shape) == 3:
-      pixels = math.prod(row.output_shape[:2])
+      shape = row.output_shape
   first: Any = network.classifier[0]
-  names = networks.layer_names(network)
-  return {name: pixels if name == first.name else 1 for name in names}
+  return {first.name: shape[0] * shape[1]}

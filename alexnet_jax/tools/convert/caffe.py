@@ -1,6 +1,8 @@
-"""Caffe's .caffemodel and .binaryproto files, in both versions of its format.
+"""Caffe's .caffemodel files, in both versions of their format.
 
 Fields and their numbers are those of src/caffe/proto/caffe.proto (BVLC/caffe).
+Such a file says what its net computes. That becomes one line of text a step, to
+compare with a net of ours. Steps that change no number at test are left out.
 """
 
 import re
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from alexnet_jax.tools.convert import layer_strings
+from alexnet_jax import model
 from alexnet_jax.tools.convert.arrays import LoadedWeights
 
 # NAME:NUMBER:TYPE, with * if it is repeated, =X for a default other than 0.
@@ -46,38 +48,35 @@ _IGNORED = {
   "SoftmaxWithLoss", "Split",
 }  # fmt: skip
 
+_DENSE = "fully connected"
+_CONV = "convolution {0} x {0}, stride {1}, padding {2}, groups {3}"
+_MAX_POOL = "max pool {0} x {0}, stride {1}"
+_LRN = "norm over {}, k {:.4g}, alpha {:.4g}, beta {:.4g}"  # alpha of the sum
+
 
 def read(data: bytes) -> LoadedWeights:
   """Returns what a .caffemodel holds."""
-  net = _new("Net")
+  net = _new_net()
   net.ParseFromString(data)
-  layers = [
-    (_KINDS.get(layer.number, f"kind {layer.number}"), layer)
-    for layer in net.layers
-  ]
-  layers += [(layer.kind, layer) for layer in net.layer]
+  layers = [(_KINDS.get(x.number, f"kind {x.number}"), x) for x in net.layers]
+  layers += [(x.kind, x) for x in net.layer]
   arrays, steps = {}, []
   for kind, layer in layers:
     if kind not in _IGNORED:
       steps.append(_step(kind, layer))
     axes = {"weight": 2 if kind == "InnerProduct" else 4, "bias": 1}
     for (name, count), blob in zip(axes.items(), layer.blobs, strict=False):
-      values = _array(blob)
-      arrays[f"{layer.name}.{name}"] = values.reshape(values.shape[-count:])
+      four_axes = (blob.num, blob.channels, blob.height, blob.width)
+      shape = tuple(blob.shape.side) or four_axes
+      values = np.frombuffer(blob.data, "<f4").reshape(shape[-count:])
+      arrays[f"{layer.name}.{name}"] = values
   if not arrays:
     raise ValueError("none of its layers has weights")
   return LoadedWeights(arrays, steps)
 
 
-def read_blob(data: bytes) -> np.ndarray:
-  """Returns the array of a .binaryproto, [1, C, H, W]."""
-  blob = _new("Blob")
-  blob.ParseFromString(data)
-  return _array(blob)
-
-
-def _new(message: str) -> Any:
-  """Returns an empty message of a type in `_MESSAGES`."""
+def _new_net() -> Any:
+  """Returns an empty message of type Net."""
   field = descriptor_pb2.FieldDescriptorProto
   file = descriptor_pb2.FileDescriptorProto(name="caffe", syntax="proto2")
   for title, fields in _MESSAGES.items():
@@ -96,17 +95,11 @@ def _new(message: str) -> Any:
         added.default_value = default
   pool = descriptor_pool.DescriptorPool()
   pool.Add(file)
-  return message_factory.GetMessageClass(pool.FindMessageTypeByName(message))()
-
-
-def _array(blob: Any) -> np.ndarray:
-  four_axes = (blob.num, blob.channels, blob.height, blob.width)
-  shape = tuple(blob.shape.side) or four_axes
-  return np.frombuffer(blob.data, "<f4").reshape(shape)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName("Net"))()
 
 
 def _step(kind: str, layer: Any) -> str:
-  """Returns what a layer computes, as a line of `layer_strings.py`."""
+  """Returns what a layer computes, in a line."""
   match kind:
     case "Convolution":
       conv = layer.conv
@@ -117,10 +110,10 @@ def _step(kind: str, layer: Any) -> str:
       ]  # fmt: skip
       if not any(others) and all(len({*side}) == 1 for side in sides):
         kernel, stride, pad = (side[0] for side in sides)
-        return layer_strings.CONV.format(kernel, stride, pad, conv.group)
+        return _CONV.format(kernel, stride, pad, conv.group)
     case "InnerProduct":
       if not layer.dense.transpose:
-        return layer_strings.DENSE
+        return _DENSE
     case "ReLU":
       if not layer.relu.slope:
         return "relu"
@@ -129,7 +122,7 @@ def _step(kind: str, layer: Any) -> str:
       if not lrn.region:
         # lrn_layer.cpp takes the mean of the squares, not their sum.
         alpha = lrn.alpha / lrn.window
-        return layer_strings.LRN.format(lrn.window, lrn.k, alpha, lrn.beta)
+        return _LRN.format(lrn.window, lrn.k, alpha, lrn.beta)
     case "Pooling":
       pool = layer.pool
       others = [
@@ -137,5 +130,32 @@ def _step(kind: str, layer: Any) -> str:
         pool.stride_w, pool.pad_h, pool.pad_w, pool.everywhere,
       ]  # fmt: skip
       if not any(others):
-        return layer_strings.MAX_POOL.format(pool.window, pool.stride)
-  return layer_strings.UNSUPPORTED.format(kind)
+        return _MAX_POOL.format(pool.window, pool.stride)
+  return f"an unsupported {kind}"
+
+
+def steps(network: model.Network) -> list[str]:
+  """Returns the lines of a net of ours, from the image to the logits.
+
+  They lack the factor of dropout, which no file of another program holds.
+  """
+  lines = []
+  for layer in (*network.features, *network.classifier):
+    match layer:
+      case model.Conv():
+        window = (layer.kernel, layer.stride, layer.padding)
+        lines.append(_CONV.format(*window, layer.towers))
+      case model.Dense(towers=1):
+        lines.append(_DENSE)
+      case model.Activation():
+        lines.append(layer.function)
+      case model.LocalResponseNorm(towers=1):
+        settings = (layer.window, layer.k, layer.alpha, layer.beta)
+        lines.append(_LRN.format(*settings))
+      case model.Dropout() | model.Join() | model.Flatten():
+        pass
+      case model.MaxPool() if not isinstance(layer, model.AveragePool):
+        lines.append(_MAX_POOL.format(layer.window, layer.stride))
+      case _:  # None of the known nets has it.
+        lines.append(f"{type(layer).__name__} of this package")
+  return lines

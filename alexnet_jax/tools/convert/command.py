@@ -4,9 +4,9 @@
   alexnet convert --from=RUN --to=onnx --output=DIR
 
 It reads torchvision's alexnet (.pth, .safetensors), Caffe's bvlc_alexnet and
-bvlc_reference_caffenet (.caffemodel, or a dictionary in .npy), ONNX files of
-these, and its own. It writes safetensors, torch, onnx and stablehlo, with
-config, class names and mean image beside it.
+bvlc_reference_caffenet (.caffemodel), and its own .pth and .safetensors. It
+writes safetensors, torch, onnx and stablehlo, with config, class names and mean
+image beside it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from alexnet_jax.data import records, statistics
 from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, caffe, exports, files, nets
+from alexnet_jax.tools.convert import arrays, exports, files, nets
 
 
 def import_file(
@@ -35,59 +35,41 @@ def import_file(
   classes: str = "",
   data_dir: str = "",
 ) -> list[str]:
-  """Writes a file of weights as a run.
+  """Writes a file of weights as a run, and returns lines that describe it.
 
-  Args:
-    path: of the file.
-    output: folder to make.
-    net: name in `nets.NETS`; needed if the file fits several.
-    mean: R,G,B of 0..255, or Caffe's file; by default the net's.
-    classes: file of class names, one a line.
-    data_dir: prepared data set of its classes, for `evaluate`.
-
-  Returns:
-    Lines that describe the run.
-
-  Raises:
-    InputError: the file is of no known net, or an option does not fit it.
+  The flags of `alexnet convert` describe the arguments. Raises InputError if
+  the file is of no known net, or an option does not fit it.
   """
   loaded = files.read(path)
-  weights = loaded.arrays
-  try:
-    if loaded.is_ours and (net or mean or classes):
+  weights = dict(loaded.arrays)
+  if loaded.is_ours:
+    if net or mean or classes:
       raise errors.InputError(
-        "this package wrote the file, with net, mean and classes beside it;"
-        " drop --net, --mean and --classes."
+        f"this package wrote {str(path)!r}, with net, mean and classes beside"
+        " it; drop --net, --mean and --classes."
       )
-    if loaded.is_ours:
-      config, names, held = _read_metadata(path.parent, loaded)
-      lines = [f"{path} was written by this package; its config is beside it."]
-    else:
-      (name, *others), config = nets.detect(loaded, net)
-      known = nets.NETS[name]
-      names = _class_names(classes, data_dir, config.num_classes)
-      mean = mean or ",".join(map(str, known.mean))
-      image = _mean_image(mean, config.image_size_px)
-      held = statistics.Statistics(image, *nets.COLOURS)
-      lines = [f"{path} is {name} (config {known.config})."]
-      lines += [
-        f"It may also be {other}, whose weights look the same; if it is, pass"
-        f" --net={other}."
-        for other in others
-      ]
-      if known.bgr:
-        first = weights["conv1.weight"][:, ::-1]
-        weights = {**weights, "conv1.weight": first}
-        lines.append("conv1 took blue first; its filters now take RGB.")
-      means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
-      scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
-      lines.append(
-        f"Its input is RGB of 0..255 less the mean ({means} on average), times"
-        f" {scales}. Mean and scale are kept with the weights."
-      )
-    weights = files.to_float32(weights)
-  except errors.InputError as e:
-    raise errors.InputError(f"{str(path)!r}: {e}") from e
+    config, names, stats = _read_metadata(path, loaded)
+    lines = [f"{path} was written by this package; its config is beside it."]
+  else:
+    try:
+      name, config = nets.detect(loaded, net)
+    except errors.InputError as e:
+      raise errors.InputError(f"{str(path)!r}: {e}") from e
+    known = nets.NETS[name]
+    names = _class_names(classes, data_dir, config.num_classes)
+    mean = mean or ",".join(map(str, known.mean))
+    image = _mean_image(mean, config.image_size_px)
+    stats = statistics.Statistics(image, *nets.COLOURS)
+    means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
+    scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
+    lines = [
+      f"{path} is {name} (config {known.config}).",
+      f"Its input is RGB of 0..255 less the mean ({means} on average), times"
+      f" {scales}. Mean and scale are kept with the weights.",
+    ]
+    if known.bgr:
+      weights["conv1.weight"] = weights["conv1.weight"][:, ::-1]
+      lines.append("conv1 took blue first; its filters now take RGB.")
   config.unlock()
   if data_dir:
     if records.open_directory(Path(data_dir)).class_names != names:
@@ -97,31 +79,23 @@ def import_file(
       )
     config.data_dir = data_dir
   params = arrays.from_torch(networks.from_config(config), weights)
-  count = sum(values.size for values in weights.values())
   del loaded, weights  # Hundreds of megabytes, not needed any more.
   with _new_folder(output) as folder:
     run_files.write_config(folder, config)
-    run_files.write_run_metadata(folder, names, held)
+    run_files.write_run_metadata(folder, names, stats)
     checkpoint.write_params(folder, params)
-  lines.append(f"wrote {output}: {count:,} parameters, {len(names)} classes")
+  lines.append(f"wrote {output}: a net of {len(names)} classes")
   return lines
 
 
 def export_run(
   workdir: Path, output: Path, kind: str, step: str = "newest"
 ) -> list[str]:
-  """Writes a run's net as a file of another program.
+  """Writes a run as a file of `exports.KINDS`; returns lines that describe it.
 
-  Args:
-    workdir: of the run.
-    output: folder to make.
-    kind: of `exports.KINDS`.
-    step: checkpoint, see `inference.load`.
-
-  Returns:
-    Lines that describe the file.
+  `step` is as for `inference.load`.
   """
-  model = inference.load(workdir, step)
+  model = inference.load_single(workdir, step)
   with _new_folder(output) as folder:
     run_files.write_config(folder, model.config)
     metadata = run_files.read_run_metadata(workdir)
@@ -158,13 +132,10 @@ def _new_folder(output: Path) -> Iterator[Path]:
 
 
 def _mean_image(text: str, size_px: int) -> np.ndarray:
-  """Returns [S, S, 3] in RGB, of `R,G,B` or of a file of Caffe's in BGR."""
-  file = Path(text)
+  """Returns [S, S, 3] in RGB, from `R,G,B` or Caffe's file of BGR."""
   try:
-    if file.suffix == ".npy":
-      mean = np.load(file, allow_pickle=False)
-    elif file.suffix == ".binaryproto":
-      (mean,) = caffe.read_blob(file.read_bytes())
+    if text.endswith(".npy"):
+      mean = np.load(text, allow_pickle=False)
     else:
       mean = np.array([float(word) for word in text.split(",")]).reshape(3)
       mean = np.tile(mean[::-1, None, None], (1, size_px, size_px))
@@ -175,8 +146,8 @@ def _mean_image(text: str, size_px: int) -> np.ndarray:
     return mean[::-1].transpose(1, 2, 0).astype(np.float32)
   except Exception as e:
     raise errors.InputError(
-      f"--mean={text!r} is no mean image ({e}); give R,G,B, or Caffe's file of"
-      f" 3 x {size_px} x {size_px} numbers, .npy or .binaryproto."
+      f"--mean={text!r} is no mean image ({e}); give R,G,B, or Caffe's .npy of"
+      f" 3 x {size_px} x {size_px} numbers."
     ) from e
 
 
@@ -202,57 +173,53 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
 
 
 def _read_metadata(
-  folder: Path, loaded: arrays.LoadedWeights
+  file: Path, loaded: arrays.LoadedWeights
 ) -> tuple[Any, tuple[str, ...], statistics.Statistics]:
   """Returns config, class names and statistics beside a file of ours."""
   try:
-    config = run_files.read_config(folder)
-    names, held = run_files.read_run_metadata(folder)
+    config = run_files.read_config(file.parent)
+    names, stats = run_files.read_run_metadata(file.parent)
   except errors.InputError as e:
     raise errors.InputError(
-      "this package wrote the file, and needs what it wrote beside it:"
+      f"this package wrote {str(file)!r}, and needs what it wrote beside it:"
       " config.json, class_names.json, mean_image.npy and colour_pca.json; put"
       " them into its folder."
     ) from e
   if differing := nets.differences(networks.from_config(config), loaded):
     raise errors.InputError(
-      f"the config beside it is of another net: {errors.first_few(differing)}."
-      " Copy both again."
+      f"the config beside {str(file)!r} is of another net:"
+      f" {errors.first_few(differing)}. Copy both again."
     )
-  return config, names, held
+  return config, names, stats
 
 
 def main(_) -> None:
   """Runs the command."""
   options: Any = flags.FLAGS
   path, output = Path(options["from"].value), Path(options.output)
-  of_files = ("net", "mean", "classes", "data_dir")
-  for name in of_files if options.to else ("step",):
-    if options[name].present:
-      what = "files, not runs" if options.to else "--to"
-      raise errors.InputError(f"--{name} is for {what}; drop it.")
   if options.to:
     lines = export_run(path, output, options.to, options.step)
   else:
-    given = {name: options[name].value for name in of_files}
-    lines = import_file(path, output, **given)
+    lines = import_file(
+      path,
+      output,
+      net=options.net,
+      mean=options.mean,
+      classes=options.classes,
+      data_dir=options.data_dir,
+    )
   print("\n".join(lines))
 
 
 def _define_flags() -> None:
+  flags.DEFINE_string("from", None, "File of weights, or a run.", required=True)
+  flags.DEFINE_string("output", None, "Folder to make.", required=True)
   flags.DEFINE_enum("to", None, list(exports.KINDS), "What a run becomes.")
-  flags.DEFINE_enum(
-    "net", None, list(nets.NETS), "Which net it is, if a file fits several."
-  )
-  for name, default, text in (
-    ("from", None, "File of weights, or workdir of a run."),
-    ("output", None, "Folder to make."),
-    ("step", "newest", "Checkpoint: newest, best (by validation) or a step."),
-    ("mean", "", "R,G,B of 0..255, or Caffe's .npy or .binaryproto."),
-    ("classes", "", "File of class names, one a line."),
-    ("data_dir", "", "Prepared data set of its classes, for evaluate."),
-  ):
-    flags.DEFINE_string(name, default, text, required=default is None)
+  flags.DEFINE_string("step", "newest", "Of a run: newest, best or a step.")
+  flags.DEFINE_enum("net", None, list(nets.NETS), "The net, if several fit.")
+  flags.DEFINE_string("mean", "", "R,G,B of 0..255, or Caffe's .npy.")
+  flags.DEFINE_string("classes", "", "File of class names, one a line.")
+  flags.DEFINE_string("data_dir", "", "Prepared data set, for evaluate.")
 
 
 def command() -> None:

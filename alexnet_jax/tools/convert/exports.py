@@ -16,23 +16,22 @@ import numpy as np
 from safetensors import numpy
 
 from alexnet_jax import augment
-from alexnet_jax.runtime import errors
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, files, nets, onnx_graph
+from alexnet_jax.tools.convert import arrays, files, onnx_graph
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(model: inference.Model, kind: str, folder: Path) -> Path:
   """Writes a single net as a kind of `KINDS`; returns the file."""
-  if len(model.members) > 1:
-    raise errors.InputError(
-      f"the run is an ensemble of {len(model.members)} nets; only a single net"
-      " can be exported."
-    )
   path = folder / f"alexnet{KINDS[kind].suffix}"
   KINDS[kind].write(model, path)
   return path
+
+
+def _weights(model: inference.Model) -> dict[str, np.ndarray]:
+  found = arrays.to_torch(model.net.network, jax.device_get(model.members[0]))
+  return {name: np.ascontiguousarray(x) for name, x in found.items()}
 
 
 def _mean_image(model: inference.Model) -> np.ndarray:
@@ -43,48 +42,29 @@ def _mean_image(model: inference.Model) -> np.ndarray:
   return mean_image[top : top + size, left : left + size]
 
 
-def _state_dict(model: inference.Model) -> dict[str, np.ndarray]:
-  """Returns weights in torch's layout; torchvision's net by its own names."""
-  network = model.net.network
-  found = arrays.to_torch(network, model.members[0])
-  if not nets.is_torchvision(network, model.config, found):
-    return found
-  numbers = {name: number for number, name in files.TORCHVISION.items()}
-  return {
-    f"{numbers[layer]}.{kind}": values
-    for name, values in found.items()
-    for layer, _, kind in [name.partition(".")]
-  }
-
-
 def _write_safetensors(model: inference.Model, path: Path) -> None:
-  metadata = {"producer": files.PRODUCER}
-  path.write_bytes(numpy.save(_state_dict(model), metadata))
+  metadata = {"producer": arrays.PRODUCER}
+  path.write_bytes(numpy.save(_weights(model), metadata))
 
 
 def _write_torch(model: inference.Model, path: Path) -> None:
-  torch = onnx_graph.optional_package("torch")
+  torch = files.optional_package("torch")
   tensors: Any = collections.OrderedDict(
-    (name, torch.tensor(values)) for name, values in _state_dict(model).items()
+    (name, torch.tensor(values)) for name, values in _weights(model).items()
   )
-  tensors._metadata = {"": {"version": 1, "producer": files.PRODUCER}}
+  tensors._metadata = {"": {"version": 1, "producer": arrays.PRODUCER}}
   torch.save(tensors, path)
 
 
 def _write_onnx(model: inference.Model, path: Path) -> None:
-  onnx_graph.write(
-    path,
-    model.net.network,
-    arrays.to_torch(model.net.network, model.members[0]),
-    _mean_image(model),
-    model.config.input_scale,
-  )
+  net, scale = model.net.network, model.config.input_scale
+  onnx_graph.write(path, net, _weights(model), _mean_image(model), scale)
 
 
 def _write_stablehlo(model: inference.Model, path: Path) -> None:
   mean = _mean_image(model)[None]
   scale = np.array(model.config.input_scale, np.float32).reshape(1, 1, 1, 3)
-  (params,) = jax.device_get(model.members)
+  params = jax.device_get(model.members[0])
 
   def logits(images):
     return model.net.apply({"params": params}, (images - mean) * scale)

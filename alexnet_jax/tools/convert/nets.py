@@ -9,10 +9,8 @@ import numpy as np
 from alexnet_jax import model, networks
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import arrays, layer_strings
+from alexnet_jax.tools.convert import arrays, caffe
 from alexnet_jax.tools.convert.arrays import LoadedWeights
-
-_NONE = LoadedWeights({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +31,13 @@ _CAFFE = {
   "scale": (1.0, 1.0, 1.0),
   "crop_size_px": 227,
 }
-# torchvision's normalize, for pixels of 0..1.
-_MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NETS = {
   "torchvision": KnownNet(
     "one_weird_trick",
     bgr=False,
-    mean=tuple(255 * x for x in _MEAN),
-    scale=tuple(1 / (255 * x) for x in _SD),
+    # Its `normalize` is for pixels of 0..1.
+    mean=tuple(255 * x for x in (0.485, 0.456, 0.406)),
+    scale=tuple(1 / (255 * x) for x in (0.229, 0.224, 0.225)),
     crop_size_px=224,
   ),
   "bvlc_alexnet": KnownNet("bvlc_alexnet", **_CAFFE),
@@ -59,26 +56,16 @@ COLOURS = (
 )
 
 
-def config_of(known: KnownNet, weights: LoadedWeights = _NONE) -> Any:
-  """Returns the whole config of a known net, of 256 px images.
-
-  The weights of a file give the number of units, the side of the image, and
-  the pools that stay inside their input.
-  """
+def config_of(known: KnownNet, weights: arrays.Arrays) -> Any:
+  """Returns the whole config of a known net with the widths of some weights."""
   config: Any = config_files.load_config(known.config).unlock()
-  sizes = {name: values.size for name, values in weights.arrays.items()}
+  sizes = {name: values.size for name, values in weights.items()}
   config.num_classes = sizes.get("fc8.bias", config.num_classes)
-  config.crop_size_px = weights.input_size_px or known.crop_size_px
+  config.crop_size_px = known.crop_size_px
   net = config.network
   net.conv1.ceil_mode = False  # Other programs round down.
   for name in ("fc6", "fc7"):
     net[name].units = sizes.get(f"{name}.bias", net[name].units)
-  floors = iter(weights.floor_pools)
-  for name in net.layers:
-    net[name].then = tuple(
-      "max_pool_floor" if word == "max_pool" and next(floors, False) else word
-      for word in net[name].then
-    )
   config.input_scale = known.scale
   config.test_split = "validation"  # ImageNet's test labels are secret.
   config.test_views = 1
@@ -99,7 +86,7 @@ def differences(network: model.Network, weights: LoadedWeights) -> list[str]:
       lines.append(f"{name} is {list(found[name])}, not {list(wanted[name])}")
   if weights.steps is not None:
     pairs = itertools.zip_longest(
-      weights.steps, layer_strings.steps(network), fillvalue="the end"
+      weights.steps, caffe.steps(network), fillvalue="the end"
     )
     lines += [
       f"step {number} is {theirs}, not {ours}"
@@ -109,44 +96,28 @@ def differences(network: model.Network, weights: LoadedWeights) -> list[str]:
   return lines
 
 
-def detect(
-  weights: LoadedWeights, name: str | None = None
-) -> tuple[list[str], Any]:
-  """Returns the names of the nets that a file fits, and the first one's config.
+def detect(weights: LoadedWeights, name: str | None = None) -> tuple[str, Any]:
+  """Returns name and config of the net that a file fits.
 
-  Args:
-    weights: what the file holds.
-    name: in `NETS`, the only one that is tried.
-
-  Raises:
-    InputError: the file fits none of them.
+  `name`, in `NETS`, is the only one that is tried. Raises InputError if the
+  file fits none of them, or several.
   """
   names = [name] if name else list(NETS)
-  configs = {name: config_of(NETS[name], weights) for name in names}
+  configs = {name: config_of(NETS[name], weights.arrays) for name in names}
   lines = {
     name: differences(networks.from_config(config), weights)
     for name, config in configs.items()
   }
   fitting = [name for name in names if not lines[name]]
+  if len(fitting) == 1:
+    return fitting[0], configs[fitting[0]]
   if fitting:
-    return fitting, configs[fitting[0]]
+    raise errors.InputError(
+      f"the file fits {' and '.join(fitting)}, whose weights look the same;"
+      " pass --net=NAME with the one that it is."
+    )
   nearest = min(names, key=lambda name: len(lines[name]))
   raise errors.InputError(
     f"the file fits no known net. Compared with {nearest},"
     f" {errors.first_few(lines[nearest])}. Known: {', '.join(NETS)}."
   )
-
-
-def is_torchvision(
-  network: model.Network, config: Any, weights: arrays.Arrays
-) -> bool:
-  """Whether torchvision's class computes what a net does, from its weights."""
-  found = LoadedWeights(weights, floor_pools=(True,) * 3)
-  theirs = config_of(NETS["torchvision"], found)
-
-  def facts(net: model.Network) -> tuple[Any, ...]:
-    rows = [(row.output_shape, row.parameters) for row in networks.rows(net)]
-    return net.input_size_px, layer_strings.steps(net), rows
-
-  same = facts(network) == facts(networks.from_config(theirs))
-  return same and config.network.dropout_rescaled

@@ -90,8 +90,12 @@ class FigureContext:
     """Probabilities [N, K], hidden features [N, D], labels [N] of the split."""
     model = self.model
     parts = [
-      (model.predict(images), model.features(images, model.layers[-2]), labels)
-      for images, labels in features.batches_of(model, self.examples)
+      (
+        model.predict(batch["image"]),
+        model.features(batch["image"], model.layers[-2]),
+        batch["label"],
+      )
+      for batch in batches.all_once(self.examples, model.config, "images")
     ]
     shares, hidden, labels = map(np.concatenate, zip(*parts, strict=True))
     return shares, hidden.reshape(len(hidden), -1), labels
@@ -205,8 +209,7 @@ def main(_: Any) -> None:
       raise errors.unknown("--only", name, FIGURES)
   cli.keep_memory()
   cli.keep_programs()
-  model = inference.load(options.workdir, options.step)
-  features.check_single(model)
+  model = inference.load_single(options.workdir, options.step)
   for name in options.classes:
     if name not in model.labels:
       raise errors.unknown("--classes", name, model.labels)

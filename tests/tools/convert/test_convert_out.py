@@ -11,11 +11,10 @@ from commands import assert_refused, run_in_process
 from drawn_runs import NAMES, small_config, write_run
 
 import alexnet_jax
-from alexnet_jax import networks
 from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import arrays, exports, nets
 from alexnet_jax.tools.convert import command as convert
+from alexnet_jax.tools.convert import exports
 
 RNG = np.random.default_rng(0)
 # Patches of one colour, which a net can tell apart.
@@ -154,7 +153,7 @@ def test_torch_computes_with_the_state_dict(drawn, tmp_path):
   assert_logits(x.numpy(), model)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
 @pytest.mark.parametrize("net", ["paper", "apart"])
 def test_a_net_is_the_same_to_the_bit_when_imported_again(
   kind, net, drawn, tmp_path
@@ -175,7 +174,11 @@ def test_a_net_is_the_same_to_the_bit_when_imported_again(
   # Without its config, channels of Caffe's nets would be turned once more.
   shutil.copy(file, tmp_path)
   for path, options, words in (
-    (tmp_path / file.name, {}, "this package wrote the file, and needs what"),
+    (
+      tmp_path / file.name,
+      {},
+      "this package wrote .* needs what it wrote beside",
+    ),
     (file, {"net": "torchvision"}, "drop --net"),
   ):
     with pytest.raises(errors.InputError, match=words):
@@ -183,52 +186,9 @@ def test_a_net_is_the_same_to_the_bit_when_imported_again(
   config = run_files.read_config(out).unlock()
   config.network.fc8.units = config.num_classes = 7
   run_files.write_config(out, config)
-  with pytest.raises(errors.InputError, match=r"another net: fc8\.weight is"):
+  with pytest.raises(errors.InputError, match=r"another net: fc8\.bias is"):
     convert.import_file(file, tmp_path / "new")
   assert not (tmp_path / "new").exists()
-
-
-def test_torchvisions_net_goes_out_by_its_own_names(tmp_path):
-  foreign = pytest.importorskip("foreign")
-  torch = pytest.importorskip("torch")
-  state = foreign.draw(foreign.torchvision_shapes(5, fc=16))
-  foreign.write_pth(tmp_path / "in.pth", state)
-  convert.import_file(tmp_path / "in.pth", tmp_path / "run")
-  convert.export_run(tmp_path / "run", tmp_path / "out", "torch")
-  again = torch.load(tmp_path / "out" / "alexnet.pth", weights_only=True)
-  assert list(again) == list(state)
-  for name, values in state.items():
-    np.testing.assert_array_equal(again[name].numpy(), values)
-
-
-@pytest.mark.parametrize(
-  "change",
-  [
-    {"crop_size_px": 112},
-    {"network.conv1.ceil_mode": True},
-    {"network.activation": "tanh"},
-    {"network.dropout_rescaled": False},
-  ],
-)
-def test_what_torchvisions_class_does_not_compute_has_other_names(change):
-  """Its class would take the weights, and give other numbers."""
-  known = nets.config_of(
-    nets.NETS["torchvision"],
-    arrays.LoadedWeights({}, floor_pools=(True,) * 3),
-  )
-
-  def is_torchvision(config):
-    network = networks.from_config(config)
-    found = {
-      name: np.broadcast_to(np.float32(0), shape)
-      for name, shape in arrays.shapes(network).items()
-    }
-    return nets.is_torchvision(network, config, found)
-
-  assert is_torchvision(known)
-  other = known.copy_and_resolve_references().unlock()
-  other.update_from_flattened_dict(change)
-  assert not is_torchvision(other)
 
 
 def test_commands_print_what_they_wrote_and_leave_nothing_of_a_failure(
