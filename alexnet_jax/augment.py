@@ -112,8 +112,8 @@ def _view(image: Any, corner: Any, mirrored: Any, a: Augmentation) -> jax.Array:
 
 
 def _scaled(images: jax.Array, scale: tuple[float, ...]) -> jax.Array:
-  scale_BxHxWxC = np.float32(scale).reshape((1,) * (images.ndim - 1) + (3,))
-  return images if scale == (1, 1, 1) else images * scale_BxHxWxC
+  factors = np.array(scale, np.float32).reshape((1,) * (images.ndim - 1) + (3,))
+  return images if scale == (1, 1, 1) else images * factors
 
 
 def augment(

@@ -1,7 +1,7 @@
 """From a config to the table of a net, and from a table to its numbers."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -112,8 +112,16 @@ def make_model(config: Any) -> model.AlexNet:
   )
 
 
+def flat(layers: Sequence[Layer]) -> Iterator[Layer]:
+  """Yields layers, those of branches before their sum."""
+  for layer in layers:
+    for branch in getattr(layer, "branches", ()):
+      yield from flat(branch)
+    yield layer
+
+
 def rows(network: Network) -> list[Row]:
-  """Returns a row per layer, those of branches before their sum.
+  """Returns a row per layer, in the order of `flat`.
 
   Raises:
     InputError: the shapes of two layers do not fit together.
@@ -141,4 +149,5 @@ def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
 
 def layer_names(network: Network) -> list[str]:
   """Returns the names of the layers that have parameters, in order."""
-  return [row.layer.name for row in rows(network) if row.parameters]
+  layers = flat((*network.features, *network.classifier))
+  return [layer.name for layer in layers if layer.name]

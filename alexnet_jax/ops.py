@@ -145,7 +145,7 @@ def dense(
     towers: blocks of units; 1 where every unit sees every input.
     dtype: of the sums and of the result [B, units]; by default that of `x_BxN`.
   """
-  blocks = [
+  blocks: Any = [
     platforms.matmul(materialize(x), w, dtype or x.dtype)
     for x, w in _towers(x_BxN, kernel, towers)
   ]

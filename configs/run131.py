@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
   net.blur0 = alexnet.words("blur")
   net.conv2_image = alexnet.conv(256, 5, stride=2, bias=None, then=())
   net.conv2_sum = alexnet.add(
-    ("conv1", "conv2"),
     ("blur0", "conv2_image"),
+    ("conv1", "conv2"),
     then=("activation", "lrn", "contrast_norm", "max_pool"),
   )
   net.lrn.k = 1.0  # minDiv

@@ -71,12 +71,16 @@ def steps_of_the_file(run):
         filters = both * (filters[0] if isinstance(filters, list) else filters)
         if inputs[0] == "nails0":  # A second convolution, over pool1.
           weighted("conv", layer, filters, 1, inputs[1:], True)
+          # Our order begins with the branch over the blurred image.
+          before = steps.copy()
+          steps.clear()
           blur, nails = by_name["blur0"], by_name["nails0"]
           window = (blur["stdev"], blur["filterSize"], nails["stride"])
           steps.append(("blur", *window))
           first = {k: v[0] for k, v in layer.items() if isinstance(v, list)}
           first = layer | first | {"initB": None}
           weighted("conv", first, filters, 0, ["nails0"], True)
+          steps += before
         else:
           weighted("conv", layer, filters, 0, inputs, True)
       case "fc":
@@ -101,14 +105,13 @@ def steps_of_the_config(run):
   config = load(run)
   towers = config.network.towers
   net = networks.from_config(config)
-  steps, sees_image = [], True
+  steps = []
   for row in networks.rows(net):
     match row.layer:
       case model.Conv() | model.Dense() as layer:
         seen = "all" if layer.towers == 1 else "own"
-        if sees_image or layer.name == "conv2_image":
+        if layer.name in ("conv1", "conv2_image"):
           seen = "image"
-        sees_image = False
         numbers = (
           ("conv", layer.filters, layer.kernel, layer.stride, layer.padding)
           if isinstance(layer, model.Conv)

@@ -5,11 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import ops
-from alexnet_jax.model import Layer, MapNorm
+from alexnet_jax.model import Layer
 
 
-class ContrastNorm(MapNorm):
+class ContrastNorm(Layer):
   """Normalizes each map by the contrast around each pixel."""
+
+  output_name = "norm"
+  input_ranks = (3,)
+  k: float = 1.0
+  alpha: float = 1e-3 / 25
+  beta: float = 0.75
+  window: int = 5  # side in pixels
 
   def __call__(self, x, keys_B=None):
     return contrast_norm(x, self.window, self.k, self.alpha, self.beta)

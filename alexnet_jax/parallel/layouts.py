@@ -250,7 +250,7 @@ def _check_towers(network: Network) -> None:
       "layout=towers puts a tower on each device, but network.towers=1; use"
       " layout=data, fsdp or owt_a, or a net of two towers."
     )
-  for layer in (*network.features, *network.classifier):
+  for layer in networks.flat((*network.features, *network.classifier)):
     if isinstance(layer, LocalResponseNorm) and layer.towers == 1:
       raise errors.InputError(
         "layout=towers cannot hold network.lrn.across_towers=True, which sums"

@@ -188,8 +188,9 @@ def _outputs(network: Network) -> dict[str, Network]:
   for count, layer in enumerate(layers, start=1):
     if layer.output_name is None:
       continue
-    if layer.name:
-      name = layer.name
+    named = [x.name for x in networks.flat([layer]) if x.name]
+    if named:
+      name = named[-1]
       number = name.removeprefix("conv").removeprefix("fc")
     elif layer.output_name:
       name = layer.output_name + number

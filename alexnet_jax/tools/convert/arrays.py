@@ -55,7 +55,8 @@ def to_torch(network: model.Network, params: Any) -> dict[str, Any]:
       maps = kernel.reshape(pixels.get(name, 1), -1, kernel.shape[1])
       weight = maps.transpose(2, 1, 0).reshape(kernel.shape[::-1])
     found[f"{name}.weight"] = weight
-    found[f"{name}.bias"] = layers[name]["bias"]
+    if "bias" in layers[name]:
+      found[f"{name}.bias"] = layers[name]["bias"]
   return found
 
 
@@ -74,8 +75,9 @@ def from_torch(network: model.Network, arrays: Arrays) -> dict[str, Any]:
       maps = weight.reshape(len(weight), -1, pixels.get(name, 1))
       half = "classifier"
       kernel = maps.transpose(2, 1, 0).reshape(weight.shape[::-1])
-    bias = _to_float32(arrays, f"{name}.bias")
-    params[half][name] = {"kernel": np.ascontiguousarray(kernel), "bias": bias}
+    params[half][name] = {"kernel": np.ascontiguousarray(kernel)}
+    if f"{name}.bias" in arrays:
+      params[half][name]["bias"] = _to_float32(arrays, f"{name}.bias")
   return params
 
 

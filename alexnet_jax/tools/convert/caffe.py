@@ -154,7 +154,7 @@ def steps(network: model.Network) -> list[str]:
         lines.append(_LRN.format(*settings))
       case model.Dropout() | model.Join() | model.Flatten():
         pass
-      case model.MaxPool() if not isinstance(layer, model.AveragePool):
+      case model.MaxPool():
         lines.append(_MAX_POOL.format(layer.window, layer.stride))
       case _:  # None of the known nets has it.
         lines.append(f"{type(layer).__name__} of this package")

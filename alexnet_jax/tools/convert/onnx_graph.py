@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import model, networks
+from alexnet_jax.layers.average_pool import AveragePool
+from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import files
 from alexnet_jax.tools.convert.arrays import PRODUCER, Arrays
 
@@ -95,7 +97,7 @@ def _add_layer(
       total = add("Mul", mean, np.float32(layer.alpha * side**2))
       base = add("Add", total, np.float32(layer.k))
       return add("Div", x, add("Pow", base, np.float32(layer.beta)))
-    case model.MaxPool() | model.AveragePool():
+    case model.MaxPool() | AveragePool():
       window = _window(shape, out, layer.window, layer.stride)
       return add(type(layer).__name__, x, **window)
     case model.Dropout(rescaled=False):
@@ -104,7 +106,10 @@ def _add_layer(
       return add("Flatten", x)
     case model.Join() | model.Dropout():
       return x
-  raise TypeError(f"no ONNX node is known for {layer}")
+  raise errors.InputError(
+    f"{type(layer).__name__} of this net has no ONNX node here; write"
+    " safetensors instead: --to=FILE.safetensors."
+  )
 
 
 def write(

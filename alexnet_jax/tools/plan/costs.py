@@ -138,7 +138,9 @@ class Costs:
     """Yields layer, half, output shape in the whole net, next named layer."""
     local = self.layout.local_network(self.network)
     layers = [
-      (half, layer) for half in layouts.HALVES for layer in getattr(local, half)
+      (half, layer)
+      for half in layouts.HALVES
+      for layer in networks.flat(getattr(local, half))
     ]
     # A device may have joins that the whole net does without.
     rows = networks.rows(self.network)
@@ -254,7 +256,7 @@ class Costs:
           continue  # They work in place.
         case model.Join():  # Of several devices it keeps the gathered copy.
           parts, per_output = 1, width if layer.axis else 0
-        case model.MaxPool() if not isinstance(layer, model.AveragePool):
+        case model.MaxPool():
           per_output += 1  # The place of the maximum.
       total += examples[half] * math.prod(shape) // parts * per_output
     if self.layout.name in layouts.OWT and self.layout.model > 1:
