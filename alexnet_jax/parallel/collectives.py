@@ -17,14 +17,10 @@ def psum_if(tree: Any, axes: tuple[str, ...]) -> Any:
 
 
 def gather_params(layout: Layout, params: Any) -> Any:
-  """Returns parameters as a device computes with them, inside `shard_map`.
+  """Returns both halves of the parameters, or one, as a device uses them.
 
   What is stored split is gathered. The rest becomes each device's own copy, so
   that gradients stay where they arise until `reduce_grads`.
-
-  Args:
-    layout: of the step.
-    params: {"features": ...}, {"classifier": ...} or both, as stored.
   """
 
   def of(path, w):
@@ -39,9 +35,7 @@ def gather_params(layout: Layout, params: Any) -> Any:
 def reduce_grads(layout: Layout, grads: Any) -> Any:
   """Returns the gradients of all examples, stored as the parameters are.
 
-  Args:
-    layout: of the step.
-    grads: of what `gather_params` returned, from this device's examples.
+  `grads` are by what `gather_params` returned, from this device's examples.
   """
 
   def of(path, g):
@@ -67,9 +61,7 @@ def nonfinite_flags(grads: Any) -> Any:
 def count_nonfinite_shards(layout: Layout, flags: Any) -> jax.Array:
   """Returns in how many parts of each array a flag is set, in their order.
 
-  Args:
-    layout: of the step.
-    flags: int32 scalars for this device's parts of the arrays, 0 or 1.
+  `flags` are those of this device's parts, from `nonfinite_flags`.
   """
   leaves = jax.tree.leaves_with_path(flags)
   axes = [layout.axes_of(path) for path, _ in leaves]
@@ -87,10 +79,7 @@ def count_nonfinite_shards(layout: Layout, flags: Any) -> jax.Array:
 def to_classifier(layout: Layout, tree: Any, turn: int) -> Any:
   """Returns the examples of a pass through the fc layers, where they are seen.
 
-  Args:
-    layout: of the step.
-    tree: of arrays over this device's examples.
-    turn: number of the pass, from 0.
+  `tree` holds arrays over this device's examples; `turn` counts the passes.
   """
 
   def of(x):
@@ -107,10 +96,7 @@ def to_classifier(layout: Layout, tree: Any, turn: int) -> Any:
 def to_features(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
   """Returns the gradients of the examples of a pass, where they came from.
 
-  Args:
-    layout: of the step.
-    dx: this device's part of the gradient of what `to_classifier` returned.
-    turn: number of the pass.
+  `dx` is this device's part of the gradient by what `to_classifier` returned.
   """
   if layout.name == "owt_b":
     return add_up_to(dx, layout.model_axes, turn)
@@ -124,9 +110,7 @@ def to_features(layout: Layout, dx: jax.Array, turn: int) -> jax.Array:
 def concat_passes(layout: Layout, parts: list[jax.Array]) -> jax.Array:
   """Returns the gradients of this device's examples from those of all passes.
 
-  Args:
-    layout: of the step.
-    parts: what `to_features` returned, pass by pass.
+  `parts` are what `to_features` returned, pass by pass.
   """
   if layout.name == "owt_b":
     return functools.reduce(jnp.add, parts)
@@ -134,15 +118,10 @@ def concat_passes(layout: Layout, parts: list[jax.Array]) -> jax.Array:
 
 
 def broadcast(x: jax.Array, axis: Any, source: int) -> jax.Array:
-  """Returns the array of one device on all devices, each receiving it once.
+  """Returns the array of the device at place `source` on all along an axis.
 
-  Whoever has it passes it on to one that has not, so that it takes
-  log2(devices) rounds.
-
-  Args:
-    x: each device's own.
-    axis: of the mesh.
-    source: place of the device along the axis.
+  Whoever has it passes it on to one that has not, so that each receives it once
+  and it takes log2(devices) rounds.
   """
   place = (lax.axis_index(axis) - source) % lax.axis_size(axis)
   for reached, pairs in _rounds(lax.axis_size(axis), source):
@@ -151,14 +130,9 @@ def broadcast(x: jax.Array, axis: Any, source: int) -> jax.Array:
 
 
 def add_up_to(x: jax.Array, axis: Any, target: int) -> jax.Array:
-  """Returns the sum over devices on one of them, and zeros on the others.
+  """Returns the sum over devices at place `target`, and zeros elsewhere.
 
   The way back of `broadcast`.
-
-  Args:
-    x: each device's own.
-    axis: of the mesh.
-    target: place of the device along the axis.
   """
   for _, pairs in reversed(_rounds(lax.axis_size(axis), target)):
     x += lax.ppermute(x, axis, [(to, by) for by, to in pairs])
@@ -167,17 +141,11 @@ def add_up_to(x: jax.Array, axis: Any, target: int) -> jax.Array:
 
 def _rounds(count: int, source: int) -> list[tuple[int, list[tuple[int, int]]]]:
   """Returns how many had it, and who sends to whom, in a broadcast's rounds."""
-  rounds = []
-  reached = 1
+  rounds, reached = [], 1
   while reached < count:
-    rounds.append(
-      (
-        reached,
-        [
-          ((source + by) % count, (source + by + reached) % count)
-          for by in range(min(reached, count - reached))
-        ],
-      )
-    )
+    new = min(reached, count - reached)
+    senders = [(source + i) % count for i in range(new)]
+    pairs = [(sender, (sender + reached) % count) for sender in senders]
+    rounds.append((reached, pairs))
     reached *= 2
   return rounds

@@ -41,12 +41,9 @@ def step_of_members(step_of_one: Callable[..., Any]) -> Callable[..., Any]:
     if platforms.loops_are_fast():
       new, sums = jax.vmap(step_of_member)(*own)
     else:
-      new, sums = stack(
-        [
-          step_of_member(*jax.tree.map(lambda x, i=i: x[i], own))
-          for i in range(len(seeds))
-        ]
-      )
+      members = range(len(seeds))
+      each = [jax.tree.map(lambda x, i=i: x[i], own) for i in members]
+      new, sums = stack([step_of_member(*arrays) for arrays in each])
     return type(state)(state.step + 1, *new), sums
 
   return step

@@ -16,13 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import networks
-from alexnet_jax.model import (
-  Dense,
-  Join,
-  Layer,
-  LocalResponseNorm,
-  Network,
-)
+from alexnet_jax.model import Dense, Join, Layer, LocalResponseNorm, Network
 from alexnet_jax.runtime import errors
 
 HALVES = ("features", "classifier")
@@ -34,27 +28,20 @@ LAYOUTS = ("data", "towers", *OWT, "fsdp")
 class Layout:
   """How a step is divided among devices; only numbers, no devices needed.
 
-  Attributes:
-    name: what is split. data: the batch. towers: the net, a tower per device
-      along 'model', as on the two GPUs of 2012. owt_a, owt_b, owt_c: the batch
-      in the conv layers and the units in the fc layers, which see all examples
-      (parallel/one_weird_trick.py). fsdp: the batch, and the stored fc kernels.
-    data: devices along 'data'.
-    model: devices along 'model'.
-    batch_size: examples of a step, on all devices.
-    microbatches: parts that a device takes its examples in, one by one.
-    fc_updates: updates of the fc layers in a step, each from a part of the
-      batch.
-    members: nets that are trained side by side, spread over 'model'.
+  data splits the batch. towers splits the net, a tower per device along
+  'model', as on the two GPUs of 2012. owt_a, owt_b and owt_c split the batch in
+  the conv layers and the units in the fc layers, which see all examples
+  (parallel/one_weird_trick.py). fsdp splits the batch, and the stored fc
+  kernels.
   """
 
-  name: str
-  data: int
-  model: int
-  batch_size: int
-  microbatches: int = 1
-  fc_updates: int = 1
-  members: int = 1
+  name: str  # one of LAYOUTS
+  data: int  # devices along 'data'
+  model: int  # devices along 'model'
+  batch_size: int  # examples of a step, on all devices
+  microbatches: int = 1  # parts that a device takes its examples in, one by one
+  fc_updates: int = 1  # of the fc layers in a step, each from a part of a batch
+  members: int = 1  # nets that are trained side by side, spread over 'model'
 
   @property
   def devices(self) -> int:
@@ -130,14 +117,9 @@ class Layout:
     return tuple(a for a in self.example_axes if a not in self.axes_of(path))
 
   def spec_of(self, path: Any, ndim: int) -> P:
-    """Returns how an array of a state lives on the mesh.
-
-    Args:
-      path: in a `TrainState` or its params.
-      ndim: of the array; those of members have one more axis, the first.
-    """
+    """Returns how an array of a `TrainState`, or of its params, is split."""
     if self.members > 1:
-      is_step = len(path) == 1
+      is_step = len(path) == 1  # All others have a first axis for the members.
       return P() if is_step else P("model")
     axes = self.axes_of(path)
     if not axes or self.is_fsdp(path):
@@ -187,12 +169,7 @@ def _half(path: Any) -> str | None:
 
 
 def from_config(config: Any, network: Network, num_devices: int) -> Layout:
-  """Returns the layout that a config describes, checked.
-
-  Args:
-    config: a complete config.
-    network: its net.
-    num_devices: of all processes.
+  """Returns a config's layout on so many devices, those of all processes.
 
   Raises:
     InputError: a net, a batch or a number of devices that cannot be divided so;
@@ -200,18 +177,13 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   """
   name, model = config.layout, 1
   if name == "towers":
-    _check_towers(network)
     model = network.towers
-    what = f"{model} towers"
-    _check_devices(name, num_devices, lambda n: n % model == 0, what)
+    _check_towers(network, num_devices)
   elif name in OWT:
     model = num_devices
     _check_units(name, network, num_devices)
   elif name == "fsdp":
-    inputs = _fc_inputs(network)
-    whole = math.gcd(*inputs.values())
-    what = f"the inputs of {', '.join(f'{n} ({v})' for n, v in inputs.items())}"
-    _check_devices(name, num_devices, lambda n: whole % n == 0, what)
+    _check_inputs(network, num_devices)
   if config.ensemble > 1:
     if name != "data":
       raise errors.InputError(
@@ -234,21 +206,18 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   return layout
 
 
-def _fc_inputs(network: Network) -> dict[str, int]:
-  """Returns the number of inputs of each fully connected layer."""
-  return {
-    str(row.layer.name): before.output_shape[0]
-    for before, row in itertools.pairwise(networks.rows(network))
-    if isinstance(row.layer, Dense)
-  }
-
-
-def _check_towers(network: Network) -> None:
+def _check_towers(network: Network, num_devices: int) -> None:
   towers = network.towers
   if towers == 1:
     raise errors.InputError(
       "layout=towers puts a tower on each device, but network.towers=1; use"
       " layout=data, fsdp or owt_a, or a net of two towers."
+    )
+  if num_devices % towers:
+    near = _nearest(num_devices, lambda n: n % towers == 0)
+    raise errors.InputError(
+      f"layout=towers cannot share {towers} towers among devices={num_devices};"
+      f" {near}."
     )
   for layer in networks.flat((*network.features, *network.classifier)):
     if isinstance(layer, LocalResponseNorm) and layer.towers == 1:
@@ -258,7 +227,7 @@ def _check_towers(network: Network) -> None:
       )
     count = getattr(layer, "units", 0) or getattr(layer, "filters", 0)
     if count % towers:
-      near = nearest_valid(count, lambda n: n % towers == 0)
+      near = _nearest(count, lambda n: n % towers == 0)
       raise errors.InputError(
         f"{layer.name} has {count} outputs, which layout=towers cannot divide"
         f" by {towers} towers; {near}."
@@ -275,39 +244,42 @@ def _check_units(name: str, network: Network, num_devices: int) -> None:
         " it sees its own tower alone; use layout=towers, fsdp or data."
       )
     if layer.units % num_devices:
-      near = nearest_valid(layer.units, lambda n: n % num_devices == 0)
-      fewer = nearest_valid(num_devices, lambda n: units % n == 0)
+      near = _nearest(layer.units, lambda n: n % num_devices == 0)
+      fewer = _nearest(num_devices, lambda n: units % n == 0)
       raise errors.InputError(
         f"{layer.name} has {layer.units} units, which layout={name} cannot"
         f" divide by {num_devices} devices; {near} units, or {fewer} devices."
       )
 
 
-def nearest_valid(value: int, holds: Callable[[int], bool]) -> str:
-  """Returns "try A or B": the next lower and higher numbers that hold."""
-  reach = 2**20
-  down = next(
-    (n for n in range(value, max(value - reach, 0), -1) if holds(n)), 0
-  )
-  up = next((n for n in range(value, value + reach) if holds(n)), 0)
-  return "try " + " or ".join(str(n) for n in (down, up) if n)
-
-
-def _check_devices(
-  name: str, count: int, holds: Callable[[int], bool], what: str
-) -> None:
-  if not holds(count):
+def _check_inputs(network: Network, num_devices: int) -> None:
+  """Raises InputError if fsdp cannot divide the rows of the fc kernels."""
+  inputs = [
+    before.output_shape[0]
+    for before, row in itertools.pairwise(networks.rows(network))
+    if isinstance(row.layer, Dense)
+  ]
+  common = math.gcd(*inputs)
+  if common % num_devices:
+    near = _nearest(num_devices, lambda n: common % n == 0)
     raise errors.InputError(
-      f"layout={name} cannot share {what} among devices={count};"
-      f" {nearest_valid(count, holds)}."
+      f"layout=fsdp cannot share the inputs of the fc layers, {inputs}, among"
+      f" devices={num_devices}; {near}."
     )
+
+
+def _nearest(value: int, holds: Callable[[int], bool]) -> str:
+  """Returns "try A or B": the next lower and higher numbers that hold."""
+  down = next((n for n in range(value, 0, -1) if holds(n)), 0)
+  up = next((n for n in range(value, value + 2**20) if holds(n)), 0)
+  return "try " + " or ".join(str(n) for n in (down, up) if n)
 
 
 def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   """Raises InputError if the batch cannot be divided evenly."""
   size, updates = layout.batch_size, layout.fc_updates
   if fc_batch_size and fc_batch_size * updates != size:
-    near = nearest_valid(fc_batch_size, lambda n: size % n == 0)
+    near = _nearest(fc_batch_size, lambda n: size % n == 0)
     raise errors.InputError(
       f"fc_batch_size={fc_batch_size} does not divide batch_size={size};"
       f" {near}."
@@ -326,7 +298,7 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   parts = layout.microbatches * (1 if layout.name == "owt_b" else layout.passes)
   unit = layout.shards * parts
   if size % unit:
-    near = nearest_valid(size, lambda n: n % unit == 0)
+    near = _nearest(size, lambda n: n % unit == 0)
     among = f"{layout.shards} devices" + f" in {parts} parts each" * (parts > 1)
     raise errors.InputError(
       f"batch_size={size} is not divisible by {unit}, for {among}; {near}."

@@ -11,12 +11,7 @@ from alexnet_jax.runtime import platforms
 
 
 def accumulate(gradients: Callable[..., Any], count: int) -> Callable[..., Any]:
-  """Returns a function that adds up the gradients of `count` microbatches.
-
-  Args:
-    gradients: of a batch, see `steps.Gradients`.
-    count: microbatches that a device takes its examples in, one by one.
-  """
+  """Returns `steps.Gradients` that add up those of `count` microbatches."""
   if count == 1:
     return gradients
 

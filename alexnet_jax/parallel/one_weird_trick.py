@@ -63,14 +63,7 @@ def make_train_step(
   """Returns a step that updates the fc layers after each part of the batch.
 
   The conv layers are updated once, from all examples (section 4, variable
-  batch size).
-
-  Args:
-    model: what a device runs.
-    augmentation: from uint8 images to the net's input.
-    layout: with `fc_updates` parts.
-    loss: of an update.
-    update: from a state, gradients and whether to skip them to the next state.
+  batch size). `update` is as `steps.update`, with its optimizer.
   """
   classifier_gradients = _make_classifier_gradients(model, loss)
 

@@ -15,11 +15,9 @@ REPLICATED = P()
 
 
 def make_mesh(num_devices: int | None = None, model: int = 1) -> Mesh:
-  """Returns a mesh with the axes 'data' and 'model'.
+  """Returns a mesh with the axes 'data' and 'model', by default of all devices.
 
-  Args:
-    num_devices: how many of the visible devices to take; all by default.
-    model: devices along 'model', neighbours among themselves.
+  Devices along 'model' are neighbours.
   """
   devices = jax.devices()[:num_devices]
   return jax.make_mesh(
@@ -47,10 +45,7 @@ def local_places(
 ) -> tuple[np.ndarray, ...]:
   """Returns the indices that this process's devices need, along each axis.
 
-  Args:
-    mesh: from `make_mesh`.
-    spec: of an array on it.
-    shape: of the array, [B] or [members, B].
+  `shape` is that of the whole array, [B] or [members, B].
   """
   sharding = NamedSharding(mesh, spec)
   indices: Any = sharding.addressable_devices_indices_map(shape).values()
@@ -66,10 +61,10 @@ def put_batch(
   """Places a batch on the mesh.
 
   Args:
-    mesh: from `make_mesh`.
+    mesh: of the layout.
     spec: of the leading axes.
     shape: of the leading axes of the whole batch, [B] or [members, B].
-    batch: what `local_places` names of it.
+    batch: this process's part, which `local_places` names.
   """
   sharding = NamedSharding(mesh, spec)
   return {

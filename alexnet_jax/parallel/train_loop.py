@@ -21,13 +21,8 @@ def make_train_loop(
   """Returns many steps as one program, for examples that live on the devices.
 
   The jitted `(state, pool, index_NxB, count) -> (state, sums_N)` takes the
-  first `count` of N steps, and donates its state.
-
-  Args:
-    step: from `steps.make_step`.
-    draw: from a pool of examples and the index of a batch to the batch.
-    layout: of the step.
-    mesh: of the layout.
+  first `count` of N steps, and donates its state. `draw` takes the batch of an
+  index from the pool.
   """
 
   def loop(state, pool, index_NxB, count):
@@ -38,12 +33,8 @@ def make_train_loop(
         lambda all_N, one: all_N.at[turn].set(one), sums_N, sums
       )
 
-    _, like = jax.eval_shape(
-      lambda state, pool, index: step(state, draw(pool, index)),
-      state,
-      pool,
-      index_NxB[0],
-    )
+    batch = jax.eval_shape(draw, pool, index_NxB[0])
+    _, like = jax.eval_shape(step, state, batch)
     sums_N = jax.tree.map(
       lambda x: jnp.zeros((len(index_NxB), *x.shape), x.dtype), like
     )

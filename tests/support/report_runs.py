@@ -4,12 +4,10 @@ import csv
 import json
 
 
-def write_run(folder, records=(), config=None, **files):
-  """Writes a run; `files` are more JSON files by their names without .json."""
+def write_run(folder, records=(), config=None):
   folder.mkdir(parents=True)
-  files = {"config": {"seed": 0} if config is None else config, **files}
-  for name, content in files.items():
-    (folder / f"{name}.json").write_text(json.dumps(content))
+  config = {"test_split": ""} | (config or {})
+  (folder / "config.json").write_text(json.dumps(config))
   if records is not None:
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "metrics.jsonl").write_text(lines)

@@ -14,7 +14,7 @@ from alexnet_jax.data import records
 from alexnet_jax.runtime import errors
 from alexnet_jax.tools import inference
 from alexnet_jax.tools.figures import command as figures
-from alexnet_jax.tools.figures import drawings, tiles
+from alexnet_jax.tools.figures import drawings
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +25,7 @@ def test_a_planted_filter_is_where_its_number_says(tmp_path):
   planted = np.zeros((11, 11, 3), np.float32)
   planted[:, 5:] = [1, 0.5, 0]
   kernel[..., 50] = planted
-  sheet = tiles.filters(kernel, towers=2)
+  sheet = drawings.tile_filters(kernel, towers=2)
   # Three rows of 16 a tower, a pixel apart, five pixels between the towers.
   top = 3 * 12 - 1 + 5
   found = sheet[top : top + 11, 24 : 24 + 11]
@@ -42,9 +42,9 @@ def test_colour_is_what_grey_leaves():
   red_against_green = np.zeros((5, 5, 3, 4))
   red_against_green[:, :, 0], red_against_green[:, :, 1] = 1, -1
   kernel = np.concatenate([grey, red_against_green, grey * 0], axis=3)
-  found = tiles.colourfulness(kernel)
+  found = drawings.colourfulness(kernel)
   np.testing.assert_allclose(found, [0] * 4 + [1] * 4 + [0] * 4, atol=1e-12)
-  noise = tiles.colourfulness(RNG.normal(size=(9, 9, 3, 400)))
+  noise = drawings.colourfulness(RNG.normal(size=(9, 9, 3, 400)))
   assert noise.mean() == pytest.approx(2 / 3, abs=0.02)
   plot = drawings.filters(np.concatenate([grey, red_against_green], axis=3), 2)
   words = [text.get_text().split() for text in plot.axes[0].texts]
@@ -53,8 +53,8 @@ def test_colour_is_what_grey_leaves():
 
 def test_scaling_is_of_each_alone():
   arrays = np.stack([np.full((2, 2, 1), 7.0), np.arange(4.0).reshape(2, 2, 1)])
-  found = tiles.scaled(arrays)
-  assert (found[0] == 128).all()
+  found = drawings.scaled(arrays)
+  assert (found[0] == 0).all()
   assert found[1, :, :, 0].tolist() == [[0, 85], [170, 255]]
 
 
@@ -262,7 +262,7 @@ def test_maps_and_filters_are_of_the_layers_by_their_names(look):
       np.testing.assert_allclose(held, expected, atol=0.51)
   kernel = np.asarray(model.members[0]["features"]["conv1"]["kernel"])
   (axes,) = figures.FIGURES["filters"](seen).axes
-  sheet = tiles.filters(kernel, model.config.network.towers)
+  sheet = drawings.tile_filters(kernel, model.config.network.towers)
   np.testing.assert_array_equal(axes.images[0].get_array(), sheet)
 
 

@@ -1,6 +1,7 @@
 """The report's data: the numbers that were written, and nothing else."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ EVIL = "</script><script>alert(1)</script>\"'&<!--\u2028"
 def collect(*folders):
   """Returns what was read, its groups of curves and its tables of errors."""
   found = reader.read(folders)
-  groups = curves.groups_of(found)
+  groups = curves.groups_of(found.runs)
   return found, groups, tables.error_tables(found, groups)
 
 
@@ -165,8 +166,8 @@ def test_failed_runs_are_named_and_not_averaged(tmp_path):
   assert (a.count, a.failed) == (2, [("2", "stuck at chance")])
   # Of two seeds: t(0.975, 1) = 12.706, by sd / sqrt(2) = 0.25.
   half = pytest.approx(12.706 * 0.25, rel=1e-4)
-  assert a.cells["test_error"] == (0.5, half, [0.25, 0.75])
-  assert a.cells["epochs_to_target"] == (3, None, [3])
+  assert a.cells["test_error"] == (0.5, half, 2)
+  assert a.cells["epochs_to_target"] == (3, None, 1)
   assert (b.count, b.failed, b.cells) == (0, [("0", "diverged")], {})
 
 
@@ -175,8 +176,6 @@ def test_nothing_in_the_data_acts_as_markup(tmp_path):
     tmp_path / EVIL.replace("/", "\\"),
     [record(1, "test", top1_error=0.5)],
     {"name": EVIL},
-    class_names=[EVIL, "b"],
-    confusions={"split": EVIL, "views": 1, "counts": [[0, 1, 2]]},
   )
   other = write_run(tmp_path / "other", [], {"name": "plain"})
   html = page.render(reader.read([folder, other]))
@@ -202,88 +201,45 @@ def test_config_differences_are_those_between_arms(tmp_path):
       for seed in range(2)
     ],
   )
-  assert tables.config_differences(reader.read([folder])) == (
+  assert tables.config_differences(reader.read([folder]).runs) == (
     ["base", "tanh", "more"],
     [("network.activation", "relu", ["relu", "tanh", "relu"])],
   )
 
 
-def test_confusions_are_in_order_and_of_the_finished_runs(tmp_path):
-  counts = {
-    "a-0": [[0, 0, 6], [0, 1, 3], [0, 2, 1], [1, 2, 1], [1, 1, 9]],
-    "a-1": [[0, 0, 7], [0, 2, 3], [1, 2, 6], [1, 1, 4]],
-    "a-2": [[0, 1, 1000]],
-  }
-  folder = write_experiment(
-    tmp_path / "e",
-    [("a", 0, "finished", 0), ("a", 1, "finished", 0), ("a", 2, "diverged", 0)],
-  )
-  for name, each in counts.items():
-    confusions = {"split": "test", "step": 9, "views": 1, "counts": each}
-    write_run(
-      folder / "runs" / name,
-      [],
-      class_names=["cat", "dog"],
-      confusions=confusions,
-    )
-  (worst,) = tables.worst_confusions(reader.read([folder]))
-  assert worst["rows"] == [
-    ("dog", 2, 7, 0.35),
-    ("cat", 2, 4, 0.2),
-    ("cat", "dog", 3, 0.15),
-  ]
-  assert (worst["runs"], worst["images"], worst["wrong"]) == (2, 40, 14)
-
-
-def test_damaged_lines_are_noted_and_the_rest_is_shown(tmp_path):
-  """In the middle and at the end; what is not finite is a gap."""
+def test_what_is_not_finite_is_a_gap_and_a_cut_line_is_left_out(tmp_path):
   folder = write_run(tmp_path / "r", [])
-  good = [json.dumps(record(step, loss=step)) for step in (1, 2)]
-  bad = ["{", '{"step": 2}', "\ufffd", "", "1e999"]
-  lines = [good[0], *bad, good[1], json.dumps(record(3, loss=float("nan")))]
-  (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "sp']))
+  losses = (1, 2, float("nan"))
+  good = [json.dumps(record(s, loss=x)) for s, x in enumerate(losses)]
+  (folder / "metrics.jsonl").write_text("\n".join([*good, '{"step": 3, "sp']))
   found, (group,), _ = collect(folder)
   values = group.seeds[0].curves["train"].values["loss"][0]
-  np.testing.assert_array_equal(values, [1, 2, np.nan])
-  (damaged,) = found.notes
-  assert "line 2, 3, 4, 5, 6 and 1 more" in damaged
+  np.testing.assert_array_equal(values, losses)
+  assert found.notes == []
 
 
-def test_missing_and_damaged_files_are_noted(tmp_path):
-  folder = write_run(tmp_path / "empty", None, {"x": 1})
-  (folder / "class_names.json").write_text('["a"')
+def test_damaged_runs_are_left_out_and_noted(tmp_path):
+  empty = write_run(tmp_path / "empty", None)
   cut = write_run(tmp_path / "cut", [record(1, loss=2)])
-  (cut / "checkpoints" / "12").mkdir(parents=True)
-  open_run = write_run(
-    tmp_path / "open", [record(7, loss=2)], {"test_split": "test"}
+  (cut / "config.json").write_text('{"a": ')
+  damaged = write_run(tmp_path / "damaged", [record(1, loss=2)])
+  (damaged / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')
+  untested = write_run(
+    tmp_path / "untested", [record(7, loss=2)], {"test_split": "test"}
   )
-  found = reader.read([folder, cut, open_run])
-  assert tables.filters(found) == []
-  metrics, names, unfinished, checkpoint = found.notes
-  assert "empty/metrics.jsonl' has no metrics" in metrics
-  assert "class_names.json" in names
-  assert "open' is not finished: it is at step 7" in unfinished
-  assert "checkpoint cannot be read" in checkpoint
-
-
-@pytest.mark.parametrize(
-  ("line", "said"),
-  [
-    ('a,1,"abc,finished,0.5', "3 of 5 cells in line 3"),
-    ("a,1,ab", "3 of 5 cells in line 3"),
-  ],
-)
-def test_a_damaged_row_of_results_costs_only_itself(line, said, tmp_path):
-  rows = [("a", seed, "finished", seed / 4) for seed in range(4)]
-  folder = write_experiment(tmp_path / "e", rows)
-  lines = (folder / "results.csv").read_text().splitlines()
-  lines[2] = line
-  (folder / "results.csv").write_text("\r\n".join(lines))
-  found, _, (table,) = collect(folder)
-  assert table.rows[0].cells["test_error"].seeds == [0, 0.5, 0.75]
-  damaged, cut = found.notes
-  assert said in damaged
-  assert "last line has no end" in cut
+  found = reader.read([empty, cut, damaged, untested])
+  assert [run.name for run in found.runs] == ["empty", "untested"]
+  for note, words in zip(
+    found.notes,
+    (
+      "empty has no metrics",
+      "cut is left out: .*holds no run",
+      "damaged is left out: .*damaged in line 1",
+      "untested is at step 7",
+    ),
+    strict=True,
+  ):
+    assert re.match(words, note)
 
 
 def test_a_run_is_read_once_in_whatever_order_it_is_named(tmp_path):
@@ -293,8 +249,8 @@ def test_a_run_is_read_once_in_whatever_order_it_is_named(tmp_path):
   for named in ((folder, folder / "runs" / "a-0"), (folder / "runs", folder)):
     for order in (named, named[::-1]):
       found = reader.read(order)
-      columns = [found.column_of(run) for run in found.runs]
-      assert columns == ["a", "a"]
+      names = [(run.name, run.group) for run in found.runs]
+      assert names == [("e/a-0", "e/a"), ("e/a-1", "e/a")]
 
 
 def test_runs_of_one_name_stay_two(tmp_path):
@@ -303,7 +259,7 @@ def test_runs_of_one_name_stay_two(tmp_path):
     for place, error in (("x", 0.25), ("y", 0.75))
   ]
   _, groups, _ = collect(*folders)
-  assert [group.name for group in groups] == ["a", "y/a"]
+  assert [group.name for group in groups] == ["x/a", "y/a"]
 
 
 def test_command_writes_the_page(tmp_path, capsys):
@@ -326,10 +282,14 @@ def test_bad_input_is_refused(tmp_path, capsys):
   (tmp_path / "bare").mkdir()
   experiment = write_experiment(tmp_path / "e", [])
   (experiment / "results.csv").write_text("arm,seed\n")
+  cut = write_experiment(tmp_path / "cut", [("a", 0, "finished", 0.5)])
+  with (cut / "results.csv").open("a") as file:
+    file.write("a,1,ab")
   for folder, words in (
     (tmp_path / "gone", "gone.*is not a run"),
     (tmp_path / "bare", "bare.*is not a run"),
     (experiment, "results.csv.*no column outcome"),
+    (cut, "damaged in line 3: it must have 5 cells"),
   ):
     with pytest.raises(ValueError, match=words):
       reader.read([folder])

@@ -164,8 +164,7 @@ def test_names_hide_and_show_their_lines(show, tmp_path):
   script(CLICK, "#none")
   assert names() == []
   script(CLICK, "#all")
-  script(SET, "#filter", "ThIrD")
-  assert names() == ["third"]
+  assert names() == ["first", "second", "third"]
 
 
 def test_log_axes_smoothing_and_bands(show, tmp_path):
@@ -191,13 +190,10 @@ def test_log_axes_smoothing_and_bands(show, tmp_path):
 
 
 def test_tables_sort_and_no_text_is_markup(show, browser, tmp_path):
-  confusions = {"split": "test", "views": 1, "counts": [[0, 1, 5], [0, 0, 5]]}
   evil = write_run(
     tmp_path / EVIL.replace("/", "\\"),
     [record(s, top1_error=0.5) for s in range(9)],
-    {"x": EVIL},
-    class_names=[EVIL, "b"],
-    confusions=confusions,
+    {"field": EVIL},
   )
   script = show(reader.read([write_arms(tmp_path / "arms"), evil]))
   column = "return [...document.querySelectorAll('table')].map(t =>"
@@ -252,7 +248,7 @@ def test_fifty_long_runs_make_a_small_page(show, tmp_path):
     for s, (x, y, z) in enumerate(noise.tolist())
   ]
   (run,) = reader.read([write_run(tmp_path / "run", lines)]).runs
-  runs = [run._replace(name=f"run {n}") for n in range(50)]
+  runs = [run._replace(group=f"run {n}") for n in range(50)]
   script = show(reader.Found([], runs, []))
   assert (tmp_path / "page.html").stat().st_size < 5e6
   assert len(script(LINES)) == 50

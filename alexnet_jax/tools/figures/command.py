@@ -34,19 +34,13 @@ def hide(
 ) -> np.ndarray:
   """Returns copies of an image with a square painted over each part of it.
 
-  Args:
-    image: uint8 [S, S, 3].
-    square_px: side of the square; squares are cut at the image's edges.
-    stride_px: between the centres of two squares.
-    colour: of the square, [3].
-
-  Returns:
-    uint8 [R, R, S, S, 3], by row and column of the square.
+  Centres are `stride_px` apart, and squares are cut at the image's edges. From
+  uint8 [S, S, 3]: [R, R, S, S, 3], by row and column of the square.
   """
   middles = np.arange(stride_px // 2, len(image), stride_px)
-  copies = np.tile(image, (len(middles), len(middles), 1, 1, 1))
   lows = middles - square_px // 2
   parts = [slice(max(low, 0), low + square_px) for low in lows]
+  copies = np.tile(image, (len(parts), len(parts), 1, 1, 1))
   for row, column in np.ndindex(copies.shape[:2]):
     copies[row, column, parts[row], parts[column]] = colour
   return copies
@@ -117,9 +111,8 @@ def _read(file: str, size_px: int) -> np.ndarray:
   try:
     return decode.square(decode.decode(Path(file).read_bytes()), size_px)
   except (OSError, decode.UnreadableError) as e:
-    reason = getattr(e, "strerror", None) or e
     raise errors.InputError(
-      f"--image={file!r} cannot be read ({reason}); name an image."
+      f"--image={file!r} cannot be read ({e}); name an image."
     ) from e
 
 
@@ -141,16 +134,15 @@ def _activations(context: FigureContext) -> Figure:
 
 def _occlusion(context: FigureContext) -> Figure:
   model, image = context.model, context.image
-  probabilities = model.predict([image])[0]
+  (probabilities,) = model.predict([image])
   best = int(probabilities.argmax())
-  square = max(1, len(image) // 5)
+  square_px, stride_px = max(1, len(image) // 5), max(1, len(image) // 16)
   grey = model.augmentation.mean_image.mean(axis=(0, 1))
-  copies = hide(image, square, max(1, len(image) // 16), grey)
+  copies = hide(image, square_px, stride_px, grey)
   hidden = model.predict(copies.reshape(-1, *image.shape))[:, best]
-  return drawings.occlusion(
-    image, hidden.reshape(copies.shape[:2]), float(probabilities[best]),
-    model.class_names[best], square,
-  )  # fmt: skip
+  hidden = hidden.reshape(copies.shape[:2])
+  name = model.class_names[best]
+  return drawings.occlusion(image, hidden, probabilities[best], name, square_px)
 
 
 def _confusion(context: FigureContext) -> Figure:

@@ -13,11 +13,13 @@ import numpy as np
 from matplotlib import figure
 
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.figures import plots, tiles
+from alexnet_jax.tools.figures import plots
 
 SUFFIXES = (".png", ".pdf")
 OTHER, TRUE = "#0072b2", "#d55e00"
 _PANELS_ACROSS = 4
+_MAPS = 32  # That are drawn of a layer.
+_NAMED_CLASSES = 40
 
 
 def check_name(file: Path) -> None:
@@ -35,9 +37,7 @@ def panel(
   """Returns images over bars of their best classes, as the paper's Fig. 4.
 
   A known true class is written under its image; its bar has another colour.
-
-  Args:
-    shown: as `predict.predictions` yields them, without unreadable images.
+  `shown` is as `predict.predictions` yields, without unreadable images.
   """
   across = min(_PANELS_ACROSS, len(shown))
   down = math.ceil(len(shown) / across)
@@ -70,18 +70,68 @@ def _write_under(axes: Any, text: str, most: int, weight: Any = None) -> None:
 
 def _draw_bars(axes: Any, found: dict[str, Any]) -> None:
   """Draws the probabilities of the best classes, the best on top."""
-  probabilities = [each["probability"] for each in found["top"]]
-  names = [each["class"] for each in found["top"]]
-  colours = [TRUE if name == found["true"] else OTHER for name in names]
-  rows = range(len(names))
-  axes.barh(rows, probabilities, color=colours, alpha=0.45, height=0.86)
-  for row, name in enumerate(names):
-    # A bar may be too short to show its colour.
-    weight = "bold" if name == found["true"] else "normal"
+  for row, each in enumerate(found["top"]):
+    name = each["class"]
+    colour, weight = OTHER, "normal"
+    if name == found["true"]:  # Its bar may be too short to show the colour.
+      colour, weight = TRUE, "bold"
+    axes.barh(row, each["probability"], color=colour, alpha=0.45, height=0.86)
     axes.text(0.015, row, plots.plain(name), va="center", weight=weight)
-  axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xticks=(), yticks=())
+  rows = len(found["top"])
+  axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xticks=(), yticks=())
   for side in ("bottom", "left"):
     axes.spines[side].set_visible(False)
+
+
+def sheet(pictures_NxHxWx3: np.ndarray, across: int) -> np.ndarray:
+  """Returns uint8 pictures in rows of `across`, with gaps between them.
+
+  The last axis is RGB and opacity; gaps are transparent.
+  """
+  count, height, width, _ = pictures_NxHxWx3.shape
+  opacity = np.full((count, height, width, 1), 255, np.uint8)
+  pixels = np.concatenate([pictures_NxHxWx3, opacity], axis=-1)
+  pixels = np.pad(pixels, ((0, -count % across), (0, 1), (0, 1), (0, 0)))
+  rows = pixels.reshape(-1, across, height + 1, width + 1, 4).swapaxes(1, 2)
+  return rows.reshape(-1, across * (width + 1), 4)[:-1, :-1]
+
+
+def scaled(arrays_NxHxWxC: np.ndarray, black: float = np.inf) -> np.ndarray:
+  """Returns uint8 arrays, each scaled from its lowest to its highest value.
+
+  The lowest value is at most `black`.
+  """
+  axes = (1, 2, 3)
+  low = np.minimum(arrays_NxHxWxC.min(axis=axes, keepdims=True), black)
+  high = arrays_NxHxWxC.max(axis=axes, keepdims=True)
+  shares = (arrays_NxHxWxC - low) / np.maximum(high - low, 1e-12)
+  return np.round(255 * shares).astype(np.uint8)
+
+
+def tile_filters(kernel_HxWx3xN: np.ndarray, towers: int) -> np.ndarray:
+  """Returns a sheet of filters, each scaled on its own (paper, Fig. 3).
+
+  With two towers, the first half stands above a gap and the second below.
+  """
+  height, count = kernel_HxWx3xN.shape[0], kernel_HxWx3xN.shape[-1]
+  across = min(16 if count >= 32 else 8, count // towers)
+  pictures = scaled(np.moveaxis(kernel_HxWx3xN, -1, 0))
+  blocks = [sheet(part, across) for part in np.split(pictures, towers)]
+  gap = np.zeros((max(2, height // 2), blocks[0].shape[1], 4), np.uint8)
+  parts = [part for block in blocks for part in (gap, block)]
+  return np.concatenate(parts[1:])
+
+
+def colourfulness(kernel_HxWx3xN: np.ndarray) -> np.ndarray:
+  """Returns how much of each filter's energy is in colour, 0 to 1, [N].
+
+  It is the share of its squared weights that is left when each pixel's mean
+  over R, G and B is subtracted.
+  """
+  grey = kernel_HxWx3xN.mean(axis=2, keepdims=True)
+  chroma = ((kernel_HxWx3xN - grey) ** 2).sum(axis=(0, 1, 2))
+  energy = (kernel_HxWx3xN**2).sum(axis=(0, 1, 2))
+  return chroma / np.maximum(energy, np.finfo(energy.dtype).tiny)
 
 
 @matplotlib.rc_context(plots.STYLE)
@@ -91,8 +141,8 @@ def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
   Beside each tower stands how much of its filters' energy is in colour; of
   noise it is two thirds.
   """
-  picture = tiles.filters(kernel_HxWx3xN, towers)
-  parts = np.array_split(tiles.colourfulness(kernel_HxWx3xN), towers)
+  picture = tile_filters(kernel_HxWx3xN, towers)
+  parts = np.array_split(colourfulness(kernel_HxWx3xN), towers)
   height, width = picture.shape[:2]
   inches = 4.6
   plot = figure.Figure((inches + 1.3, inches * height / width + 0.1))
@@ -109,31 +159,25 @@ def filters(kernel_HxWx3xN: np.ndarray, towers: int) -> figure.Figure:
 
 @matplotlib.rc_context(plots.STYLE)
 def activations(
-  image: np.ndarray, maps: dict[str, np.ndarray], most: int = 32
+  image: np.ndarray, maps: dict[str, np.ndarray]
 ) -> figure.Figure:
-  """Returns the maps that each layer makes of an image.
+  """Returns an image and the maps that each layer makes of it, [H, W, C].
 
   Black is the lowest value of a map, at most 0; white is its highest.
-
-  Args:
-    image: uint8 [S, S, 3].
-    maps: float [H, W, C] by name of the layer.
-    most: maps of a layer that are drawn, the first ones.
   """
-  sheets, heights, width = [("image", image)], [1.2], 6.0
-  for name, each in maps.items():
-    some = np.moveaxis(each, -1, 0)[:most, :, :, None]
-    low = np.minimum(some.min(axis=(1, 2), keepdims=True), 0)
-    high = np.maximum(some.max(axis=(1, 2), keepdims=True), low + 1e-12)
-    grey = np.round(255 * (some - low) / (high - low)).astype(np.uint8)
-    count = each.shape[-1]
-    more = f", the first {most} of {count} maps" if count > most else ""
-    sheet = tiles.sheet(grey.repeat(3, axis=3), min(16, len(some)))
-    sheets.append((name + more, sheet))
-    heights.append(0.2 + width * sheet.shape[0] / sheet.shape[1])
+  sheets, heights, width = {"image": image}, [1.2], 6.0
+  for name, maps_HxWxC in maps.items():
+    drawn = np.moveaxis(maps_HxWxC, -1, 0)[:_MAPS, :, :, None]
+    grey = scaled(drawn, black=0)
+    picture = sheet(grey.repeat(3, axis=3), min(16, len(drawn)))
+    count = maps_HxWxC.shape[-1]
+    if count > _MAPS:
+      name += f", the first {_MAPS} of {count} maps"
+    sheets[name] = picture
+    heights.append(0.2 + width * picture.shape[0] / picture.shape[1])
   plot = figure.Figure((width, sum(heights)), layout="constrained")
   grid = plot.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
-  for axes, (title, picture) in zip(grid.flat, sheets, strict=True):
+  for axes, (title, picture) in zip(grid.flat, sheets.items(), strict=True):
     axes.imshow(picture, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, loc="left", pad=2)
@@ -148,13 +192,13 @@ def rows_of_images(
   across = max(len(images) for _, images, _ in rows)
   plot = figure.Figure((1.0 * across, 1.3 * len(rows)), layout="constrained")
   grid = plot.subplots(len(rows), across, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
   for line, (title, images, words) in zip(grid, rows, strict=True):
-    for axes in line:
-      axes.set_axis_off()
+    line[0].set_title(plots.plain(title), loc="left", pad=2)
     for axes, image, word in zip(line, images, words, strict=False):
       axes.imshow(image)
       _write_under(axes, word, 20)
-    line[0].set_title(plots.plain(title), loc="left", pad=2)
   return plot
 
 
@@ -164,12 +208,8 @@ def occlusion(
 ) -> figure.Figure:
   """Returns an image beside a class's probability with each part hidden.
 
-  Args:
-    image: uint8 [S, S, 3].
-    hidden: float [R, C], probability with a grey square over that part.
-    probability: with nothing hidden.
-    name: of the class.
-    px: side of the square.
+  `hidden` [R, C] is the probability of the class `name` with a square of `px`
+  pixels over that part, `probability` that with nothing hidden.
   """
   plot = figure.Figure((4.2, 2.2), layout="constrained")
   left, right = plot.subplots(1, 2)
@@ -190,12 +230,11 @@ def occlusion(
 def confusion(counts: np.ndarray, names: Sequence[str]) -> figure.Figure:
   """Returns the confusion matrix, each row as shares of its label's images.
 
-  Args:
-    counts: int [K, K], of images by label and predicted class.
-    names: of the classes; with more than 40, only the matrix is drawn.
+  `counts` [K, K] are images by label and predicted class. With many classes,
+  names and shares are not written.
   """
   shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  few = len(names) <= 40
+  few = len(names) <= _NAMED_CLASSES
   inches = max(2.4, 0.26 * len(names)) if few else 5.0
   plot = figure.Figure((inches + 1.2, inches + 0.7), layout="constrained")
   axes: Any = plot.subplots()

@@ -25,11 +25,7 @@ STYLE: Any = {
 
 
 def save(plot: figure.Figure, file: Path) -> None:
-  """Writes a plot as PNG or PDF; the same plot gives the same bytes.
-
-  Raises:
-    InputError: the file cannot be written.
-  """
+  """Writes a plot as PNG or PDF; the same plot gives the same bytes."""
   with (
     matplotlib.rc_context(STYLE),
     warnings.catch_warnings(),
@@ -45,5 +41,4 @@ def plain(name: str, most: int = 28) -> str:
   """Returns a name as matplotlib should write it, cut to so many letters."""
   name = name.encode(errors="backslashreplace").decode()  # Of bytes, perhaps.
   short = name if len(name) <= most else f"{name[: most - 1]}…"
-  # A $ would begin a formula, and a label that begins in _ has no legend.
-  return " " * name.startswith("_") + short.replace("$", r"\$")
+  return short.replace("$", r"\$")  # It would begin a formula.

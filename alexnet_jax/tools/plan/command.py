@@ -1,6 +1,6 @@
 """The plan of a training step: what each device holds, and what they exchange.
 
-alexnet plan --config=alexnet --layout=owt_a \
+alexnet plan --config=alexnet --config.layout=owt_a \
   --devices=8 --config.batch_size=$((128*8))
 
 `config.batch_size` is that of the whole step: multiply it, as above, to keep
@@ -34,8 +34,7 @@ from alexnet_jax.runtime import cli, platforms
 from alexnet_jax.tools.plan import hlo
 from alexnet_jax.tools.plan.costs import Costs
 
-MAX_DEVICES = 1024
-MAX_COMPILED = 8  # Devices up to which a step is compiled by default.
+MAX_COMPILED = 8  # Devices up to which a step is compiled.
 
 
 @dataclasses.dataclass
@@ -65,26 +64,24 @@ class Plan:
 
     Arrays are the same if kind, type, size and group are.
     """
+    rows = []  # purpose, array, how many by formula and in the program
+    left = collections.Counter(self.program or ())
+    for exchange in self.costs.exchanges:
+      found = min(left[exchange.collective], exchange.count)
+      left[exchange.collective] -= found
+      rows.append((exchange.what, exchange.collective, exchange.count, found))
+    rows += [("not foreseen", array, 0, n) for array, n in (+left).items()]
     total = Line("total", "")
     lines: dict[tuple[str, str], Line] = {}
-    left = collections.Counter(self.program or ())
-
-    def add(what: str, array: hlo.Collective, count: int, found: int) -> None:
-      own = lines.setdefault((what, array.kind), Line(what, array.kind))
+    for what, array, count, found in rows:
       size = array.received(self.costs.layout.devices)
+      own = lines.setdefault((what, array.kind), Line(what, array.kind))
       for line in (own, total):
         line.arrays += count
         line.received += count * size
         line.found += found
         line.found_received += found * size
         line.agrees &= self.program is None or count == found
-
-    for exchange in self.costs.exchanges:
-      found = min(left[exchange.collective], exchange.count)
-      left[exchange.collective] -= found
-      add(exchange.what, exchange.collective, exchange.count, found)
-    for array, count in (+left).items():
-      add("not foreseen", array, 0, count)
     return [*lines.values(), total]
 
   @property
@@ -105,9 +102,7 @@ def make_plan(config: Any, devices: int, compiled: bool) -> Plan:
   params = jax.eval_shape(lambda: states.init_params(net, 0))
   if layout.members > 1:
     params = jax.eval_shape(ensemble.stack, [params] * layout.members)
-  dtype = {"float32": "f32", "bfloat16": "bf16"}[config.compute_dtype]
-  lars = config.optimizer == "lars"
-  costs = Costs(layout, net.network, params, dtype, config.image_size_px, lars)
+  costs = Costs(config, layout, net.network, params)
   if not compiled:
     return Plan(costs)
   program = compile_step(config, net, layout)
@@ -146,32 +141,12 @@ def compile_step(
   return platforms.jit(step, donate_argnums=0).lower(state, batch).compile()
 
 
-def headline(plan: Plan) -> str:
-  """Returns the layout in words."""
-  layout = plan.costs.layout
-  words = [
-    f"layout {layout.name} on {layout.devices} devices",
-    f"data {layout.data} x model {layout.model}: a step of"
-    f" {layout.batch_size} examples",
-    f"{layout.batch_size // layout.shards} on each device",
-  ]
-  counts = {
-    "in {} microbatches": layout.microbatches,
-    "{} passes through the fc layers for each": layout.passes,
-    "{} updates of the fc layers": layout.fc_updates,
-    "for each of {} members": layout.members,
-  }
-  words += [text.format(n) for text, n in counts.items() if n > 1]
-  return ", ".join(words)
-
-
 def verdict(plan: Plan) -> str:
   """Returns whether formulas and program agree, in a line."""
   if plan.program is None:
     return "On paper; the step was not compiled."
-  if plan.total.agrees:
-    return "Formulas and the program compiled for CPU agree."
-  return "Formulas and the program compiled for CPU DIFFER."
+  outcome = "agree" if plan.total.agrees else "DIFFER"
+  return f"Formulas and the program compiled for CPU {outcome}."
 
 
 def tables(plan: Plan) -> list[Table]:
@@ -189,7 +164,6 @@ def tables(plan: Plan) -> list[Table]:
     memory.add_row(what, _mb(size))
   memory.add_section()
   memory.add_row("total", _mb(sum(costs.memory.values())))
-  memory.add_section()
   for what, size in plan.xla_memory.items():
     memory.add_row(f"XLA: {what}", _mb(size))
   headings = ["exchange", "kind", "arrays", "MB received"]
@@ -223,27 +197,21 @@ def _mb(size: float) -> str:
 def main(_) -> None:
   """Runs the command."""
   config, name = config_files.config()
-  devices, compiled = flags.FLAGS.devices, flags.FLAGS.compiled
-  if flags.FLAGS.layout:
-    config.layout = flags.FLAGS.layout
-  if compiled is None:
-    compiled = devices <= MAX_COMPILED
+  devices = flags.FLAGS.devices
+  compiled = devices <= MAX_COMPILED
   if compiled:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
   plan = make_plan(config, devices, compiled)
   console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-  console.print(f"{name}, {headline(plan)}")
+  console.print(f"{name}, devices={devices}: {plan.costs.layout}")
   for table in tables(plan):
     console.print(table)
   console.print(verdict(plan))
 
 
 def _define_flags() -> None:
-  flags.DEFINE_integer("devices", 1, "How many.", 1, MAX_DEVICES)
-  flags.DEFINE_string("layout", None, "In place of config.layout.")
-  what = f"Compile the step too; by default up to {MAX_COMPILED} devices."
-  flags.DEFINE_bool("compiled", None, what)
+  flags.DEFINE_integer("devices", 1, "How many.", 1)
   config_files.define_config()
 
 

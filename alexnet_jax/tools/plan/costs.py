@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -19,17 +19,15 @@ from alexnet_jax.parallel import layouts
 from alexnet_jax.tools.plan.hlo import Collective, itemsize
 
 
-@dataclasses.dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
   """Equal arrays that devices exchange in a step."""
 
   what: str  # they are for
-  collective: Collective  # one of them
   count: int
+  collective: Collective  # one of them
 
 
-@dataclasses.dataclass(frozen=True)
-class Array:
+class Array(NamedTuple):
   """Where a parameter lives; its momentum lives in the same place."""
 
   name: str  # such as features/conv1/kernel
@@ -42,12 +40,10 @@ class Array:
 class Costs:
   """The costs of one training step."""
 
+  config: Any
   layout: layouts.Layout
   network: model.Network  # the whole net
   params: Any  # the whole net's parameters, or their shapes
-  dtype: str  # XLA's name of the compute type
-  image_size_px: int  # side of an image before it is cropped
-  lars: bool  # whether the optimizer is LARS
 
   @functools.cached_property
   def arrays(self) -> list[Array]:
@@ -64,9 +60,8 @@ class Costs:
   def exchanges(self) -> list[Exchange]:
     """All that the devices exchange in a step."""
     found = itertools.chain(
-      self._passes(), self._joins(), self._softmax(), self._gradients(),
-      self._lars_norms(), self._metrics(),
-    )  # fmt: skip
+      self._passes(), self._joins(), self._gradients(), self._metrics()
+    )
     return [exchange for exchange in found if exchange.collective.is_sent]
 
   @functools.cached_property
@@ -83,15 +78,20 @@ class Costs:
       for path, leaf in self._leaves
       if layout.is_fsdp(path) and layout.data > 1
     )
-    pixels = layout.batch_size // layout.shards * self.image_size_px**2 * 3
+    images = layout.batch_size // layout.shards * self._local_members
     return {
       "parameters": stored,
       "momentum": stored,
-      "images": pixels * self._local_members,
+      "images": images * self.config.image_size_px**2 * 3,
       "gathered kernels": copies,
       "gradients": stored + copies - copies // layout.data,
       "activations": self._activations(),
     }
+
+  @property
+  def _dtype(self) -> str:
+    """XLA's name of the compute type."""
+    return {"float32": "f32", "bfloat16": "bf16"}[self.config.compute_dtype]
 
   @property
   def _leaves(self) -> list[tuple[Any, Any]]:
@@ -104,35 +104,23 @@ class Costs:
     return layout.members // layout.model if layout.members > 1 else 1
 
   @property
-  def _runs(self) -> dict[str, int]:
-    """How often a device runs each half of the net in a step."""
-    count = self.layout.microbatches
-    return {"features": count, "classifier": count * self.layout.passes}
-
-  @property
-  def _examples(self) -> dict[str, int]:
-    """Examples of a device in each run, by half of the net."""
-    devices = {"features": self.layout.shards, "classifier": self.layout.data}
-    batch_size = self.layout.batch_size
-    return {
-      half: batch_size // (count * devices[half])
-      for half, count in self._runs.items()
-    }
-
-  @property
   def _flat_size(self) -> int:
     """Inputs of the fc layers for one image."""
-    flat = (x for x in self._local_layers() if isinstance(x[0], model.Flatten))
-    return next(flat)[2][0]
+    rows = networks.rows(self.network)
+    return rows[len(self.network.features) - 1].output_shape[0]
+
+  def _runs(self, half: str) -> tuple[int, int]:
+    """Returns how often a device runs a half, and on how many examples."""
+    layout = self.layout
+    runs, devices = layout.microbatches, layout.shards
+    if half == "classifier":
+      runs, devices = runs * layout.passes, layout.data
+    return runs, layout.batch_size // (runs * devices)
 
   def _devices_along(self, axes: Iterable[Any]) -> int:
     """Returns how many devices lie along the axes of a tuple or a spec."""
     sizes = {"data": self.layout.data, "model": self.layout.model}
     return math.prod(sizes[axis] for axis in jax.tree.leaves(tuple(axes)))
-
-  def _updates(self, path: Any) -> int:
-    """Returns how often a step updates the array of a path."""
-    return self.layout.fc_updates if path[0].key == "classifier" else 1
 
   def _local_layers(self) -> Iterator[tuple[Any, str, tuple[int, ...], str]]:
     """Yields layer, half, output shape in the whole net, next named layer."""
@@ -152,35 +140,6 @@ class Costs:
       names = (getattr(after, "name", None) for _, after in layers[number:])
       yield layer, half, shape, next(filter(None, names), "")
 
-  def _gradients(self) -> Iterator[Exchange]:
-    """Gradients are summed in each update, and split kernels gathered."""
-    for path, leaf in self._leaves:
-      layers = "fc layers" if path[0].key == "classifier" else "conv layers"
-      if self.layout.is_fsdp(path):
-        kinds = {"all-gather": "kernels of", "reduce-scatter": "gradients of"}
-        axes, elements = self.layout.data_axes, leaf.size
-      else:
-        kinds = {"all-reduce": "gradients of"}
-        axes = self.layout.axes_to_add(path)
-        parts = self._devices_along(self.layout.spec_of(path, leaf.ndim))
-        elements = leaf.size // parts // self._local_members
-      for kind, what in kinds.items():
-        array = Collective(kind, "f32", elements, self._devices_along(axes))
-        count = self._updates(path) * self._local_members
-        yield Exchange(f"{what} {layers}", array, count)
-
-  def _joins(self) -> Iterator[Exchange]:
-    """Channels of several devices are gathered, and their gradients split."""
-    for layer, half, shape, name in self._local_layers():
-      if isinstance(layer, model.Join) and layer.axis:
-        elements = self._examples[half] * math.prod(shape)
-        for kind, what in (
-          ("all-gather", f"join before {name}"),
-          ("reduce-scatter", f"its gradient, {name}"),
-        ):
-          array = Collective(kind, self.dtype, elements, self.layout.model)
-          yield Exchange(what, array, self._runs[half])
-
   def _passes(self) -> Iterator[Exchange]:
     """One Weird Trick takes examples to the fc layers of all devices."""
     if self.layout.name not in layouts.OWT:
@@ -192,51 +151,76 @@ class Costs:
       # A broadcast by doubling: how many devices receive in each round.
       rounds = range(math.ceil(math.log2(self.layout.model)))
       groups = [min(2**n, self.layout.model - 2**n) for n in rounds]
-    examples, runs = self._examples["classifier"], self._runs["classifier"]
+    runs, examples = self._runs("classifier")
     inputs = examples * self._flat_size
     for what, kind, dtype, elements in (
       ("labels and rows to fc layers", forward, "s32", 2 * examples),
-      ("activities to fc layers", forward, self.dtype, inputs),
-      ("their gradients back", backward, self.dtype, inputs),
+      ("activities to fc layers", forward, self._dtype, inputs),
+      ("their gradients back", backward, self._dtype, inputs),
     ):
       for group_size in groups:
         array = Collective(kind, dtype, elements, group_size)
-        yield Exchange(what, array, runs)
+        yield Exchange(what, runs, array)
 
-  def _softmax(self) -> Iterator[Exchange]:
-    """Devices that hold parts of the logits combine them."""
-    examples, runs = self._examples["classifier"], self._runs["classifier"]
-    group_size = self._devices_along(self.layout.class_axes)
-    for dtype, count in (("f32", 3 * runs), ("s32", runs)):
-      array = Collective("all-reduce", dtype, examples, group_size)
-      yield Exchange("softmax", array, count)
+  def _joins(self) -> Iterator[Exchange]:
+    """Channels of several devices are gathered, and their gradients split."""
+    for layer, half, shape, name in self._local_layers():
+      if isinstance(layer, model.Join) and layer.axis:
+        runs, examples = self._runs(half)
+        elements = examples * math.prod(shape)
+        for kind, what in (
+          ("all-gather", f"join before {name}"),
+          ("reduce-scatter", f"its gradient, {name}"),
+        ):
+          array = Collective(kind, self._dtype, elements, self.layout.model)
+          yield Exchange(what, runs, array)
+
+  def _gradients(self) -> Iterator[Exchange]:
+    """Gradients are summed in each update, and split kernels gathered."""
+    layout = self.layout
+    for path, leaf in self._leaves:
+      half = path[0].key
+      updates = layout.fc_updates if half == "classifier" else 1
+      count = updates * self._local_members
+      if layout.is_fsdp(path):
+        gathered = Collective("all-gather", "f32", leaf.size, layout.data)
+        yield Exchange(f"kernels of {half}", count, gathered)
+        summed = Collective("reduce-scatter", "f32", leaf.size, layout.data)
+      else:
+        parts = self._devices_along(layout.spec_of(path, leaf.ndim))
+        elements = leaf.size // parts // self._local_members
+        group_size = self._devices_along(layout.axes_to_add(path))
+        summed = Collective("all-reduce", "f32", elements, group_size)
+      yield Exchange(f"gradients of {half}", count, summed)
+      if self.config.optimizer == "lars" and path[-1].key == "kernel":
+        # Of weights and of updates.
+        group_size = self._devices_along(layout.axes_of(path))
+        length = Collective("all-reduce", "f32", 1, group_size)
+        yield Exchange("lengths for LARS", 2 * updates, length)
 
   def _metrics(self) -> Iterator[Exchange]:
-    """Loss, two errors, examples, and a flag per array: is it finite."""
+    """Softmax, loss, two errors, examples, and whether gradients are finite."""
     layout, members = self.layout, self._local_members
+    runs, examples = self._runs("classifier")
     leaves = len(self._leaves)
+    group_size = self._devices_along(layout.class_axes)
+    for dtype, count in (("f32", 3 * runs), ("s32", runs)):
+      array = Collective("all-reduce", dtype, examples, group_size)
+      yield Exchange("softmax", count, array)
     # All members have as many examples, so XLA sums that number once.
     summed = Collective("all-reduce", "f32", 1, layout.data)
-    yield Exchange("loss and errors", summed, 3 * members + 1)
+    yield Exchange("loss and errors", 3 * members + 1, summed)
     for axes in {layout.axes_of(path) for path, _ in self._leaves}:
       flags = Collective("all-reduce", "s32", leaves, self._devices_along(axes))
-      yield Exchange("finite gradients", flags, 1)
+      yield Exchange("finite gradients", 1, flags)
     if layout.members > 1:
-      shown = Collective("all-gather", "f32", layout.members, layout.model)
       # XLA gathers no number of examples that it knows when it compiles.
       known = layout.data == 1 and members > 1
-      yield Exchange("loss and errors", shown, 3 if known else 4)
+      shown = Collective("all-gather", "f32", layout.members, layout.model)
+      yield Exchange("loss and errors", 3 if known else 4, shown)
       elements = layout.members * leaves
       flags = Collective("all-gather", "s32", elements, layout.model)
-      yield Exchange("finite gradients", flags, 1)
-
-  def _lars_norms(self) -> Iterator[Exchange]:
-    """LARS needs two norms of each kernel, also of one that is split."""
-    for path, _ in self._leaves:
-      if self.lars and path[-1].key == "kernel":
-        group_size = self._devices_along(self.layout.axes_of(path))
-        norm = Collective("all-reduce", "f32", 1, group_size)
-        yield Exchange("lengths for LARS", norm, 2 * self._updates(path))
+      yield Exchange("finite gradients", 1, flags)
 
   def _activations(self) -> int:
     """Returns the bytes that a device keeps for its backward pass.
@@ -244,8 +228,8 @@ class Costs:
     These are the cropped images and each layer's output, of one microbatch and
     one pass. Scratch memory and gradients of activations are not counted.
     """
-    width = itemsize(self.dtype)
-    examples = self._examples
+    width = itemsize(self._dtype)
+    examples = {half: self._runs(half)[1] for half in layouts.HALVES}
     total = examples["features"] * self.network.input_size_px**2 * 3 * width
     for layer, half, shape, _ in self._local_layers():
       bias = jax.tree_util.DictKey(half), jax.tree_util.DictKey("bias")

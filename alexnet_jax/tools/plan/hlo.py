@@ -55,13 +55,10 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 def read(text: str) -> list[Collective]:
-  """Returns the arrays that a compiled program exchanges.
+  """Returns the arrays that a compiled program exchanges, from optimized HLO.
 
   Each array of an instruction is listed, in a loop once. Groups of one device
   are left out, since they exchange nothing.
-
-  Args:
-    text: optimized HLO.
   """
   partitions = re.search(r"num_partitions=(\d+)", text)
   devices = int(partitions[1]) if partitions else 1

@@ -1,4 +1,4 @@
-"""One HTML file about runs: curves, errors, configs, filters, confusions.
+"""One HTML file about runs: curves, errors, config differences.
 
   alexnet report RUN_OR_EXPERIMENT... --output=report.html
 

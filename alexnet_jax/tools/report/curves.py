@@ -15,9 +15,8 @@ _MOST, _FEWEST, _IN_ALL = 300, 40, 20_000
 class Curve(NamedTuple):
   """The metrics of one split, of a run or on average over runs."""
 
-  x: dict[str, np.ndarray]  # float64 [N] by `step` and `epoch`
-  # Mean, smallest and largest value of a stretch of steps or of the seeds,
-  # float64 [3, N] by metric.
+  x: dict[str, np.ndarray]  # [N] by `step` and `epoch`
+  # By metric, [3, N]: mean, smallest and largest of a stretch or of the seeds.
   values: dict[str, np.ndarray]
 
 
@@ -49,28 +48,30 @@ class Group(NamedTuple):
     return {split: mean_of(curves) for split, curves in by_split.items()}
 
 
-def groups_of(found: reader.Found) -> list[Group]:
+def groups_of(runs: Sequence[reader.Run]) -> list[Group]:
   """Returns the groups of all runs that have metrics.
 
   The nets of an ensemble are the seeds of one group; the average of their
   predictions is a group of its own.
   """
-  count = sum(len(run.lines) for run in found.runs)
+  count = sum(len(run.lines) for run in runs)
   most = max(_FEWEST, min(_MOST, _IN_ALL // max(1, count)))
   groups: dict[str, Group] = {}
-  for run in found.runs:
-    nets = {net for net, _ in run.lines}
-    for net in [None] if run.experiment else sorted(nets, key=str):
-      name, group = run.name, found.column_of(run)
+  for run in runs:
+    nets = sorted({net for net, _ in run.lines}, key=str)
+    for net in nets:
+      name, group = run.name, run.group
       if net is not None:
         name, group = f"{name}, net {net}", f"{group}, each net"
-      elif len(nets) > 1 and not run.experiment:
+      elif len(nets) > 1:
         name = group = f"{name}, all together"
-      lines = {split: x for (of, split), x in run.lines.items() if of == net}
-      if lines:
-        curves = {split: reduce(x, most) for split, x in lines.items()}
-        seed = Seed(name, run, curves)
-        groups.setdefault(group, Group(group, [])).seeds.append(seed)
+      curves = {
+        split: reduce(lines, most)
+        for (of, split), lines in run.lines.items()
+        if of == net
+      }
+      seed = Seed(name, run, curves)
+      groups.setdefault(group, Group(group, [])).seeds.append(seed)
   return list(groups.values())
 
 
@@ -110,8 +111,6 @@ def mean_of(curves: Sequence[Curve]) -> Curve:
 
   Beyond that point the mean would be one of other seeds.
   """
-  if len(curves) == 1:
-    return curves[0]
   steps = [curve.x["step"] for curve in curves]
   at = min(steps, key=lambda x: x[-1])
   at = at[at >= max(x[0] for x in steps)]

@@ -31,62 +31,59 @@ def render(found: reader.Found) -> str:
     lstrip_blocks=True, loader=jinja2.FileSystemLoader(Path(__file__).parent),
   )  # fmt: skip
   environment.filters |= {"figure": figure, "label": label}
-  # Bokeh needs the order of its keys.
+  # Bokeh needs the order of its keys, which Jinja would sort.
   environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-  groups = curves.groups_of(found)
-  lines = [x for number, each in enumerate(groups)
-           for x in _lines(number, each)]  # fmt: skip
+  groups = curves.groups_of(found.runs)
+  lines = [line for index, group in enumerate(groups)
+           for line in _lines(index, group)]  # fmt: skip
   metrics = {name for line in lines for name in line["y"]}
   splits = {line["split"] for line in lines}
   return environment.get_template("report.html").render(
-    filters=tables.filters(found),  # First, as it adds notes.
     found=found,
     groups=groups,
     tables=tables.error_tables(found, groups),
     metrics={k: text for k, text in _METRICS.items() if k in metrics},
     splits=[split for split in reader.SPLITS if split in splits],
-    differences=tables.config_differences(found),
-    confusions=tables.worst_confusions(found),
+    differences=tables.config_differences(found.runs),
     bokeh=resources.Resources("inline", components=["bokeh"]).js_raw[0],
     data={"plot": embed.json_item(_chart()), "lines": lines},
   )
 
 
-def _lines(number: int, group: curves.Group) -> list[dict[str, Any]]:
+def _lines(index: int, group: curves.Group) -> list[dict[str, Any]]:
   """Returns the lines of a group, as the page's script expects them."""
   count = len(group.finished)
-  named = [
-    (x.name, "seed" if count > 1 else "only", x.curves)
+  drawn = [
+    ("seed" if count > 1 else "only", x.name, x.curves)
     if x.run.outcome == reader.FINISHED
-    else (f"{x.name} ({x.run.outcome})", "failed", x.curves)
+    else ("failed", f"{x.name} ({x.run.outcome})", x.curves)
     for x in group.seeds
   ]
   if count > 1:
-    named.append((f"{group.name}, mean of {count}", "mean", group.means()))
+    drawn.append(("mean", f"{group.name}, mean of {count}", group.means()))
   return [
     {
-      "group": number,
-      "name": name,
+      "group": index,
       "kind": kind,
+      "name": name,
       "split": split,
-      "x": {axis: _rounded(x) for axis, x in curve.x.items()},
+      "x": {axis: _rounded(x, axis) for axis, x in curve.x.items()},
       "y": {
-        metric: [
-          _rounded(x * (100 if "error" in metric else 1)) for x in values
-        ]
+        metric: [_rounded(x, metric) for x in values]
         for metric, values in curve.values.items()
       },
     }
-    for name, kind, by_split in named
+    for kind, name, by_split in drawn
     for split, curve in by_split.items()
   ]
 
 
-def _rounded(values: np.ndarray) -> list[float | None]:
-  """Returns five digits of each value, whole numbers as int, NaN as None."""
+def _rounded(values: np.ndarray, name: str) -> list[float | None]:
+  """Returns five digits; whole numbers as int, NaN as None, errors in %."""
+  percent = values * 100 if "error" in name else values
   return [
     None if x != x else int(x) if x == int(x) else float(f"{x:.5g}")
-    for x in values.tolist()
+    for x in percent.tolist()
   ]
 
 
@@ -134,8 +131,7 @@ def _chart() -> plotting.figure:
 
 def label(column: str) -> str:
   """Returns the name of a figure as a heading."""
-  text = column.replace("_", " ").replace("top1", "top-1")
-  return text.replace("top5", "top-5") + " (%)" * ("error" in column)
+  return column.replace("_", " ") + " (%)" * ("error" in column)
 
 
 def figure(value: float, column: str, digits: int = 4) -> str:

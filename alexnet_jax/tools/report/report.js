@@ -27,8 +27,8 @@ function draw() {
   entries.forEach((entry) => { entry.lastChild.value = ""; });
   for (const { group, name, kind, split, x: { [axis]: x }, y: { [metric]: y } } of data.lines) {
     const entry = entries[group];
-    const on = entry.ariaPressed === "true" && !entry.parentNode.hidden;
-    if (!on || kind === (each ? "mean" : "seed") || !splits.includes(split) || !x || !y) continue;
+    const hidden = entry.ariaPressed === "false" || kind === (each ? "mean" : "seed");
+    if (hidden || !splits.includes(split) || !x || !y) continue;
     const visible = (value, log) => value !== null && (!log || value > 0);
     const kept = [...x.keys()].filter((i) => visible(x[i], logx) && visible(y[0][i], logy));
     if (!kept.length) continue;
@@ -85,11 +85,6 @@ if (controls) {
   });
   find("all").onclick = () => press(entries, true);
   find("none").onclick = () => press(entries, false);
-  find("filter").oninput = ({ target: { value } }) => {
-    const isIn = (name) => name.toLowerCase().includes(value.trim().toLowerCase());
-    entries.forEach((entry) => { entry.parentNode.hidden = !isIn(entry.innerText); });
-    draw();
-  };
   Bokeh.set_log_level("error");
   Bokeh.embed.embed_item(data.plot, "plot").then(() => {
     plot = Bokeh.documents[0].roots()[0];
