@@ -86,7 +86,7 @@ def evaluate_nets(
     threads=config.reader_threads,
     rows=rows,
   )
-  for found in batches.WithTimeout(stream, config.input_timeout_s):
+  for found in batches.with_timeout(stream, config.input_timeout_s):
     if should_stop():
       return None
     batch = placement.put_batch(mesh, placement.BATCH, shape, found)

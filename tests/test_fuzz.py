@@ -258,10 +258,10 @@ def pack(members):
   st.one_of(st.just([]), EDITS),
 )
 def archive(odd, edits):
-  whole = [(f"{name}/{n}.png", "", JPEG) for name in "ab" for n in range(3)]
+  members = [(f"{name}/{n}.png", "", JPEG) for name in "ab" for n in range(3)]
   with playground() as work, one_line():
     file = work / "in.tar"
-    file.write_bytes(edited(pack(whole + odd), edits))
+    file.write_bytes(edited(pack(members + odd), edits))
     prepare.prepare(
       str(file), work / "out", size_px=16, skip_bad=True, workers=0
     )

@@ -5,6 +5,7 @@ A canary lies outside of every root; no test may find its bytes or a change.
 
 import io
 import json
+import os
 import pickle
 import sys
 import tarfile
@@ -297,6 +298,18 @@ def test_no_file_of_a_directory_is_a_link_out_of_it(dataset, tmp_path, name):
   text = one_line(error)
   assert f"{str(dataset / name)!r} leads outside" in text
   assert str(far) in text
+
+
+@pytest.mark.parametrize("name", ["features.json", "shard", "colour_pca.json"])
+def test_a_pipe_in_a_directory_is_not_opened(dataset, name):
+  """A read of it would wait for ever."""
+  if name == "shard":
+    name = next(p.name for p in dataset.iterdir() if "array_record" in p.name)
+  (dataset / name).unlink()
+  os.mkfifo(dataset / name)
+  with pytest.raises(errors.InputError) as error:
+    read_back(dataset)
+  assert f"{str(dataset / name)!r} is no regular file" in one_line(error)
 
 
 SUFFIX = "{FILEFORMAT}-{SHARD_X_OF_Y}"

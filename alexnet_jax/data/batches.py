@@ -25,15 +25,10 @@ Batch = dict[str, np.ndarray]
 def load(
   examples: records.Examples, indices: np.ndarray, size_px: int
 ) -> Batch:
-  """Reads and decodes the examples of int [B] `indices`.
+  """Reads and decodes the examples of int [B] `indices`, as squares.
 
-  Images of another size are scaled and cut to a square.
-
-  Returns:
-    {"image": uint8 [B, S, S, 3], "label": int32 [B]}.
-
-  Raises:
-    InputError: an example is damaged, or its label has no class.
+  Returns {"image": uint8 [B, S, S, 3], "label": int32 [B]}. Raises InputError
+  if an example is damaged, or its label has no class.
   """
   pixels = np.empty((len(indices), size_px, size_px, 3), np.uint8)
   labels = np.empty(len(indices), np.int32)
@@ -63,9 +58,11 @@ def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
 
 
 class ShuffledBatches:
-  """Item n is int [R], the examples of batch n of an endless shuffled stream.
+  """Item n is int [R], the examples of training batch n, without an end.
 
-  The arguments are those of `train_batches`. Grain's own shuffle can take as
+  Each pass takes all examples once, and a batch may span two passes. `seed` and
+  `batch_size` are the same on all hosts; `rows`, int [R], are the rows of each
+  batch that this host needs, by default all. Grain's own shuffle can take as
   long as decoding the images.
   """
 
@@ -103,42 +100,13 @@ def iterate(
 ) -> grain.DatasetIterator:
   """Iterates over `source[0]`, `source[1]`, ..., each through `function`.
 
-  `get_state` and `set_state` of the iterator resume it exactly.
+  `get_state` and `set_state` of the iterator resume it exactly. An item should
+  be a complete batch: to pass on single images costs a quarter of the speed.
   """
   dataset = grain.MapDataset.source(source)
   dataset = dataset.map(function) if function else dataset
   ahead = max(_PREFETCHED_BATCHES, threads)
   return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, ahead)))
-
-
-def examples_of(
-  num_examples: int, *, batch_size: int, seed: int, batch: int
-) -> np.ndarray:
-  """Returns int [B], the examples of training batch number `batch`, from 0."""
-  return ShuffledBatches(num_examples, batch_size, seed)[batch]
-
-
-def train_batches(
-  examples: records.Examples,
-  *,
-  size_px: int,
-  batch_size: int,
-  seed: int,
-  threads: int,
-  rows: np.ndarray | None = None,
-) -> grain.DatasetIterator:
-  """Iterates endlessly over shuffled, `load`ed batches; see `iterate`.
-
-  Each pass takes all examples once, and a batch may span two passes. `seed` and
-  `batch_size` are the same on all hosts; `rows`, int [R], are the rows of each
-  batch that this host needs, by default all. Each of the `threads` decodes a
-  whole batch, as passing on single images would cost a quarter of the speed.
-  """
-  return iterate(
-    ShuffledBatches(len(examples), batch_size, seed, rows),
-    lambda indices: load(examples, indices, size_px),
-    threads=threads,
-  )
 
 
 def eval_batches(
@@ -151,8 +119,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Yields every example once, in order; the last batch is padded.
 
-  The arguments are those of `train_batches`. Batches also have a "mask",
-  float32 [R], which is 0 where a row is padding.
+  Batches also have a "mask", float32 [R], which is 0 where a row is padding.
+  `rows` are as in `ShuffledBatches`.
   """
   count = len(examples)
   rows = np.arange(batch_size) if rows is None else rows
@@ -173,42 +141,35 @@ def all_once(
   examples: records.Examples, config: Any, what: str
 ) -> Iterator[Batch]:
   """Yields `load`ed batches of all examples, in order, with a progress bar."""
-  stream = eval_batches(
-    examples,
-    size_px=config.image_size_px,
-    batch_size=64,
+  everything = np.arange(len(examples))
+  stream = iterate(
+    [everything[i : i + 64] for i in range(0, len(examples), 64)],
+    lambda indices: load(examples, indices, config.image_size_px),
     threads=config.reader_threads,
   )
   with cli.progress(what, len(examples)) as advance:
-    for batch in WithTimeout(stream, config.input_timeout_s):
-      is_real = batch.pop("mask") > 0
-      yield {name: values[is_real] for name, values in batch.items()}
-      advance(int(is_real.sum()))
+    for batch in with_timeout(stream, config.input_timeout_s):
+      yield batch
+      advance(len(batch["label"]))
 
 
-class WithTimeout(Iterator[Any]):
-  """An iterator over batches that raises InputTimeoutError after a wait."""
-
-  def __init__(self, iterator: Iterator[Any], timeout_s: float):
-    self._iterator = iterator
-    self._timeout_s = timeout_s
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
-
-  def __next__(self) -> Any:
+def with_timeout(iterator: Iterator[Any], timeout_s: float) -> Iterator[Any]:
+  """Yields from an iterator; raises InputTimeoutError after too long a wait."""
+  thread = concurrent.futures.ThreadPoolExecutor(1)
+  while True:
     # A future cannot raise StopIteration, so the end is an object.
-    future = self._thread.submit(next, self._iterator, _END)
-    deadline = time.monotonic() + self._timeout_s
+    future = thread.submit(next, iterator, _END)
+    deadline = time.monotonic() + timeout_s
     while not future.done():
-      concurrent.futures.wait([future], min(_POLL_S, self._timeout_s))
+      concurrent.futures.wait([future], min(_POLL_S, timeout_s))
       late = time.monotonic() > deadline or signals.stop_requested()
       if late and not future.done():
         raise errors.InputTimeoutError(
-          f"no batch of images came within input_timeout_s={self._timeout_s:g}"
-          " or before the run was stopped; check that the disk or network of"
+          f"no batch of images came within input_timeout_s={timeout_s:g} or"
+          " before the run was stopped; check that the disk or network of"
           " data_dir answers, then start the same command again."
         )
-    batch = future.result()
-    if batch is _END:
-      self._thread.shutdown()
-      raise StopIteration
-    return batch
+    if future.result() is _END:
+      thread.shutdown()
+      return
+    yield future.result()

@@ -42,11 +42,10 @@ def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
 
 
 def check(examples: records.Examples, config: Any) -> statistics.Statistics:
-  """Compares a training split with a config, before the first step.
+  """Compares a training split with a config; returns its statistics.
 
-  Returns the statistics beside the shards or, if there are none, those of the
-  split. Raises InputError if the number of classes or the size of the images
-  differs, the mean is not that of the images, or an example is damaged.
+  Raises InputError if the number of classes or the size of the images differs,
+  the mean is not that of the images, or an example is damaged.
   """
   dataset, size = examples.dataset, config.image_size_px
   height, width, _ = dataset.shape
@@ -58,7 +57,7 @@ def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   count = min(len(examples), _SAMPLE)
   sample = np.linspace(0, len(examples) - 1, count).astype(int)
   samples = (batches.load(examples, indices, size) for indices in [sample])
-  batch = next(batches.WithTimeout(samples, config.input_timeout_s))
+  batch = next(batches.with_timeout(samples, config.input_timeout_s))
   colours = batch["image"].mean((1, 2))
   actual, stored = colours.mean(0), stats.mean_image.mean((0, 1))
   # Six standard errors, with a black and a white image added to the sample, and
@@ -85,7 +84,7 @@ def _compare(dataset: records.Dataset, field: str, ours: int, its: int) -> None:
 def _statistics(
   examples: records.Examples, config: Any
 ) -> statistics.Statistics:
-  """Reads the statistics beside the shards, or measures those of the split."""
+  """Reads the statistics beside the shards, or measures the split."""
   directory = examples.dataset.directory
   if any((directory / name).exists() for name in statistics.FILES):
     return statistics.read(directory)

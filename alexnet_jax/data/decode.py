@@ -1,4 +1,4 @@
-"""Decodes an image file of any kind: whole, upright, in RGB, as a square."""
+"""Decodes an image file of any kind: upright, in RGB, as a square."""
 
 import io
 import warnings
@@ -13,22 +13,12 @@ _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 # Pillow's own bound: 0.5 GB in RGB. A file of 1 kB can claim far more.
 _MAX_PIXELS = 178_956_970
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # Tags.
-# What makes an image of each EXIF orientation upright; 1 is upright.
-_UPRIGHT = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}
 # libjpeg's warnings that mean wrong pixels; its others are about headers.
 _DAMAGE = ("corrupt", "premature", "inconsistent")
 
 
 class UnreadableError(ValueError):
-  """The file is not a whole image; the text says why."""
+  """The file is not a complete image; the text says why."""
 
 
 def decode(data: bytes) -> Image.Image:
@@ -64,7 +54,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def is_plain_jpeg(data: bytes, size_px: int) -> bool:
-  """Returns whether a file is an upright colour JPEG of exactly this size."""
+  """Returns whether a sound file is an upright colour JPEG of this size."""
   if not is_jpeg(data):
     return False
   try:
@@ -76,10 +66,9 @@ def is_plain_jpeg(data: bytes, size_px: int) -> bool:
 
 
 def square(image: Image.Image, size_px: int) -> np.ndarray:
-  """Returns the central square of an image (paper, section 2).
+  """Returns the central square, uint8 [size_px, size_px, 3] (paper, sec. 2).
 
-  A bicubic filter scales the shorter side to `size_px`. Returns uint8
-  [size_px, size_px, 3].
+  A bicubic filter scales the shorter side to `size_px`.
   """
   size = (size_px, size_px)
   if image.size != size:
@@ -99,6 +88,13 @@ def _orientation(data: bytes) -> int:
     return 1
 
 
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+  if orientation == 1:  # Pillow would copy it.
+    return image
+  image.getexif()[_ORIENTATION] = orientation
+  return ImageOps.exif_transpose(image)
+
+
 def _decode_jpeg(data: bytes) -> Image.Image:
   # simplejpeg reports damage that Pillow ignores: bad codes, missing segments.
   try:
@@ -116,7 +112,7 @@ def _decode_jpeg(data: bytes) -> Image.Image:
     if any(word in str(e).lower() for word in _DAMAGE):
       raise UnreadableError(str(e)) from e
     return _decode_other(data)  # Pillow reads more kinds of JPEG.
-  return _turned(Image.fromarray(pixels), _orientation(data))
+  return _upright(Image.fromarray(pixels), _orientation(data))
 
 
 def _unpadded(data: bytes) -> bytes:
@@ -131,12 +127,7 @@ def _decode_other(data: bytes) -> Image.Image:
       with Image.open(io.BytesIO(data)) as twin:
         twin.verify()  # load() does not compare the checksums of the pixels.
     image.load()  # This makes a TIFF upright.
-    return _turned(_to_rgb(image), image.getexif().get(_ORIENTATION, 1))
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-  turn = _UPRIGHT.get(orientation)
-  return image if turn is None else image.transpose(turn)
+    return _upright(_to_rgb(image), image.getexif().get(_ORIENTATION, 1))
 
 
 def _to_rgb(image: Any) -> Image.Image:

@@ -19,8 +19,8 @@ class Feed:
 
   A split that fits into `config.device_cache_fraction` of each device's memory
   is decoded once and kept there, in `pool`; `draw` is then a pure function of
-  the pool and the int32 [B] indices of a batch. Others are streamed, and `pool`
-  and `draw` are None. The same state gives the same batches either way.
+  the pool and the int32 [B] indices of a batch. Others are streamed, and both
+  are None. The same state gives the same batches either way.
   """
 
   def __init__(
@@ -30,21 +30,24 @@ class Feed:
     self._mesh, self._layout = mesh, layout
     spec, size = layout.batch_spec, config.image_size_px
     *members, places = placement.local_places(mesh, spec, layout.batch_shape)
+    rows, count = layout.example_order()[places], len(examples)
     orders = [
-      {
-        "batch_size": layout.batch_size,
-        "seed": config.seed + int(member),
-        "rows": layout.example_order()[places],
-      }
+      batches.ShuffledBatches(
+        count, layout.batch_size, config.seed + int(member), rows
+      )
       for member in (members[0] if members else [0])
     ]
     memory = hosts.smallest(_device_memory(mesh))  # All must choose alike.
     room = config.device_cache_fraction * memory
-    if len(examples) * size * size * 3 > room:
+    if count * size * size * 3 > room:
       self.pool = self.draw = None
-      options = {"size_px": size, "threads": config.reader_threads}
       self._streams = [
-        batches.train_batches(examples, **options, **order) for order in orders
+        batches.iterate(
+          order,
+          lambda indices: batches.load(examples, indices, size),
+          threads=config.reader_threads,
+        )
+        for order in orders
       ]
     else:
       self.pool = placement.replicate(mesh, _load_all(examples, config))
@@ -55,12 +58,9 @@ class Feed:
         out_specs=spec,
       )
       self._draw_row = jax.jit(lambda pool, index, row: draw(pool, index[row]))
-      self._streams = [
-        batches.iterate(batches.ShuffledBatches(len(examples), **order))
-        for order in orders
-      ]
+      self._streams = [batches.iterate(order) for order in orders]
     self._iterators = [
-      batches.WithTimeout(stream, config.input_timeout_s)
+      batches.with_timeout(stream, config.input_timeout_s)
       for stream in self._streams
     ]
 
@@ -115,15 +115,11 @@ def _device_memory(mesh: Mesh) -> float:
 
 
 def _load_all(examples: records.Examples, config: Any) -> batches.Batch:
-  size, count = config.image_size_px, len(examples)
-  pool = {
-    "image": np.empty((count, size, size, 3), np.uint8),
-    "label": np.empty(count, np.int32),
-  }
-  start = 0
+  size, count, start = config.image_size_px, len(examples), 0
+  images = np.empty((count, size, size, 3), np.uint8)
+  labels = np.empty(count, np.int32)
   for batch in batches.all_once(examples, config, "images into memory"):
     stop = start + len(batch["label"])
-    for name, values in batch.items():
-      pool[name][start:stop] = values
+    images[start:stop], labels[start:stop] = batch["image"], batch["label"]
     start = stop
-  return pool
+  return {"image": images, "label": labels}

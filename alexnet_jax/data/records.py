@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,8 @@ class Dataset:
     """Returns a stored image as an image file, without loss."""
     if not self.raw:
       return image
-    height, width, channels = self.shape
-    kind = {1: 5, 3: 6}[channels or 0]
-    return b"P%d %d %d 255\n" % (kind, width, height) + image
+    height, width, _ = self.shape
+    return b"P6 %d %d 255\n" % (width, height) + image
 
 
 class Example(NamedTuple):
@@ -104,8 +103,8 @@ class Examples:
 def open_directory(directory: Path) -> Dataset:
   """Opens a directory that `prepare` or TFDS made.
 
-  Raises InputError if it is missing, is not of TFDS, has not one image and one
-  label per example, or would make TFDS run code or read files outside of it.
+  Raises InputError if it cannot be read, has not one image and one label per
+  example, or would make TFDS run code, read other files or wait for a pipe.
   """
   try:
     _check_files(directory, directory.iterdir())
@@ -126,10 +125,9 @@ def open_directory(directory: Path) -> Dataset:
 
 
 def open_catalogue(name: str) -> Dataset:
-  """Opens a data set of TFDS's catalogue; downloads it if it is missing.
+  """Opens NAME, NAME/CONFIG or NAME:VERSION of TFDS's catalogue.
 
-  The name is NAME, NAME/CONFIG or NAME:VERSION. Raises InputError if it is
-  unknown or cannot be downloaded.
+  Downloads it if it is missing. Raises InputError if that fails.
   """
   try:
     builder = tfds.builder(name)
@@ -148,8 +146,7 @@ def open_catalogue(name: str) -> Dataset:
 def open_split(dataset: Dataset, split: str, field: str) -> Examples:
   """Returns the examples of a split or a slice of one, like `train[:90%]`.
 
-  `field` is the config field or flag that names the split, for the error.
-  Raises InputError if it does not exist, is empty, or cannot be read.
+  Raises InputError, which names the config field or flag, if there are none.
   """
   kind = dataset.builder.info.file_format.value
   try:
@@ -182,23 +179,24 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
 
 
 def _check_files(directory: Path, files: Iterable[Path]) -> None:
-  """Raises InputError for a link that leads out of a directory."""
-  root = os.path.realpath(directory)
+  """Raises InputError for a link out of a directory, a pipe or a device."""
+  root = directory.resolve()
   for file in files:
-    real = os.path.realpath(file)
-    if os.path.commonpath([root, real]) != root:
+    real = file.resolve()
+    if not real.is_relative_to(root):
       raise errors.InputError(
         f"{str(file)!r} leads outside of data_dir={str(directory)!r}, to"
-        f" {real!r}; put the file itself there."
+        f" {str(real)!r}; put the file itself there."
+      )
+    if not (real.is_file() or real.is_dir()) and real.exists():
+      raise errors.InputError(
+        f"{str(file)!r} is no regular file, and a read of it could wait for"
+        f" ever; remove it from data_dir={str(directory)!r}."
       )
 
 
 def _check_features(file: Path) -> None:
-  """Raises InputError if `features.json` would make TFDS do more than read.
-
-  TFDS imports the modules of classes that it does not know, and reads files
-  that class labels name.
-  """
+  """Raises InputError if TFDS would import modules or read other files."""
   known = tfds.features.FeatureConnector._registered_features
 
   def check(fields: dict[str, Any]) -> dict[str, Any]:
@@ -226,8 +224,12 @@ def _check_features(file: Path) -> None:
 
 def _dataset(directory: Path, builder: Any) -> Dataset:
   features = builder.info.features
-  image = _find_feature(directory, features, "image", _is_image)
-  label = _find_feature(directory, features, "label", _is_label)
+  labels = [
+    k for k, x in features.items() if type(x) is tfds.features.ClassLabel
+  ]
+  images = [k for k, x in features.items() if _is_image(x)]
+  image = _choose(directory, "image", images)
+  label = _choose(directory, "label", labels)
   classes = features[label].num_classes
   if not 0 < (classes or 0) <= _MAX_CLASSES:
     raise ValueError(f"{classes} classes, not 1 to {_MAX_CLASSES:,}")
@@ -243,65 +245,56 @@ def _is_image(feature: Any) -> bool:
     type(feature) is tfds.features.Tensor
     and feature._encoding == tfds.features.Encoding.BYTES
     and feature.np_dtype == np.uint8
-    and (len(shape) == 3 and None not in shape and shape[2] in (1, 3))
+    and shape[2:] == (3,)
+    and None not in shape
   )
 
 
-def _is_label(feature: Any) -> bool:
-  return type(feature) is tfds.features.ClassLabel
-
-
-def _find_feature(
-  directory: Path, features: Any, name: str, is_kind: Callable[[Any], bool]
-) -> str:
-  """Returns the feature of a kind that has this name, or the only one."""
-  found = [key for key in sorted(features) if is_kind(features[key])]
-  if name in found:
-    return name
-  if len(found) != 1:
+def _choose(directory: Path, name: str, features: list[str]) -> str:
+  """Returns the feature of this name, or the only one."""
+  if name not in features and len(features) != 1:
     raise errors.InputError(
-      f"data_dir={str(directory)!r} has {len(found)} features that could be"
-      f" the {name} ({', '.join(found) or 'none'}) and none called {name!r}; it"
-      " needs one image and one class label."
+      f"data_dir={str(directory)!r} has {len(features)} features that could be"
+      f" the {name} ({', '.join(features) or 'none'}) and none called {name!r};"
+      " it needs one image and one class label."
     )
-  return found[0]
+  return name if name in features else features[0]
 
 
 class _TFRecords:
   """Random access to TFRecord files, after one pass over their lengths.
 
-  A record is its length (uint64, little endian), a checksum of 4 bytes, the
-  data and a checksum of 4 bytes (tensorflow.org/tutorials/load_data/tfrecord).
+  A record is its length (uint64), a checksum of 4 bytes, the data and another
+  checksum (tensorflow.org/tutorials/load_data/tfrecord).
   """
 
   def __init__(self, instructions: Any):
-    offsets = [_offsets(instruction) for instruction in instructions]
-    self._offsets = np.concatenate(offsets)
-    self._files = [os.fspath(i.filename) for i in instructions]
-    self._file = np.repeat(np.arange(len(offsets)), list(map(len, offsets)))
+    self._places = [
+      (part.filename, start) for part in instructions for start in _starts(part)
+    ]
 
   def __len__(self) -> int:
-    return len(self._offsets)
+    return len(self._places)
 
   def __getitem__(self, index: int) -> bytes:
-    with open(self._files[self._file[index]], "rb") as stream:
-      stream.seek(self._offsets[index])
+    file, start = self._places[index]
+    with open(file, "rb") as stream:
+      stream.seek(start)
       (size,) = struct.unpack("<Q4x", stream.read(12))
       return stream.read(size)
 
 
-def _offsets(instruction: Any) -> np.ndarray:
+def _starts(part: Any) -> list[int]:
   """Returns where each record of a part of a file begins."""
-  offsets = np.empty(instruction.skip + instruction.take, np.int64)
-  with open(instruction.filename, "rb") as stream:
-    end = os.fstat(stream.fileno()).st_size
-    start = 0
-    for index in range(len(offsets)):
-      offsets[index] = start
+  starts, start = [], 0
+  end = os.path.getsize(part.filename)
+  with open(part.filename, "rb") as stream:
+    for index in range(part.skip + part.take):
+      starts.append(start)
       stream.seek(start)
       head = stream.read(12)
       size = struct.unpack("<Q4x", head)[0] if len(head) == 12 else end
       start += 16 + size
       if start > end:
-        raise ValueError(f"{instruction.filename} ends in example {index}")
-  return offsets[instruction.skip :]
+        raise ValueError(f"{part.filename} ends in example {index}")
+  return starts[part.skip :]

@@ -1,8 +1,6 @@
 """Mean image and principal colours of a training split, on the 0..255 scale.
 
-They lie beside the shards and in a run's workdir: `mean_image.npy`, float32
-[S, S, 3], and `colour_pca.json`, the principal axes of RGB with the standard
-deviation along each.
+They lie in two files, beside the shards and in a run's workdir.
 """
 
 import dataclasses
@@ -15,6 +13,7 @@ import numpy as np
 from alexnet_jax.runtime import errors
 
 FILES = ("mean_image.npy", "colour_pca.json")
+SUMS = ("count", "image", "products")  # The fields of Sums.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +43,9 @@ class Sums:
     """Adds one image, uint8 [S, S, 3]."""
     self.count += 1
     self.image += image
-    colours = image.reshape(-1, 3).T.astype(np.uint32, order="C")
-    for start in range(0, colours.shape[1], 2**16):
-      # 2^16 products of bytes sum to less than 2^32. No BLAS, as its threads
-      # would slow the other workers.
-      part = colours[:, start : start + 2**16]
-      self.products += np.einsum("ci,di->cd", part, part)
-
-  def add(self, other: "Sums") -> None:
-    """Adds the sums of other images."""
-    self.count += other.count
-    self.image += other.image
-    self.products += other.products
+    # No BLAS, as its threads would slow the other workers.
+    colours = image.reshape(-1, 3).T.astype(np.int64, order="C")
+    self.products += np.einsum("ci,di->cd", colours, colours)
 
   def statistics(self) -> Statistics:
     """Returns mean and principal axes, computed in float64."""
@@ -71,10 +61,7 @@ class Sums:
 
 
 def read(directory: Path) -> Statistics:
-  """Reads the statistics of a data set, or those that a run keeps.
-
-  Raises InputError if a file is missing or damaged.
-  """
+  """Reads the statistics of a data set or a run; InputError if damaged."""
   try:
     # Mapped, because a damaged header can claim any size. Never unpickled.
     mean_image = np.array(np.lib.format.open_memmap(directory / FILES[0], "r"))
@@ -83,9 +70,7 @@ def read(directory: Path) -> Statistics:
     sds = np.array(pca["standard_deviations"], np.float32)
     shape = (len(mean_image), len(mean_image), 3)
     if (mean_image.shape, axes.shape, sds.shape) != (shape, (3, 3), (3,)):
-      raise ValueError(
-        f"{mean_image.shape}, {axes.shape} or {sds.shape} values"
-      )
+      raise ValueError(f"shapes {mean_image.shape}, {axes.shape}, {sds.shape}")
     if not all(np.isfinite(x).all() for x in (mean_image, axes, sds)):
       raise ValueError("some values are not finite")
     return Statistics(mean_image, axes, sds)

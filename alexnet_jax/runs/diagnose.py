@@ -62,10 +62,8 @@ def first_nonfinite_layer(run: Run, step: int, member: int) -> str:
   """
   split, config = run.splits["train"], run.config
   start, seed = step - 1, config.seed + member
-  examples = batches.examples_of(
-    len(split), batch_size=config.batch_size, seed=seed, batch=start
-  )
-  images = batches.load(split, examples, config.image_size_px)["image"]
+  order = batches.ShuffledBatches(len(split), config.batch_size, seed)
+  images = batches.load(split, order[start], config.image_size_px)["image"]
   params = jax.device_get(placement.replicate(run.mesh, run.state.params))
   names = networks.layer_names(run.net.network)
 
@@ -91,7 +89,7 @@ def first_nonfinite_layer(run: Run, step: int, member: int) -> str:
   )
   for name, finite_B in zip(names, jax.device_get(finite_LxB), strict=True):
     if not finite_B.all():
-      bad = examples[~finite_B]
+      bad = order[start][~finite_B]
       return (
         f"the outputs of {name} are not finite for {len(bad)} of"
         f" {len(images)} images, examples {errors.first_few(map(str, bad), 8)}"

@@ -43,8 +43,9 @@ def ours(folder: Path, prepared: str) -> Iterator[Any]:
 
   dataset = records.open_directory(folder / prepared)
   examples = records.open_split(dataset, "train", "split")
-  return batches.train_batches(
-    examples, size_px=SIZE_PX, batch_size=BATCH_SIZE, seed=0, threads=2
+  order = batches.ShuffledBatches(len(examples), BATCH_SIZE, seed=0)
+  return batches.iterate(
+    order, lambda indices: batches.load(examples, indices, SIZE_PX), threads=2
   )
 
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from directories import write_shards
+from directories import training_batches, write_shards
 from PIL import Image
 
 from alexnet_jax.data import batches, records
@@ -76,7 +76,7 @@ def in_file_order(examples):
 
 def batches_of(examples, **options):
   options = {"batch_size": 5, "seed": 0, "threads": 1} | options
-  return batches.train_batches(examples, size_px=SIZE_PX, **options)
+  return training_batches(examples, size_px=SIZE_PX, **options)
 
 
 def passes(examples, count, **options):
@@ -177,9 +177,11 @@ HOSTS = {
 def test_hosts_share_training_batches(train, hosts):
   """Together they see the batches of one host: nothing twice, nothing lost."""
   rows = [np.array(host, int) for host in hosts]
-  whole = batches_of(train, batch_size=BATCH)
+  on_one_host = batches_of(train, batch_size=BATCH)
   parts = [batches_of(train, batch_size=BATCH, rows=mine) for mine in rows]
-  for batch, *shares in itertools.islice(zip(whole, *parts, strict=True), 7):
+  for batch, *shares in itertools.islice(
+    zip(on_one_host, *parts, strict=True), 7
+  ):
     for mine, share in zip(rows, shares, strict=True):
       assert_same(share, {name: batch[name][mine] for name in batch})
 
@@ -197,9 +199,9 @@ def test_hosts_share_evaluations(dataset, split, hosts):
       )
     )
 
-  whole, rows = evaluate(None), [np.array(host, int) for host in hosts]
+  on_one_host, rows = evaluate(None), [np.array(host, int) for host in hosts]
   for mine in rows:
-    for batch, share in zip(whole, evaluate(mine), strict=True):
+    for batch, share in zip(on_one_host, evaluate(mine), strict=True):
       assert_same(share, {name: batch[name][mine] for name in batch})
 
 
@@ -250,7 +252,9 @@ def test_evaluation_takes_each_example_once_in_order(
 
 
 @pytest.mark.parametrize("side", [8, 24])
-def test_a_jpeg_of_another_size_than_told_is_refused_or_scaled(tmp_path, side):
+def test_a_jpeg_of_another_size_than_the_metadata_is_refused_or_scaled(
+  tmp_path, side
+):
   """Its pixels in a corner of the buffer would leave those of another image."""
 
   def encode_odd(_):

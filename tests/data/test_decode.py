@@ -1,4 +1,4 @@
-"""Image files of every kind, whole and damaged, against Pillow and numpy."""
+"""Image files of every kind, complete and damaged, against Pillow and numpy."""
 
 import io
 import re
@@ -344,7 +344,7 @@ def test_a_cut_file_is_refused(mode, kind, options, after_pixels):
   """Unless only what follows the pixels is lost. Half a picture is grey."""
   picture = smooth(0, 30, 20).convert(mode)
   data = saved(picture, kind, **options)
-  whole = decoded(data)
+  expected = decoded(data)
   last = range(len(data) - 1, len(data) - 26, -1)
   for length in {*range(0, len(data), len(data) // 20), *last}:
     if length < len(data) - after_pixels:
@@ -354,13 +354,13 @@ def test_a_cut_file_is_refused(mode, kind, options, after_pixels):
         cut = decoded(data[:length])
       except decode.UnreadableError:
         continue
-      np.testing.assert_array_equal(cut, whole)
+      np.testing.assert_array_equal(cut, expected)
 
 
 def test_flipped_bytes_of_a_png_are_found():
   """Its checksums know, but Pillow looks at none of those of pixels."""
   data = saved(smooth(0, 48, 40), "PNG")
-  whole = decoded(data)
+  expected = decoded(data)
   begin, end = data.index(b"IDAT") + 4, len(data) - 16
   wrong = []
   for at in range(begin, end, 9):
@@ -368,7 +368,7 @@ def test_flipped_bytes_of_a_png_are_found():
       image = decoded(patched(data, at, bytes([data[at] ^ 0x5A])))
     except decode.UnreadableError:
       continue
-    if not np.array_equal(image, whole):
+    if not np.array_equal(image, expected):
       wrong.append(at)
   assert wrong == []
 
@@ -411,8 +411,8 @@ def test_scaling_precedes_the_cut(size):
   picture = smooth(0, *size)
   width, height = (SIZE_PX * side // min(size) for side in size)
   left, top = (width - SIZE_PX) // 2, (height - SIZE_PX) // 2
-  whole = picture.resize((width, height), Image.Resampling.BICUBIC)
-  cut = np.asarray(whole)[top : top + SIZE_PX, left : left + SIZE_PX]
+  scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
+  cut = np.asarray(scaled)[top : top + SIZE_PX, left : left + SIZE_PX]
   assert np.abs(squared(picture) - cut).max() <= 1
 
 

@@ -8,12 +8,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from directories import write_shards
+from directories import training_batches, write_shards
 from ml_collections import ConfigDict
 
-from alexnet_jax.data import batches, feed, records
+from alexnet_jax.data import feed, records
 from alexnet_jax.parallel import layouts, placement
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, hosts
 
 SIZE_PX = 8
 CLASSES = ["ant", "bee", "cat"]
@@ -75,7 +75,7 @@ def assert_same(batches, expected):
 def streams(examples, **changes):
   """What the iterator of the host gives, whose tests are in test_batches."""
   options = config(0, **changes)
-  return batches.train_batches(
+  return training_batches(
     examples,
     size_px=options.image_size_px,
     batch_size=options.batch_size,
@@ -91,10 +91,10 @@ def test_feeds_give_the_batches_of_the_host(train, kind, devices):
   batches = take(open_feed(train, kind, devices), 9)
   expected = list(itertools.islice(streams(train), 9))
   assert_same(batches, expected)
-  seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+  numbers = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
   labels = np.concatenate([batch["label"] for batch in batches])
-  assert (seen % len(CLASSES) == labels).all()
-  for order in (seen[:COUNT], seen[COUNT : 2 * COUNT]):
+  assert (numbers % len(CLASSES) == labels).all()
+  for order in (numbers[:COUNT], numbers[COUNT : 2 * COUNT]):
     assert sorted(order.tolist()) == list(range(COUNT))
 
 
@@ -112,7 +112,7 @@ def test_a_config_changes_both_feeds_alike(train, changes):
 
 
 @pytest.mark.parametrize("kind", SHARES)
-def test_members_of_an_ensemble_have_orders_of_their_own(train, kind):
+def test_members_of_an_ensemble_have_different_orders(train, kind):
   """Each sees what a single net of its seed sees."""
   options = config(SHARES[kind])
   layout = layouts.Layout("data", 1, 2, BATCH, members=2)
@@ -142,6 +142,16 @@ def test_feeds_resume_exactly_at_every_step(train, before, after):
     assert second.get_state() == first.get_state()
     assert_same(take(second, 3), expected[step : step + 3])
     assert_same(take(first, 1), expected[step : step + 1])
+
+
+@pytest.mark.parametrize("other", [0, 1e30])
+def test_hosts_of_unequal_memory_choose_the_same_feed(
+  train, monkeypatch, other
+):
+  """With a pool on one host and a stream on the other, the run would hang."""
+  monkeypatch.setattr(hosts, "_gather_texts", lambda text: [text, str(other)])
+  is_streamed = open_feed(train, "resident").pool is None
+  assert is_streamed == (other == 0)
 
 
 @pytest.mark.parametrize("share", [1e-30, 1])

@@ -82,7 +82,7 @@ def test_first_layer_that_overflows_is_found_and_for_which_examples(
     splits={"train": Split()}, state=types.SimpleNamespace(params=params),
   )  # fmt: skip
   monkeypatch.setattr(batches, "load", lambda *_: {"image": images})
-  order = batches.examples_of(16, batch_size=16, seed=0, batch=0)
+  order = batches.ShuffledBatches(16, 16, seed=0)[0]
   examples = ", ".join(map(str, order[[0, 3, 5]]))
   assert diagnose.first_nonfinite_layer(run, 1, 0) == (
     "the outputs of conv5 are not finite for 3 of 16 images, examples"
@@ -141,11 +141,11 @@ def test_iterator_that_is_slow_is_waited_for_and_one_that_hangs_is_not():
     time.sleep(3)
     yield 3
 
-  in_time = batches.WithTimeout(numbers(), 1.0)
+  in_time = batches.with_timeout(numbers(), 1.0)
   assert [next(in_time), next(in_time)] == [1, 2]
   with pytest.raises(errors.InputTimeoutError, match="input_timeout_s=1"):
     next(in_time)
-  assert list(batches.WithTimeout(iter("ab"), 1.0)) == ["a", "b"]
+  assert list(batches.with_timeout(iter("ab"), 1.0)) == ["a", "b"]
 
 
 def test_timeout_of_the_iterator_itself_is_its_own():
@@ -154,7 +154,7 @@ def test_timeout_of_the_iterator_itself_is_its_own():
     yield
 
   with pytest.raises(TimeoutError, match="of the disk"):
-    next(batches.WithTimeout(failing(), 1.0))
+    next(batches.with_timeout(failing(), 1.0))
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -53,7 +53,7 @@ def assert_met(results, others=()):
   for me, result in enumerate(results):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found == [count, me, int("1" * count), 0, list(others)]
+    assert found == [count, me, int("1" * count), 0, 11 - count, list(others)]
 
 
 # Processes that connect.

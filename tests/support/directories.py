@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from alexnet_jax.data import batches
 from alexnet_jax.data.prepare import shards
 
 
@@ -37,4 +38,15 @@ def write_pictures(directory, class_names, **splits):
   }
   return write_shards(
     directory, examples, class_names, size_px, encode_pixels, raw=True
+  )
+
+
+def training_batches(
+  examples, *, size_px, batch_size, seed=0, threads=1, rows=None
+):
+  """Iterates over training batches, as a feed that streams."""
+  return batches.iterate(
+    batches.ShuffledBatches(len(examples), batch_size, seed, rows),
+    lambda indices: batches.load(examples, indices, size_px),
+    threads=threads,
   )

@@ -79,7 +79,7 @@ def find(source, wanted="", **options):
   return sources.find(str(source), wanted, spool, **options)
 
 
-def held(listing):
+def contents(listing):
   """{split: [(class, bytes)]}."""
   return {
     split: [(listing.class_names[y], item.read()) for item, y in items]
@@ -89,7 +89,7 @@ def held(listing):
 
 def paths(listing, split):
   """The paths that a split's files hold; their folders must be the classes."""
-  pairs = [(name, os.fsdecode(data)) for name, data in held(listing)[split]]
+  pairs = [(name, os.fsdecode(data)) for name, data in contents(listing)[split]]
   assert all(path.split("/")[-2] == name for name, path in pairs)
   assert len(set(pairs)) == len(pairs)
   return {path for _, path in pairs}

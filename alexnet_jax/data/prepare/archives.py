@@ -56,10 +56,7 @@ def file_at(path: str) -> Item:
 
 
 def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
-  """Yields all files with their paths below `root`.
-
-  Links are followed, except to a folder that they lie in.
-  """
+  """Yields all files; follows links, except to a folder that they lie in."""
 
   def fail(e: OSError) -> None:
     raise errors.InputError(
@@ -68,10 +65,9 @@ def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
     ) from e
 
   for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
-    here = os.path.realpath(folder)
-    targets = {f: os.path.realpath(os.path.join(folder, f)) for f in folders}
+    here = Path(os.path.realpath(folder))
     folders[:] = [
-      f for f in folders if os.path.commonpath([targets[f], here]) != targets[f]
+      f for f in folders if not here.is_relative_to(os.path.realpath(here / f))
     ]
     for file in files:
       path = os.path.join(folder, file)
@@ -79,39 +75,39 @@ def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
 
 
 def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
-  """Yields the members of a tar or zip, with their paths in it.
+  """Yields the members of a tar or zip, and of tars in a plain tar.
 
-  `spool` is a file to make, if they have to be unpacked. Raises InputError for
-  another or a damaged file, or if a member's name leads out of the archive.
+  Raises InputError for another or a damaged file, or if a member's name leads
+  out of it. Only what is compressed is unpacked, into the file `spool`.
   """
   try:
-    # A tar that ends in a zip looks like one.
-    if zipfile.is_zipfile(path) and not tarfile.is_tarfile(path):
-      yield from _in_zip(path, spool)
-      return
-    with tarfile.open(path) as archive, spool.open("wb") as file:
-      is_plain = isinstance(archive.fileobj, io.BufferedReader)
-      yield from in_tar(archive, path, spool_to=None if is_plain else file)
+    with spool.open("wb") as file:
+      # A tar that ends in a zip looks like one.
+      if zipfile.is_zipfile(path) and not tarfile.is_tarfile(path):
+        yield from _in_zip(path, file)
+        return
+      with tarfile.open(path) as archive:
+        is_plain = isinstance(archive.fileobj, io.BufferedReader)
+        yield from _members(archive, path, None if is_plain else file)
   except errors.InputError:
     raise
   except Exception as e:  # Each kind of archive and damage has its own error.
     if isinstance(e, OSError) and e.errno in _NO_ROOM:
       raise  # It is the spool that has no room.
     raise errors.InputError(
-      f"source={str(path)!r} is not a whole tar, zip or list file"
+      f"source={str(path)!r} is not a complete tar, zip or list file"
       f" ({errors.reason(e)}); give one, or a folder."
     ) from e
 
 
-def _in_zip(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
+def _in_zip(path: Path, spool: IO[bytes]) -> Iterator[tuple[str, Item]]:
   # Many programs write names in UTF-8 without saying so.
-  archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
-  with archive, spool.open("wb") as file:
+  with zipfile.ZipFile(path, metadata_encoding="utf-8") as archive:
     for info in archive.infolist():
       if not info.is_dir():
         name = _inner_name(path, info.filename)
         with archive.open(info) as stream:
-          yield name, _spooled(stream, info.file_size, file, name, path)
+          yield name, _spooled(stream, info.file_size, spool, name, path)
 
 
 def _inner_name(archive: Path, name: str) -> str:
@@ -124,29 +120,27 @@ def _inner_name(archive: Path, name: str) -> str:
 
 
 def _spooled(
-  stream: IO[bytes], size: int, file: IO[bytes], name: str, archive: Path
+  stream: IO[bytes], size: int, spool: IO[bytes], name: str, archive: Path
 ) -> Item:
   # One that is too large is refused when it is read.
-  start = file.tell()
-  size = size if size > MAX_BYTES else file.write(stream.read())
-  return Item(file.name, start, size, name, archive.stat().st_ctime_ns)
+  start = spool.tell()
+  size = size if size > MAX_BYTES else spool.write(stream.read())
+  return Item(spool.name, start, size, name, archive.stat().st_ctime_ns)
 
 
-def in_tar(
+def _members(
   archive: tarfile.TarFile,
   path: Path,
+  spool: IO[bytes] | None = None,
   *,
   offset: int = 0,
   folder: str = "",
-  spool_to: IO[bytes] | None = None,
 ) -> Iterator[tuple[str, Item]]:
-  """Yields the members of a tar and, if it is plain, those of tars in it.
+  """Yields the members, under `folder`, of a tar at `offset` in a file.
 
-  The tar begins at `offset` in the file `path`, and its members are put under
-  `folder`. Those of a compressed one are written to `spool_to`. Links have
-  no bytes.
+  A `spool` is for those of a compressed one. Links have no bytes.
   """
-  nothing = Item(str(path), 0, -1, "", path.stat().st_ctime_ns)
+  changed_ns = path.stat().st_ctime_ns
   while member := archive.next():
     vars(archive)["members"].clear()  # It would keep them all in memory.
     name = folder + _inner_name(path, member.name)
@@ -157,27 +151,19 @@ def in_tar(
       raise tarfile.ReadError(f"{name} is sparse")
     stream: Any = archive.extractfile(member) if member.isreg() else None
     if not stream:
-      item = nothing._replace(name=name)
-    elif spool_to:
-      item = _spooled(stream, member.size, spool_to, name, path)
+      yield name, Item(str(path), 0, -1, name, changed_ns)
+    elif spool:
+      yield name, _spooled(stream, member.size, spool, name, path)
     elif name.endswith(".tar"):
       inside = name.removesuffix(".tar") + "/"
       with tarfile.open(fileobj=stream, mode="r:") as inner:
-        yield from in_tar(inner, path, offset=start, folder=inside)
-      continue
+        yield from _members(inner, path, offset=start, folder=inside)
     else:
-      item = nothing._replace(offset=start, size=member.size, name=name)
-    yield name, item
-  # A tar that was cut off between two members reads like a whole one.
+      yield name, Item(str(path), start, member.size, name, changed_ns)
+  # A tar that was cut off between two members reads like a complete one.
   file: Any = archive.fileobj
   file.seek(archive.offset)
   if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     raise tarfile.ReadError("it ends before its end mark")
-  if spool_to:
-    read_to_end(file)
-
-
-def read_to_end(file: IO[bytes]) -> None:
-  """Reads on, because gzip compares its checksum at the end."""
-  while file.read(2**20):
-    pass
+  while spool and file.read(2**20):
+    pass  # At the end gzip compares its checksum.

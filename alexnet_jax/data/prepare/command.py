@@ -4,9 +4,9 @@
 
 IMAGES is a folder, a tar or a zip of CLASS/IMAGE or SPLIT/CLASS/IMAGE, perhaps
 inside one more folder; a list file of PATH and LABEL; a folder with the
-ILSVRC-2012 tars; a TFDS directory; `tfds:NAME`; or `shapes`, which are drawn.
-If it has no splits, a seeded tenth of each class goes to `validation` and
-another to `test`. If it is killed, the same command continues.
+ILSVRC-2012 tars; a TFDS directory; or `tfds:NAME`. If it has no splits, a
+seeded tenth of each class goes to `validation` and another to `test`. If the
+command is killed, the same command continues.
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.data import decode
-from alexnet_jax.data.prepare import shapes, shards, sources, splits
+from alexnet_jax.data.prepare import shards, sources, splits
 from alexnet_jax.runtime import cli, errors
 
 
@@ -26,8 +26,8 @@ def encode(
 ) -> tuple[np.ndarray, bytes]:
   """Returns the square of an image, uint8 [S, S, 3], and the bytes to store.
 
-  These are the pixels if `raw`, else a JPEG, kept byte for byte if it already
-  is such a square. Raises OSError, with name and reason, for no whole image.
+  A JPEG that already is such a square is kept byte for byte. Raises OSError,
+  with name and reason, for a damaged image.
   """
   try:
     data = item.read()
@@ -64,34 +64,31 @@ def prepare(
   """Writes the shards of a source; the arguments are the command's flags.
 
   Returns the number of examples of each split, the class names, and lines on
-  what was left out. Raises InputError as `sources.find` and `shards.write` do.
+  what was left out. Raises InputError.
   """
   with shards.claim(output) as work:
-    listing = sources.find(
+    found = sources.find(
       source, splits, work / "spool", seed=seed, synsets=synsets
-    )
-    counts = {split: len(items) for split, items in listing.splits.items()}
-    encoder = functools.partial(
-      encode, size_px=size_px, quality=quality, raw=raw
     )
     bad = shards.write(
       work,
       output,
-      listing.splits,
-      class_names=listing.class_names,
+      found.splits,
+      class_names=found.class_names,
       size_px=size_px,
-      encoder=encoder,
+      encoder=functools.partial(
+        encode, size_px=size_px, quality=quality, raw=raw
+      ),
       description=f"Prepared from {_readable(Path(source).name)}.",
       raw=raw,
       skip_bad=skip_bad,
       workers=workers,
     )
+  counts = {split: len(items) for split, items in found.splits.items()}
   for split, _ in bad:
     counts[split] -= 1
-  notes = list(listing.notes)
-  if bad:
-    notes.append(f"left out {len(bad)} images, see {output}/skipped.json")
-  return counts, listing.class_names, notes
+  note = f"left out {len(bad)} images, see {output}/skipped.json"
+  return counts, found.class_names, [*found.notes, *([note] if bad else [])]
 
 
 def _train_command(
@@ -103,27 +100,13 @@ def _train_command(
     fields["image_size_px"] = size_px
   if counts["train"] < 128:
     fields["batch_size"] = counts["train"]
-  fields |= {
-    f"{s}_split": "" for s in ("validation", "test") if s not in counts
-  }
+  for split in ("validation", "test"):
+    if split not in counts:
+      fields[f"{split}_split"] = ""
   if "validation" not in counts:
     fields["schedule"] = "epochs"  # The plateau needs a validation error.
   flags = " ".join(f"--config.{name}={fields[name]}" for name in fields)
   return f"alexnet train --config=alexnet {flags}"
-
-
-def _draw_shapes(args: Any) -> None:
-  """Writes the generated data set."""
-  for name in ("quality", "raw", "splits", "synsets", "skip_bad"):
-    if args[name].present:
-      raise errors.InputError(f"source='shapes' takes no --{name}; drop it.")
-  size_px = args.size if args["size"].present else 64
-  output, workers = Path(args.output), args.workers
-  shapes.generate(output, size_px=size_px, seed=args.seed, workers=workers)
-  data = f"--config.data_dir={output}"
-  data += f" --config.image_size_px={size_px}" if size_px != 64 else ""
-  print(f"wrote {output}; to train:")
-  print(f"  alexnet train --config=quickstart {data}")
 
 
 def main(_) -> None:
@@ -131,9 +114,6 @@ def main(_) -> None:
   args = flags.FLAGS
   if not args.source or not args.output:
     raise errors.InputError("--source= and --output= must not be empty.")
-  if args.source == "shapes" and not Path(args.source).exists():
-    _draw_shapes(args)
-    return
   names = ("quality", "raw", "splits", "seed", "synsets", "skip_bad", "workers")
   options: dict[str, Any] = {name: args[name].value for name in names}
   counts, class_names, notes = prepare(
@@ -145,29 +125,21 @@ def main(_) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string(
-    "source",
-    None,
-    "Folder, tar, zip, list file, folder of ILSVRC-2012 tars, TFDS directory,"
-    " tfds:NAME, or shapes.",
-    required=True,
-  )
-  flags.DEFINE_string("output", None, "Directory to make.", required=True)
-  integer = flags.DEFINE_integer
-  integer("size", 256, "Side in pixels; of shapes, 64.", 8, 4096)
+  text, integer = flags.DEFINE_string, flags.DEFINE_integer
+  text("source", None, "Images to read; see above.", required=True)
+  text("output", None, "Directory to make.", required=True)
+  integer("size", 256, "Side in pixels.", 8, 4096)
   integer("quality", shards.JPEG_QUALITY, "Of the JPEGs.", 1, 100)
   integer("seed", 0, "Another seed holds out other images.", 0)
   integer("workers", None, "Processes; one per core by default.", 0)
   flags.DEFINE_bool("raw", False, "Store pixels: more room, faster to read.")
-  flags.DEFINE_string(
+  text(
     "splits",
     "",
     "NAME, NAME=FOLDER or NAME=SHARE (of each class of train, held out), with"
     f" commas; by default the source's own or, if none, {splits.HOLDOUT}.",
   )
-  flags.DEFINE_string(
-    "synsets", "", "File of WNID WORDS in order of the labels, for ImageNet."
-  )
+  text("synsets", "", "File of WNID WORDS in order of the labels.")
   flags.DEFINE_bool("skip_bad", False, "Leave out unreadable images.")
 
 

@@ -112,8 +112,7 @@ def _paint(
 
   The canvas is float32 [5, S, S]: x and y from -1 to 1, red, green, blue.
   `reach` is the radius of the circle around the shape and `shift` the largest
-  move of its centre, in half image sides. Beyond `cut` in x, in its own frame,
-  the shape is left out.
+  move of its centre, in half image sides. The shape ends at x = `cut`.
   """
   size_px = canvas.shape[1]
   turn, lean = rng.uniform(0, math.tau, 2).tolist()
@@ -134,15 +133,10 @@ def _paint(
 
 
 def draw(label: int, seed: Sequence[int], size_px: int = 64) -> np.ndarray:
-  """Draws one picture, always the same for the same arguments.
+  """Draws a picture of CLASSES[label], uint8 [S, S, 3].
 
-  Args:
-    label: index into CLASSES.
-    seed: non-negative integers that number the picture, e.g. (split, index).
-    size_px: side of the picture; another size shows the same scene.
-
-  Returns:
-    uint8 [S, S, 3], RGB.
+  `seed` are non-negative integers that number it, e.g. (split, index). Another
+  size shows the same scene.
   """
   rng = np.random.default_rng([*seed, label])
   shapes = list(_SHAPES.values())
@@ -182,15 +176,10 @@ def generate(
   seed: int = 0,
   workers: int | None = None,
 ) -> None:
-  """Writes the data set as a prepared directory, all classes equally often.
-
-  Raises InputError if `output` exists or cannot be written.
-  """
+  """Writes the data set, all classes equally often; see `shards.claim`."""
   counts = {"train": train, "validation": validation, "test": test}
   examples = {
-    split: [
-      ((seed, number, index), index % len(CLASSES)) for index in range(count)
-    ]
+    split: [((seed, number, i), i % len(CLASSES)) for i in range(count)]
     for number, (split, count) in enumerate(counts.items())
   }
   with shards.claim(output) as work:

@@ -1,4 +1,4 @@
-"""Writes a TFDS directory of ArrayRecord shards, whole or not at all."""
+"""Writes a TFDS directory of ArrayRecord shards, completely or not at all."""
 
 import concurrent.futures
 import contextlib
@@ -38,25 +38,20 @@ Item = Any
 # uint8 [S, S, 3], and the bytes to store. It raises OSError, with the item's
 # name and the reason, if the item cannot be read.
 Encoder = Callable[[Item], tuple[np.ndarray, bytes]]
+_Result = Mapping[str, np.ndarray]  # Of a shard; `_Shard.write` has its names.
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
   """Encodes an RGB image, uint8 [H, W, 3]; colours are not subsampled."""
-  return simplejpeg.encode_jpeg(
-    np.ascontiguousarray(image),
-    quality=quality,
-    colorspace="RGB",
-    colorsubsampling="444",
-  )
+  return simplejpeg.encode_jpeg(image, quality, "RGB", "444")
 
 
 @contextlib.contextmanager
 def claim(output: Path) -> Iterator[Path]:
   """Yields the folder beside `output` in which `write` works.
 
-  Finished shards stay there if the work is interrupted or killed, and the next
-  try uses them. Raises InputError if `output` exists, cannot be written, or is
-  being made by another process, or if a worker was killed.
+  Finished shards stay there if the work is interrupted, and the next try uses
+  them. Raises InputError if `output` exists or cannot be written.
   """
   work = output.parent / f".{output.name}.unfinished"
   if os.path.lexists(output):
@@ -104,7 +99,7 @@ def write(
   skip_bad: bool = False,
   workers: int | None = None,
 ) -> list[tuple[str, str]]:
-  """Writes a prepared directory, whole or not at all.
+  """Writes a prepared directory, completely or not at all.
 
   Examples are shuffled with a fixed seed before they are cut into shards, so
   any slice of a split is a random sample. The bytes depend neither on the
@@ -112,11 +107,10 @@ def write(
 
   `work` is from `claim`. `splits` has items and labels, always in the same
   order, and a `train`. `raw` says that the encoder's bytes are pixels, not
-  JPEGs. With `skip_bad`, unreadable images are listed in `skipped.json`.
-  `workers` are processes: by default one per core, 0 for none.
+  JPEGs. `workers` are processes: by default one per core, 0 for none.
 
   Returns split and reason of each image that was left out. Raises InputError if
-  images cannot be read (all are listed), or none of a split or of a class of
+  images cannot be read, unless `skip_bad`, or none of a split or of a class of
   train can.
   """
   name = "alexnet_" + re.sub("[^A-Za-z0-9]", "_", output.name).lower()
@@ -136,19 +130,13 @@ def write(
     advance(total - sum(len(shard.items) for shard in todo))
     for count in _run(todo, workers):
       advance(count)
-  parts: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
-  train = statistics.Sums.zero(size_px)
+  results: dict[str, list[Any]] = {split: [] for split in splits}
   for shard in plan:
-    result = shard.result()
-    assert result, shard.file
-    sums, about = result
-    parts[shard.split].append(about)
-    if shard.split == "train":
-      train.add(sums)
+    results[shard.split].append(shard.result())
   bad = [
     (split, reason)
     for split in splits
-    for reason in sorted(r for part in parts[split] for r in part["bad"])
+    for reason in sorted(r for x in results[split] for r in x["bad"].tolist())
   ]
   lines = "".join(f"\n  {reason} ({split})" for split, reason in bad)
   if bad and not skip_bad:
@@ -156,8 +144,8 @@ def write(
       f"{len(bad)} images cannot be read; repair or remove them, or leave them"
       f" out with --skip_bad; finished shards are kept in {work}:{lines}"
     )
-  lost = [s for s in splits if not any(part["count"] for part in parts[s])]
-  read = {label for part in parts["train"] for label in part["labels"]}
+  lost = [s for s in splits if not sum(x["count"] for x in results[s])]
+  read = {label for x in results["train"] for label in x["labels"].tolist()}
   classes = {label for _, label in splits["train"]} - read
   lost = lost or sorted(f"{class_names[label]} in train" for label in classes)
   if lost:
@@ -169,15 +157,15 @@ def write(
     text = json.dumps({"count": len(bad), "images": images}, indent=2)
     (work / "out" / "skipped.json").write_text(text + "\n")
   shape = (size_px, size_px, 3)
-  image = (
-    tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
-    if raw
-    else tfds.features.Image(shape=shape, encoding_format="jpeg")
-  )
+  image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+  if raw:
+    image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
   label = tfds.features.ClassLabel(names=list(class_names))
   features = tfds.features.FeaturesDict({"image": image, "label": label})
-  _write_metadata(work / "out", name, features, description, parts)
-  statistics.write(work / "out", train.statistics())
+  _write_metadata(work / "out", name, features, description, results)
+  fields, train = statistics.SUMS, results["train"]
+  sums: dict[str, Any] = {k: sum(x[k] for x in train) for k in fields}
+  statistics.write(work / "out", statistics.Sums(**sums).statistics())
   (work / "out").rename(output)
   return bad
 
@@ -199,13 +187,12 @@ def _write_metadata(
   name: str,
   features: tfds.features.FeaturesDict,
   description: str,
-  parts: Mapping[str, list[dict[str, Any]]],
+  results: Mapping[str, Sequence[_Result]],
 ) -> None:
   template = tfds.core.ShardedFileTemplate(
     data_dir=tfds.core.Path(directory),
     dataset_name=name,
     filetype_suffix="array_record",
-    template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
   )
   tfds.folder_dataset.write_metadata(
     data_dir=directory,
@@ -213,11 +200,11 @@ def _write_metadata(
     split_infos=[
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[part["count"] for part in of_split],
-        num_bytes=sum(part["num_bytes"] for part in of_split),
+        shard_lengths=[int(x["count"]) for x in of_split],
+        num_bytes=sum(int(x["num_bytes"]) for x in of_split),
         filename_template=template,
       )
-      for split, of_split in parts.items()
+      for split, of_split in results.items()
     ],
     filename_template=template,
     check_data=False,  # Its check reads with TensorFlow.
@@ -243,19 +230,14 @@ class _Shard:
     text = repr((encoder.func.__qualname__, encoder.args, options, self.items))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
-  def result(self) -> tuple[statistics.Sums, dict[str, Any]] | None:
-    """Returns what `write` found, or None if this shard is not finished."""
+  def result(self) -> _Result | None:
+    """Returns what `write` saved, or None if this shard is not finished."""
     try:
       size = (self.work / "out" / self.file).stat().st_size
-      with (
-        (self.work / "done" / self.file).open("rb") as file,
-        np.load(file) as arrays,
-      ):
-        about = json.loads(str(arrays["about"]))
-        image, products = arrays["image"], arrays["products"]
-      if (about["key"], about["size"]) != (self._key(), size):
-        return None
-      return statistics.Sums(about["count"], image, products), about
+      with np.load(self.work / "done" / self.file) as arrays:
+        result = dict(arrays)
+      same = result["key"] == self._key() and result["size"] == size
+      return result if same else None
     except Exception:  # NumPy raises many kinds for a damaged file.
       return None
 
@@ -280,23 +262,19 @@ class _Shard:
       num_bytes += len(record)
       labels.add(label)
     writer.close()
-    about = {
-      "key": self._key(),
-      "size": partial.stat().st_size,
-      "count": sums.count,
-      "num_bytes": num_bytes,
-      "labels": sorted(labels),
-      "bad": bad,
-    }
+    size = partial.stat().st_size
     done = self.work / "done" / self.file
     done.unlink(missing_ok=True)  # It may belong to other bytes.
     partial.rename(self.work / "out" / self.file)
     with partial.open("wb") as file:
       np.savez(
         file,
-        about=json.dumps(about),
-        image=sums.image,
-        products=sums.products,
+        key=self._key(),
+        size=size,
+        num_bytes=num_bytes,
+        labels=list(labels),
+        bad=np.array(bad, str),
+        **dataclasses.asdict(sums),
       )
     partial.rename(done)
     return len(self.items)
@@ -320,18 +298,16 @@ def _run(plan: Sequence[_Shard], workers: int | None) -> Iterator[int]:
     yield from (shard.write() for shard in plan)
     return
   # Spawned, as a fork of a process that runs JAX's threads may hang.
-  pool = concurrent.futures.ProcessPoolExecutor(
+  with concurrent.futures.ProcessPoolExecutor(
     workers or min(os.cpu_count() or 1, max(len(plan), 1)),
     multiprocessing.get_context("spawn"),
     _prepare_worker,
-  )
-  try:
-    running = [pool.submit(_Shard.write, shard) for shard in plan]
-    for future in concurrent.futures.as_completed(running):
-      yield future.result()
-    pool.shutdown()
-  except BaseException:
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-      process.terminate()
-    raise
+  ) as pool:
+    try:
+      running = [pool.submit(_Shard.write, shard) for shard in plan]
+      for future in concurrent.futures.as_completed(running):
+        yield future.result()
+    except BaseException:
+      for process in multiprocessing.active_children():
+        process.terminate()
+      raise

@@ -1,78 +1,72 @@
 """What a source holds: where each image lies, its split and its class.
 
-A source is a folder, an archive, a list file, the ILSVRC-2012 tars or a TFDS
-directory. No pixel is read here.
+The families of sources are in a table at the end. No pixel is read here.
 """
 
 import csv
-import functools
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any
 
-from alexnet_jax.data import records
-from alexnet_jax.data.prepare import archives, ilsvrc
-from alexnet_jax.data.prepare import splits as splits_lib
-from alexnet_jax.data.prepare.splits import LabelledItem, Listing, SplitSpec
+from alexnet_jax.data.prepare import (
+  archives,
+  ilsvrc,
+  splits,
+  tfds_directories,
+)
+from alexnet_jax.data.prepare.splits import Found, LabelledItem, Source
 from alexnet_jax.runtime import errors
 
 SUFFIXES = frozenset(
   ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm"
   " .avif".split()
 )
-LISTS = frozenset({".txt", ".tsv", ".csv"})
+_LISTS = frozenset({".txt", ".tsv", ".csv"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """The images of a source, as they will be written."""
+
+  splits: dict[str, list[tuple[Any, int]]]  # Items and labels, in fixed order.
+  class_names: list[str]  # By label.
+  notes: list[str]  # Lines for the user on what was left out.
 
 
 def find(
   source: str, wanted: str, spool: Path, *, seed: int = 0, synsets: str = ""
 ) -> Listing:
-  """Returns what a source holds.
+  """Returns what a source, a path or tfds:NAME, holds.
 
-  `wanted` is "" for the source's own splits or, if it has none, a tenth of each
-  class for `validation` and another for `test`; else see `SplitSpec.parse`.
-  `seed` chooses what is held out. `spool` is a file to make if an archive has
-  to be unpacked. `synsets` is a file of `WNID WORDS` lines, the classes in
-  order of their labels; if "", they are the folders' names in order.
-
-  Raises InputError if the source or another argument cannot be used, and
-  OSError if there is no room for the spool.
+  `wanted` is for `SplitSpec.parse`; if it is "", the splits are the source's
+  own or, if it has none, `splits.HOLDOUT`. `synsets` is a file of `WNID WORDS`
+  lines in order of the labels; if "", the source or the classes' names decide.
+  Raises InputError, or OSError if there is no room for the spool.
   """
-  spec = SplitSpec.parse(wanted, seed)
+  spec = splits.SplitSpec.parse(wanted, seed)
   classes = _read_synsets(Path(synsets)) if synsets else {}
-  path, is_catalogue = Path(source), source.startswith("tfds:")
-  if is_catalogue or os.path.isfile(path / "dataset_info.json"):
-    if synsets:
-      raise errors.InputError(
-        f"synsets={synsets!r}: a TFDS data set has its own labels; drop it."
-      )
-    return _of_tfds(source, spec)
-  notes: list[str] = []
-  if os.path.isfile(path / ilsvrc.TRAIN_TAR):
-    items, wnids = ilsvrc.find(path, spec)
-    classes = classes or wnids
-  elif os.path.isdir(path):
-    items = _of_files(source, archives.in_folder(path), spec, notes)
-  elif not os.path.isfile(path):
-    raise errors.InputError(
-      f"source={source!r} is no file or folder that can be opened; give a"
-      " folder, a tar, a zip, a list file or tfds:NAME."
-    )
-  elif path.suffix.lower() in LISTS:
-    items = _of_list(path, spec)
+  given = Source(source, Path(source), spec, spool)
+  for fits, find_in in _FAMILIES:
+    if fits(source):
+      found = find_in(given)
+      items = splits.hold_out(splits.select(given, found.items), spec)
+      labelled = splits.label(given, items, classes or found.classes)
+      return Listing(*labelled, found.notes)
+  raise given.error(
+    "is no file or folder that can be opened; give a folder, a tar, a zip, a"
+    " list file or tfds:NAME."
+  )
+
+
+def _find_by_path(source: Source) -> Found:
+  """Reads a folder or an archive of CLASS/IMAGE or SPLIT/CLASS/IMAGE."""
+  if source.path.is_dir():
+    files = archives.in_folder(source.path)
   else:
-    items = _of_files(source, archives.in_archive(path, spool), spec, notes)
-  return splits_lib.label(source, items, spec, classes, notes)
-
-
-def _of_files(
-  source: str,
-  files: Iterable[tuple[str, archives.Item]],
-  spec: SplitSpec,
-  notes: list[str],
-) -> list[LabelledItem]:
-  """Takes split and class from paths: CLASS/IMAGE or SPLIT/CLASS/IMAGE."""
+    files = archives.in_archive(source.path, source.spool)
   others: Counter[str] = Counter()
   images: dict[str, archives.Item] = {}  # Of two with one path, the last.
   for path, item in files:
@@ -83,27 +77,25 @@ def _of_files(
       images[path] = item
     else:
       others[suffix or "without suffix"] += 1
-  if others:
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common(5))
-    notes.append(f"left out, as their names are not of images: {kinds}")
   if not images:
-    raise errors.InputError(
-      f"source={source!r} holds no images ({', '.join(sorted(SUFFIXES))});"
-      " it needs CLASS/IMAGE or SPLIT/CLASS/IMAGE."
+    raise source.error(
+      f"holds no images ({', '.join(sorted(SUFFIXES))}); it needs CLASS/IMAGE"
+      " or SPLIT/CLASS/IMAGE."
     )
-  folders = _layout(source, images, spec)
+  folders = _layout(source, images)
   items = []
   for path, item in images.items():
     folder, _, name = path.rpartition("/")
     if folder in folders:
       items.append(LabelledItem(*folders[folder], name, item))
-  return splits_lib.select(source, items, spec)
+  kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common(5))
+  note = f"left out, as their names are not of images: {kinds}"
+  return Found(items, {}, [note] if others else [])
 
 
-def _layout(
-  source: str, paths: Iterable[str], spec: SplitSpec
-) -> dict[str, tuple[str, str]]:
+def _layout(source: Source, paths: Iterable[str]) -> dict[str, tuple[str, str]]:
   """Returns the split, or "", and the class of each folder that is wanted."""
+  spec = source.spec
   examples = {path.rpartition("/")[0]: path for path in paths}
   folders = {f: tuple(filter(None, f.split("/"))) for f in examples}
   # A folder around everything means nothing, unless it is the only split.
@@ -119,54 +111,51 @@ def _layout(
   depth = Counter(map(len, folders.values())).most_common(1)[0][0]
   for folder, parts in folders.items():
     if len(parts) != depth or depth not in (1, 2):
-      raise errors.InputError(
-        f"{examples[folder]!r} in source={source!r} does not lie in CLASS/IMAGE"
-        " or SPLIT/CLASS/IMAGE like the other images."
+      raise source.error(
+        f"has {examples[folder]!r}, which does not lie in CLASS/IMAGE or"
+        " SPLIT/CLASS/IMAGE like the other images; move or remove it."
       )
-  if depth == 2:
-    return {f: (split, name) for f, (split, name) in folders.items()}
-  if all(spec.is_split(name) for (name,) in folders.values()):
-    raise errors.InputError(
-      f"source={source!r} has splits but no classes in them; it needs"
-      " SPLIT/CLASS/IMAGE."
+  if depth == 1 and all(spec.is_split(name) for (name,) in folders.values()):
+    raise source.error(
+      "has splits but no classes in them; it needs SPLIT/CLASS/IMAGE."
     )
-  return {f: ("", name) for f, (name,) in folders.items()}
+  return {f: (p[0] if depth == 2 else "", p[-1]) for f, p in folders.items()}
 
 
-def _of_list(source: Path, spec: SplitSpec) -> list[LabelledItem]:
-  """Reads lines of PATH and LABEL, and perhaps SPLIT.
+def _find_in_list(source: Source) -> Found:
+  """Reads lines of PATH and LABEL, and perhaps SPLIT; paths lie below the list.
 
-  Separated by tabs if there are any, by commas in a .csv, or by the line's last
-  blank. Paths are relative to the list's folder and must lie in it.
+  They are separated by tabs if there are any, by commas in a .csv, or by the
+  last blank.
   """
-  root = os.path.realpath(source.parent)
+  file = source.path
+  root = os.path.realpath(file.parent)
   items = []
-  for number, line in enumerate(_lines(source, "source"), start=1):
+  for number, line in enumerate(_read_lines(file, "source"), start=1):
     if not line.strip():
       continue
-    row = [column.strip() for column in _columns(line, source.suffix.lower())]
+    row = [column.strip() for column in _columns(line, file.suffix.lower())]
     if len(row) not in (2, 3) or not all(row) or "\0" in line:
-      raise errors.InputError(
-        f"{source}, line {number}: {line!r} is not PATH and LABEL, and perhaps"
+      raise source.error(
+        f"line {number}: {line!r} is not PATH and LABEL, and perhaps"
         " SPLIT, separated by tabs, in a .csv by commas, or by a blank."
       )
     path, class_name, split = [*row, ""][:3]
-    real = os.path.realpath(source.parent / path)
+    real = os.path.realpath(file.parent / path)
     if os.path.commonpath([root, real]) != root:
-      raise errors.InputError(
-        f"{source}, line {number}: {path!r} lies outside of the list's folder,"
-        f" at {real!r}; put the list above its images, without links."
+      raise source.error(
+        f"line {number}: {path!r} lies outside of the list's folder, at"
+        f" {real!r}; put the list above its images, without links."
       )
-    item = archives.file_at(str(source.parent / path))
+    item = archives.file_at(str(file.parent / path))
     items.append(LabelledItem(split, class_name, path, item))
   if not items:
-    raise errors.InputError(f"source={str(source)!r} lists no images.")
+    raise source.error("lists no images.")
   if len({bool(x.split) for x in items}) > 1:
-    raise errors.InputError(
-      f"source={str(source)!r} names the split in some lines only; name it in"
-      " all or in none."
+    raise source.error(
+      "names the split in some lines only; name it in all or in none."
     )
-  return splits_lib.select(str(source), items, spec)
+  return Found(items, {}, [])
 
 
 def _columns(line: str, suffix: str) -> list[str]:
@@ -177,7 +166,7 @@ def _columns(line: str, suffix: str) -> list[str]:
   return line.rsplit(maxsplit=1)
 
 
-def _lines(file: Path, flag: str) -> list[str]:
+def _read_lines(file: Path, flag: str) -> list[str]:
   try:
     return file.read_text(encoding="utf-8-sig").splitlines()
   except (OSError, ValueError) as e:
@@ -187,13 +176,10 @@ def _lines(file: Path, flag: str) -> list[str]:
 
 
 def _read_synsets(file: Path) -> dict[str, str]:
-  """Returns the full name of each WNID, in order of the labels.
-
-  From `WNID WORDS` lines, as Caffe's synset_words.txt.
-  """
-  rows = [line.split(maxsplit=1) for line in _lines(file, "synsets")]
+  """Returns the full name of each WNID, from a file like Caffe's."""
+  rows = [line.split(maxsplit=1) for line in _read_lines(file, "synsets")]
   rows = [row for row in rows if row]
-  classes = {wnid: " ".join([wnid, *words]).strip() for wnid, *words in rows}
+  classes = {row[0]: " ".join(row).strip() for row in rows}
   if len(classes) != len(rows) or not rows:
     raise errors.InputError(
       f"synsets={str(file)!r} has {len(rows)} lines but {len(classes)} classes;"
@@ -202,62 +188,14 @@ def _read_synsets(file: Path) -> dict[str, str]:
   return classes
 
 
-class Record(NamedTuple):
-  """An image in a TFDS directory; like `archives.Item`."""
-
-  directory: str
-  split: str
-  index: int
-  changed_ns: int  # The latest ctime in the directory.
-
-  @property
-  def name(self) -> str:
-    """For the user."""
-    return f"{self.directory}, {self.split}[{self.index}]"
-
-  def read(self) -> bytes:
-    """Returns the image as it is stored."""
-    examples = _records(self.directory, self.split)
-    return examples.dataset.image_file(examples[self.index].image)
+def _is_list(source: str) -> bool:
+  return Path(source).suffix.lower() in _LISTS and os.path.isfile(source)
 
 
-@functools.lru_cache(maxsize=8)
-def _records(directory: str, split: str) -> records.Examples:
-  dataset = records.open_directory(Path(directory))
-  return records.open_split(dataset, split, "splits")
-
-
-def _of_tfds(source: str, spec: SplitSpec) -> Listing:
-  if source.startswith("tfds:"):
-    dataset = records.open_catalogue(source.removeprefix("tfds:"))
-  else:
-    dataset = records.open_directory(Path(source))
-  named = spec.named or {
-    split: name
-    for name in dataset.splits
-    if (split := splits_lib.SPLITS.get(name)) and split not in spec.shares
-    if dataset.builder.info.splits[name].num_examples
-  }
-  notes, items = [], []
-  unused = sorted(set(dataset.splits) - set(named.values()))
-  if unused and not spec.named:
-    notes.append(f"left out, name them in --splits: {', '.join(unused)}")
-  changed_ns = max(f.stat().st_ctime_ns for f in dataset.directory.iterdir())
-  for split, name in named.items():
-    examples = records.open_split(dataset, name, "splits")
-    labels = [examples[index].label for index in range(len(examples))]
-    if set(labels) == {-1}:
-      notes.append(f"left out, as it has no labels: {name}")
-      continue
-    for index, label in enumerate(labels):
-      if not 0 <= label < len(dataset.class_names):
-        raise errors.InputError(
-          f"source={source!r}: {name}[{index}] has label {label}, not one from"
-          f" 0 to {len(dataset.class_names) - 1}."
-        )
-      item = Record(str(dataset.directory), name, index, changed_ns)
-      class_name = dataset.class_names[label]
-      items.append(LabelledItem(split, class_name, f"{index:09}", item))
-  normal = splits_lib.normal_names(source, dataset.class_names)
-  classes = {normal[name]: name for name in dataset.class_names}
-  return splits_lib.label(source, items, spec, classes, notes)
+# How a family of sources is known, and what reads it; the first that fits.
+_FAMILIES = (
+  (tfds_directories.fits, tfds_directories.find),
+  (ilsvrc.fits, ilsvrc.find),
+  (_is_list, _find_in_list),
+  (os.path.exists, _find_by_path),
+)

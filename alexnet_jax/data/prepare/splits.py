@@ -5,39 +5,35 @@ import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax.runtime import errors
 
-SPLITS = {
-  "train": "train",
-  "training": "train",
-  "val": "validation",
-  "valid": "validation",
-  "validation": "validation",
-  "dev": "validation",
-  "test": "test",
-  "testing": "test",
+_NAMES = {
+  "train": ("train", "training"),
+  "validation": ("val", "valid", "validation", "dev"),
+  "test": ("test", "testing"),
 }
+SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 HOLDOUT = "validation=0.1,test=0.1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-  """The images of a source."""
-
-  splits: dict[str, list[tuple[Any, int]]]  # Items, labels; always same order.
-  class_names: list[str]  # By label.
-  notes: list[str]  # Lines for the user on what was left out.
-
-
 class LabelledItem(NamedTuple):
-  """An image whose class has no label yet."""
+  """An image with the names of its split and its class."""
 
-  split: str  # "" if the source has none.
+  split: str  # "" if the source has no splits.
   class_name: str
-  key: str  # Its name within the class, which decides whether it is held out.
+  key: str  # Its name within the class; decides whether it is held out.
   item: Any
+
+
+class Found(NamedTuple):
+  """What a source holds, under its own names of splits and classes."""
+
+  items: list[LabelledItem]
+  classes: Mapping[str, str]  # Full names in order of the labels, or {}.
+  notes: list[str]  # Lines for the user on what was left out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +51,8 @@ class SplitSpec:
     shares: dict[str, float] = {}
     for part in filter(None, text.split(",")):
       split, _, value = (word.strip() for word in part.partition("="))
-      if not split.isidentifier() or split in named or split in shares:
+      is_used = split in named | shares or (value or split) in named.values()
+      if not split.isidentifier() or is_used:
         raise errors.InputError(
           f"splits={text!r}: {part!r} is not a new NAME, NAME=FOLDER or"
           " NAME=SHARE; write for example train=Train,test=0.1."
@@ -77,114 +74,61 @@ class SplitSpec:
     usual = SPLITS.get(name.lower(), "")
     if not self.named:
       return "" if usual in self.shares else usual
-    for split, asked in self.named.items():
-      if name == asked or (usual and usual == SPLITS.get(asked.lower())):
-        return split
-    return ""
+    by_name = {theirs: ours for ours, theirs in self.named.items()}
+    by_meaning = {SPLITS.get(x.lower(), x): ours for x, ours in by_name.items()}
+    return by_name.get(name) or by_meaning.get(usual, "")
 
   def is_split(self, name: str) -> bool:
     """Returns whether a folder's name is that of a split."""
     return name.lower() in SPLITS or name in self.named.values()
 
 
-def select(
-  source: str, items: list[LabelledItem], spec: SplitSpec
-) -> list[LabelledItem]:
+class Source(NamedTuple):
+  """A source that a user gives."""
+
+  name: str  # As it was given: a path, or tfds:NAME.
+  path: Path
+  spec: SplitSpec  # The splits that are wanted of it.
+  spool: Path  # A file to make if an archive has to be unpacked.
+
+  def error(self, text: str) -> errors.InputError:
+    """Returns an error about this source."""
+    return errors.InputError(f"source={self.name!r} {text}")
+
+
+def select(source: Source, items: list[LabelledItem]) -> list[LabelledItem]:
   """Returns the items of the wanted splits, under our names of the splits."""
+  spec = source.spec
   ours = {name: spec.split_of(name) for name in {x.split for x in items}}
   if ours.keys() == {""} and not spec.named.keys() - {"train"}:
     return items
-  known = ", ".join(sorted(filter(None, ours)))
   for name in sorted(ours):
     if not spec.named and not spec.is_split(name):
-      raise errors.InputError(
-        f"source={source!r} has a split {name!r}, which is none of"
-        f" {', '.join(sorted(SPLITS))}; say what it is, like"
-        f" --splits=train=...,test={name}, or remove it."
+      raise source.error(
+        f"has a split {name!r}, which is none of {', '.join(sorted(SPLITS))};"
+        f" say what it is, like --splits=train=...,test={name}, or remove it."
       )
+  known = ", ".join(sorted(filter(None, ours))) or "no splits"
   for split, name in spec.named.items():
     if split not in ours.values():
-      raise errors.InputError(
-        f"source={source!r} has no split {name!r}; it has"
-        f" {known or 'no splits'}; shares are given like --splits={HOLDOUT}."
+      raise source.error(
+        f"has no split {name!r}; it has {known}; shares are given like"
+        f" --splits={HOLDOUT}."
       )
   return [x._replace(split=ours[x.split]) for x in items if ours[x.split]]
 
 
-def label(
-  source: str,
-  items: list[LabelledItem],
-  spec: SplitSpec,
-  classes: Mapping[str, str],
-  notes: list[str],
-) -> Listing:
-  """Holds items from `select` out, and gives every class its label.
-
-  `classes` are full names by class, in order of the labels. If it is empty, the
-  labels are in order of the classes' names. `notes` are for the listing.
-  """
-  names = normal_names(source, {x.class_name for x in items})
-  items = _hold_out(items, spec)
-  train = {names[x.class_name] for x in items if x.split == "train"}
-  if len(train) < 2:
-    raise errors.InputError(
-      f"source={source!r} has {len(train)} classes to train on"
-      f" ({', '.join(train) or 'none'}); a classifier needs at least 2 folders"
-      " of images (in train/, if there are splits)."
-    )
-  if classes:
-    order, where = list(classes), "the list of classes"
-  else:  # If all are numbers, 10 comes after 9.
-    numbers = all(name.isascii() and name.isdigit() for name in train)
-    order = sorted(train, key=(lambda n: (int(n), n)) if numbers else None)
-    where = "train"
-  labels = {name: number for number, name in enumerate(order)}
-  found: dict[str, list[tuple[Any, int]]] = {}
-  items.sort(key=lambda x: (x.split, names[x.class_name], x.key, x.item.name))
-  for x in items:
-    name = names[x.class_name]
-    if name not in labels:
-      raise errors.InputError(
-        f"class {name!r} is in {x.split} but not in {where}; add it there or"
-        f" remove it from {x.split}."
-      )
-    found.setdefault(x.split, []).append((x.item, labels[name]))
-  splits = dict.fromkeys([*SPLITS.values(), *sorted(found)])
-  return Listing(
-    {split: found[split] for split in splits if split in found},
-    [classes.get(name) or name for name in order],
-    notes,
-  )
-
-
-def normal_names(source: str, names: Iterable[str]) -> dict[str, str]:
-  """Returns each class name as a line of text, which must be its own."""
-  normal = {}
-  for name in names:
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    normal[name] = " ".join(unicodedata.normalize("NFC", text).split())
-  count = Counter(normal.values())
-  for name, text in normal.items():
-    if not text or count[text] > 1:
-      raise errors.InputError(
-        f"source={source!r} has a class {name!r}, which as text is {text!r},"
-        " blank or like another; rename it."
-      )
-  return normal
-
-
-def _hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
+def hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
   """Moves shares of train; by hashes, so a new image moves few others."""
   shares = spec.shares
   if all(x.split == "" for x in items):
     if not spec.named and not shares:
       shares = SplitSpec.parse(HOLDOUT).shares
     items = [x._replace(split="train") for x in items]
-  result = [x for x in items if x.split != "train"]
-  by_class = defaultdict(list)
+  result, by_class = [], defaultdict(list)
   for x in items:
-    if x.split == "train":
-      by_class[x.class_name].append(x)
+    group = by_class[x.class_name] if x.split == "train" else result
+    group.append(x)
 
   def digest(x: LabelledItem) -> bytes:
     key = f"{spec.seed}/{x.class_name}/{x.key}"
@@ -200,3 +144,50 @@ def _hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
       start = stop
     result += order[start:]
   return result
+
+
+def label(
+  source: Source, items: list[LabelledItem], classes: Mapping[str, str]
+) -> tuple[dict[str, list[tuple[Any, int]]], list[str]]:
+  """Returns the items of each split with their labels, and the class names.
+
+  `classes` are full names by class, in order of the labels. If it is empty, the
+  labels are in order of the names of the classes of train.
+  """
+  _check_class_names(source, {*classes, *(x.class_name for x in items)})
+  train = {x.class_name for x in items if x.split == "train"}
+  if len(train) < 2:
+    raise source.error(
+      f"has {len(train)} classes to train on ({', '.join(train) or 'none'}); a"
+      " classifier needs at least 2 folders of images (in train/, if there are"
+      " splits)."
+    )
+  if classes:
+    order, where = list(classes), "the list of classes"
+  else:  # If all are numbers, 10 comes after 9.
+    numbers = all(name.isascii() and name.isdigit() for name in train)
+    order = sorted(train, key=(lambda n: (int(n), n)) if numbers else None)
+    where = "train"
+  labels = {name: number for number, name in enumerate(order)}
+  found: dict[str, list[tuple[Any, int]]] = {}
+  for x in sorted(items, key=lambda x: (x[:3], x.item.name)):
+    if x.class_name not in labels:
+      raise errors.InputError(
+        f"class {x.class_name!r} is in {x.split} but not in {where}; add it"
+        f" there or remove it from {x.split}."
+      )
+    found.setdefault(x.split, []).append((x.item, labels[x.class_name]))
+  in_order = {split: found[split] for split in _NAMES if split in found}
+  return in_order | found, [classes.get(name) or name for name in order]
+
+
+def _check_class_names(source: Source, names: Iterable[str]) -> None:
+  """Raises InputError for a name that is not a line of text of its own."""
+  count = Counter(unicodedata.normalize("NFC", name) for name in names)
+  for name in names:
+    is_line = name.isprintable() and name == name.strip() != ""
+    if not is_line or count[unicodedata.normalize("NFC", name)] > 1:
+      raise source.error(
+        f"has a class {name!r}, which as text is blank, not printable, or like"
+        " another; rename it."
+      )

@@ -11,8 +11,8 @@ import pytest
 from source_files import (
   TARS,
   classes,
+  contents,
   find,
-  held,
   pack,
   refuse,
   sizes,
@@ -29,10 +29,10 @@ def test_an_archive_equals_its_folder(tmp_path, kind):
   folder = classes(tmp_path / "in", a=12, b=11, c=10)
   found, packed = find(folder), find(pack(folder, kind))
   assert sizes(found) == {"train": 27, "validation": 3, "test": 3}
-  assert held(packed) == held(found)
+  assert contents(packed) == contents(found)
   assert packed.class_names == found.class_names
   names = [item.name for item, _ in packed.splits["test"]]
-  assert names == [data.decode() for _, data in held(packed)["test"]]
+  assert names == [data.decode() for _, data in contents(packed)["test"]]
   for item, _ in packed.splits["test"]:  # Worker processes get them so.
     assert pickle.loads(pickle.dumps(item)).read() == item.read()
 
@@ -46,7 +46,7 @@ def test_links_in_a_folder_are_followed(tmp_path):
   folder = classes(tmp_path / "in", a=1, b=1)
   (folder / "c").symlink_to(tmp_path / "far" / "c")
   (folder / "b" / "1.png").symlink_to(folder / "a" / "0.png")
-  assert held(find(folder, "validation=0"))["train"] == [
+  assert contents(find(folder, "validation=0"))["train"] == [
     ("a", b"a/0.png"),
     ("b", b"b/0.png"),
     ("b", b"a/0.png"),
@@ -93,7 +93,7 @@ def test_a_member_with_holes_is_refused(tmp_path):
 # Damage.
 
 
-def whole_tar(file, mode="w"):
+def random_tar(file, mode="w"):
   """A tar of members with random bytes, longer than its own records."""
   rng = random.Random(0)
   members = [(f"{c}/{i}.png", rng.randbytes(6000)) for c in "ab" for i in "123"]
@@ -105,14 +105,14 @@ def whole_tar(file, mode="w"):
 def test_a_tar_that_is_cut_off_is_refused(tmp_path, back):
   """Between members, in a header, in data: to tarfile some are plain ends."""
   source = tmp_path / "in.tar"
-  whole_tar(source)
+  random_tar(source)
   with tarfile.open(source) as archive:
     header = archive.getmembers()[-1].offset
   source.write_bytes(source.read_bytes()[: header + back])
-  refuse(source, "source=", "whole tar", "give")
+  refuse(source, "source=", "complete tar", "give")
 
 
-def test_an_archive_that_is_cut_later_is_told_when_it_is_read(tmp_path):
+def test_an_archive_that_is_cut_later_is_reported_when_it_is_read(tmp_path):
   source = tar_of(tmp_path / "in.tar", ("a/0.png", b"aaa"), ("b/0.png", b"bbb"))
   found = find(source)
   source.write_bytes(source.read_bytes()[:1537])
@@ -131,11 +131,11 @@ def test_damage_to_an_archive_is_never_taken_for_images(tmp_path, kind):
     data = {f"{c}/{i}.png": rng.randbytes(600) for c in "ab" for i in "123"}
     zip_of(source, *data.items(), compression=zipfile.ZIP_DEFLATED)
   else:
-    data = whole_tar(source, f"w:{kind}")
-  whole = source.read_bytes()
+    data = random_tar(source, f"w:{kind}")
+  content = source.read_bytes()
   refused = 0
-  for position in range(len(whole) // 40, len(whole), len(whole) // 20):
-    damaged = bytearray(whole)
+  for position in range(len(content) // 40, len(content), len(content) // 20):
+    damaged = bytearray(content)
     damaged[position] ^= 0x10
     source.write_bytes(damaged)
     try:
@@ -146,8 +146,8 @@ def test_damage_to_an_archive_is_never_taken_for_images(tmp_path, kind):
       assert {i.name: i.read() for i, _ in found.splits["train"]} == data
   assert refused >= 10
   for fraction in [0.1, 0.9, 0.99]:
-    source.write_bytes(whole[: int(len(whole) * fraction)])
-    refuse(source, "source=", "whole tar, zip", "give")
+    source.write_bytes(content[: int(len(content) * fraction)])
+    refuse(source, "source=", "complete tar, zip", "give")
 
 
 # Zips.
@@ -160,20 +160,20 @@ def test_an_archive_is_known_by_its_content(tmp_path):
   members = [("a/0.png", b"a"), ("b/0.png", b"b"), inner]
   tarred = tar_of(tmp_path / "x.zip", *members)
   expected = {"train": [("a", b"a"), ("b", b"b")]}
-  assert held(find(zipped)) == held(find(tarred)) == expected
+  assert contents(find(zipped)) == contents(find(tarred)) == expected
 
 
 def test_names_in_a_zip_are_utf8_even_where_it_does_not_say_so(tmp_path):
   """Info-ZIP on Linux and macOS' own do not set the flag."""
   source = zip_of(tmp_path / "in.zip", ("AAA/0.png", b"a"), ("b/0.png", b"b"))
-  whole = source.read_bytes()
-  source.write_bytes(whole.replace(b"AAA", "猫".encode()))
+  content = source.read_bytes()
+  source.write_bytes(content.replace(b"AAA", "猫".encode()))
   assert find(source).class_names == ["b", "猫"]
-  source.write_bytes(whole.replace(b"AAA", b"af\x82"))
+  source.write_bytes(content.replace(b"AAA", b"af\x82"))
   refuse(source, "source=", "utf-8")
 
 
-def test_what_is_no_file_is_told_when_it_is_read(tmp_path):
+def test_what_is_no_file_is_reported_when_it_is_read(tmp_path):
   """One bad image must neither hide the others nor be waited for."""
   folder = classes(tmp_path / "in", a=2, b=2)
   (folder / "a" / "link.png").symlink_to("nowhere")

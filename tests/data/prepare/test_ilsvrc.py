@@ -2,6 +2,7 @@
 
 import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ def test_the_tars_are_read_as_they_are_downloaded(tmp_path):
   labels = {1: 2, 2: 0, 3: 1}  # Challenge's: ours.
   validation = {int(i.read()): y for i, y in found.splits["validation"]}
   assert validation == {n: labels[t] for n, t in enumerate(TRUTH, start=1)}
-  assert not (tmp_path / "spool").exists()
+  assert {Path(i.path).parent for i, _ in found.splits["train"]} == {
+    tmp_path / "in"
+  }
 
 
 def test_the_validation_tar_needs_the_kit(tmp_path):
@@ -122,8 +125,8 @@ def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, truth):
 @pytest.mark.parametrize("name", [TRAIN_TAR, VALIDATION_TAR, DEVKIT])
 def test_a_cut_off_download_is_refused(tmp_path, name):
   source = ilsvrc(tmp_path / "in")
-  whole = (source / name).read_bytes()
+  content = (source / name).read_bytes()
   # A tar of few members is padding for the most part.
-  end = len(whole) if name == DEVKIT else len(whole.rstrip(b"\0"))
-  (source / name).write_bytes(whole[: int(end * 0.6)])
+  end = len(content) if name == DEVKIT else len(content.rstrip(b"\0"))
+  (source / name).write_bytes(content[: int(end * 0.6)])
   refuse(source, "ILSVRC-2012", "download")

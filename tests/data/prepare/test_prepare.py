@@ -28,7 +28,7 @@ from PIL import Image
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import shapes, shards
+from alexnet_jax.data.prepare import shards
 from alexnet_jax.runtime import errors
 
 SIZE_PX = 16
@@ -230,11 +230,11 @@ def add_with_bad(folder):
   """100 images for several shards, of which 4 are bad; returns their names."""
   add_noise(folder / "train", 50)
   add_noise(folder / "test", 2, seed=1)
-  whole = save(folder.parent / "0.png", noise(0, 40, 40)).read_bytes()
+  png = save(folder.parent / "0.png", noise(0, 40, 40)).read_bytes()
   right_size = io.BytesIO()
   noise(1, SIZE_PX, SIZE_PX).save(right_size, "JPEG")
   bad = {
-    folder / "train" / "a" / "truncated.png": whole[: len(whole) // 2],
+    folder / "train" / "a" / "truncated.png": png[: len(png) // 2],
     folder / "train" / "b" / "kept_as_it_is.jpg": right_size.getvalue()[:-40],
     folder / "train" / "b" / "zero.png": b"",
     folder / "test" / "a" / "text.jpg": b"This is no image.",
@@ -346,7 +346,7 @@ def test_a_rerun_with_other_options_takes_no_old_shard(tmp_path, options):
 # NumPy does not close a damaged file.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["done", "out"])
-def test_a_shard_that_is_not_whole_is_written_again(tmp_path, damage):
+def test_a_shard_that_is_not_complete_is_written_again(tmp_path, damage):
   """Cut short by a crash of the machine, say."""
   add_with_bad(tmp_path / "in")
   output = tmp_path / "1" / "out"
@@ -402,7 +402,7 @@ def test_a_source_that_changed_meanwhile_is_seen(tmp_path, packed):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-  """Nothing whole appears, and the same command continues."""
+  """No output appears, and the same command continues."""
   source = add_noise(tmp_path / "in", 60, size_px=24)
   output = tmp_path / "1" / "out"
   with no_file_grows_beyond(50_000):
@@ -484,30 +484,6 @@ def test_every_flag_reaches_its_option(tmp_path):
     assert hashes(tmp_path / name / "out") != hashes(output)
 
 
-def test_the_command_draws_shapes(tmp_path):
-  output = tmp_path / "set"
-  flags = ["--source=shapes", f"--output={output}", "--size=8", "--seed=3"]
-  assert_refused(run_command("prepare", *flags, "--raw"), "'shapes'", "--raw")
-  code = """
-from alexnet_jax.data.prepare import command, shapes
-counts, generate = {"train": 20, "validation": 10, "test": 10}, shapes.generate
-shapes.generate = lambda output, **kwargs: generate(output, **kwargs, **counts)
-command.command()
-"""
-  done = subprocess.run(
-    [sys.executable, "-c", code, *flags, "--workers=0"],
-    cwd=Path(__file__).parents[3],
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert f"--config.data_dir={output}" in done.stdout.splitlines()[-1]
-  assert class_names(output) == list(shapes.CLASSES)
-  pictures = stored(output, "test")
-  assert len(pictures) == 10
-  assert (shapes.encode((3, 2, 7), size_px=8)[1], 7) in pictures
-
-
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
@@ -537,7 +513,7 @@ def fixture_slow(tmp_path_factory):
       for copy in range(1, 20):
         path = folder / name / f"{index}-{copy}.png"
         os.link(folder / name / f"{index}-0.png", path)
-  output = folder.parent / "whole" / "out"
+  output = folder.parent / "complete" / "out"
   start = time.perf_counter()
   build(folder, output, size_px=SLOW_PX)
   seconds = (time.perf_counter() - start) / shards_in(output)
@@ -615,7 +591,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
   tmp_path, slow
 ):
   """Its workers die with it, and what they finished is kept."""
-  source, whole, seconds = slow
+  source, expected, seconds = slow
   output = tmp_path / "out"
   work = unfinished(output)
   chance = random.Random(0)
@@ -640,14 +616,14 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
       wait_until(lambda pid=process.pid: not in_session(pid), 5)
     if number == signal.SIGKILL:  # Then Python tells of its semaphores.
       stderr = ""
-    told = "interrupted\n" if number == signal.SIGINT else ""
-    assert (process.returncode, stderr) == (codes[number], told)
+    message = "interrupted\n" if number == signal.SIGINT else ""
+    assert (process.returncode, stderr) == (codes[number], message)
     assert not output.exists()
     after = finished(output)
     assert {name: after.get(name) for name in kept} == kept
     kept = after
   build(source, output, size_px=SLOW_PX)
-  assert hashes(output) == whole
+  assert hashes(output) == expected
   assert 2 <= len(kept) < shards_in(output)
   made = identities(output)
   assert {name: made[name] for name in kept} == kept

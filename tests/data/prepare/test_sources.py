@@ -19,8 +19,8 @@ from array_record.python import array_record_module
 from PIL import Image
 from source_files import (
   classes,
+  contents,
   find,
-  held,
   images,
   pack,
   paths,
@@ -128,7 +128,7 @@ def test_class_names_that_a_text_file_cannot_tell_apart_are_refused(
 ):
   """TFDS keeps them one a line, stripped."""
   source = classes(tmp_path / "in", **dict.fromkeys(names, 1))
-  refuse(source, "source=", "blank or like another", "rename")
+  refuse(source, "source=", "blank", "like another", "rename")
 
 
 # List files.
@@ -292,7 +292,7 @@ def test_a_tfds_directory_keeps_its_splits_and_labels(pets):
   found = find(pets)
   assert found.class_names == ["ant", "zoo ä"]
   assert sizes(found) == {"train": 12, "validation": 4, "test": 2}
-  for split, items in held(found).items():
+  for split, items in contents(found).items():
     assert Counter(items) == Counter(stored(pets, split))
   (note,) = found.notes
   assert "extra" in note
@@ -300,6 +300,10 @@ def test_a_tfds_directory_keeps_its_splits_and_labels(pets):
   for item, _ in found.splits["test"]:
     assert str(pets) in item.name
     assert pickle.loads(pickle.dumps(item)).read() == item.read()
+
+
+def test_synsets_that_lack_a_class_of_tfds_are_refused(tmp_path, pets):
+  refuse(pets, "'zoo ä'", "list", synsets=synsets(tmp_path, "ant\nzoo\n"))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +319,7 @@ def test_a_tfds_directory_keeps_its_splits_and_labels(pets):
 def test_splits_of_tfds_may_be_named_and_sliced(pets, wanted, sources):
   found = find(pets, wanted)
   assert list(found.splits) == list(sources)
-  for split, items in held(found).items():
+  for split, items in contents(found).items():
     assert Counter(items) == Counter(stored(pets, sources[split]))
   assert found.notes == []
 

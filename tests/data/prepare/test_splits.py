@@ -4,7 +4,16 @@ import os
 from collections import Counter
 
 import pytest
-from source_files import classes, find, held, images, pack, paths, refuse, sizes
+from source_files import (
+  classes,
+  contents,
+  find,
+  images,
+  pack,
+  paths,
+  refuse,
+  sizes,
+)
 from source_files import write as write_files
 
 from alexnet_jax.data.prepare import splits
@@ -54,7 +63,7 @@ def test_named_splits_are_taken_and_no_others(parts, wanted, folders, kind):
   listing = find(pack(parts, kind), wanted)
   assert {
     split: {os.fsdecode(data).split("/")[0] for _, data in items}
-    for split, items in held(listing).items()
+    for split, items in contents(listing).items()
   } == {split: {folder} for split, folder in folders.items()}
 
 
