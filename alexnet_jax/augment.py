@@ -157,6 +157,9 @@ def augment(
   return jax.vmap(view)(images_BxHxWxC, view_keys_B, colour_keys_B)
 
 
+VIEWS = (1, 10)  # numbers of views to test with
+
+
 def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
   """Returns where the views of a test image lie (paper 4.1).
 

@@ -15,8 +15,6 @@ from alexnet_jax import metrics, steps
 from alexnet_jax.data import batches
 from alexnet_jax.parallel import placement
 
-VIEWS = (1, 10)
-
 
 @dataclasses.dataclass(frozen=True)
 class Net:
@@ -109,17 +107,3 @@ def evaluate_nets(
     metrics.means(total) | {"images_per_second": total["examples"] / seconds}
     for total in totals
   ]
-
-
-def predictions(
-  batch: steps.Batch, log_probabilities_BxK: jax.Array, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns labels and likeliest classes of a batch, the same in all processes.
-
-  The first two arguments are `on_batch`'s; padding is left out.
-  """
-  best_B = jnp.argmax(log_probabilities_BxK, axis=1)
-  labels, mask, best = jax.device_get(
-    placement.replicate(mesh, (batch["label"], batch["mask"], best_B))
-  )
-  return labels[mask > 0], best[mask > 0]

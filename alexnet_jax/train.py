@@ -1,6 +1,5 @@
 """The training loop; runs/setup.py opens a run, new or resumed."""
 
-import collections
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,27 +124,15 @@ def validate(run: Run) -> bool:
 
 
 def test(run: Run) -> None:
-  """Evaluates the test split; counts images by label and predicted class."""
-  counts = collections.Counter()
-
-  def count(batch, log_probabilities):
-    labels, best = evaluate.predictions(
-      batch, log_probabilities[-1], run.eval_mesh
-    )
-    counts.update(zip(labels.tolist(), best.tolist(), strict=True))
-
-  views = run.config.test_views
-  figures = evaluate_split(run, "test", views, on_batch=count)
+  """Evaluates the test split."""
+  figures = evaluate_split(run, "test", run.config.test_views)
   if figures is None:
     run.log.print("stopped during the test; the same command resumes")
-    return
-  run.log.write_confusions(run.step, views, counts)
-  run.record("test", figures)
+  else:
+    run.record("test", figures)
 
 
-def evaluate_split(
-  run: Run, split: str, views: int, on_batch: Any = None
-) -> Figures | None:
+def evaluate_split(run: Run, split: str, views: int) -> Figures | None:
   """Returns loss and errors on a split; None if it had to stop."""
   places = augment.views(
     views, run.config.image_size_px, run.config.crop_size_px
@@ -158,5 +145,4 @@ def evaluate_split(
     run.config,
     run.eval_mesh,
     should_stop=run.should_stop,
-    on_batch=on_batch,
   )

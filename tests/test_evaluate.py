@@ -159,16 +159,6 @@ def test_prediction_is_the_weighted_mean_of_the_softmaxes(
   assert found == pytest.approx(expected(parts), rel=1e-5)
 
 
-def test_predictions_are_of_each_image_once():
-  """Catches padding that is taken for images."""
-  mesh = placement.make_mesh(2)
-  log_probabilities = np.log([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.5, 0.5]])
-  labels = np.array([1, 1, 0, 0], np.int32)
-  batch = {"label": labels, "mask": np.float32([1, 1, 1, 0])}
-  found = evaluate.predictions(batch, log_probabilities, mesh)
-  np.testing.assert_array_equal(found, [[1, 1, 0], [1, 0, 0]])
-
-
 @pytest.fixture(scope="module")
 def workdirs(nets, data, tmp_path_factory):
   """Runs of the two nets, as training leaves them, each with its own mean."""

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from alexnet_jax import configs, networks, ops
+from alexnet_jax import augment, configs, networks, ops
 from alexnet_jax.parallel import layouts
 from alexnet_jax.runtime import cli, errors
 
@@ -131,7 +131,6 @@ RANGES: dict[str, tuple[float, float]] = {
   "network.blur.window": (1, 99),
   "network.blur.stride": (1, 99),
   "seed": (0, 2**32 - 1),
-  "test_views": (1, 10),
   **dict.fromkeys((
     "image_size_px", "crop_size_px", "images_per_view", "reader_threads",
     "steps_per_call", "batch_size", "batch_scaling_base", "microbatches",
@@ -162,7 +161,7 @@ ROW_RANGES = {
 MAY_BE_NONE = ("colour_noise_epochs", "total_steps", "fc_batch_size")
 TUPLES = ("input_scale", "learning_rate_drop_epochs")
 CHOICES = {
-  "test_views": (1, 10),
+  "test_views": augment.VIEWS,
   "compute_dtype": ("float32", "bfloat16"),
   "matmul_precision": ("default", "high", "highest"),
   "mean_crop": ("own place", "centre"),

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,21 +164,3 @@ class Logger(contextlib.AbstractContextManager):
       return False
     self._unwritten = b""
     return True
-
-  def write_confusions(
-    self, step: int, views: int, counts: Mapping[tuple[int, int], int]
-  ) -> None:
-    """Writes `confusions.json`: test images by (label, likeliest class)."""
-    if not self._file:
-      return
-    found = {
-      "split": "test",
-      "step": step,
-      "views": views,
-      "counts": [[*pair, count] for pair, count in sorted(counts.items())],
-    }
-    file = self._workdir / "confusions.json"
-    try:
-      run_files.replace_text(file, json.dumps(found) + "\n")
-    except OSError as e:  # The test's metrics matter more.
-      self.print(f"WARNING: {file.name} could not be written ({e.strerror})")

@@ -28,7 +28,7 @@ def evaluate_runs(
   number of images, and loss, top-1 and top-5 error. Raises InputError if a run
   or the data cannot be opened, or if they do not fit together.
   """
-  if views is not None and views not in evaluate.VIEWS:
+  if views is not None and views not in augment.VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
   if not workdirs:
     raise errors.InputError("--workdir names no run; write --workdir=DIR.")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import augment, evaluate, networks
+from alexnet_jax import augment, networks
 from alexnet_jax.data import decode as image_files
 from alexnet_jax.data import statistics
 from alexnet_jax.model import AlexNet, Network
@@ -102,7 +102,7 @@ class Model:
     Returns:
       float32 [N, K].
     """
-    if views not in evaluate.VIEWS:
+    if views not in augment.VIEWS:
       raise errors.InputError(f"views={views} must be 1 or 10.")
     config = self.config
     places = augment.views(views, config.image_size_px, config.crop_size_px)

@@ -439,16 +439,6 @@ def _save_net(
       np.savez_compressed(folder / "answers.npz", labels=labels, **own)
   bits: Any = {m: np.packbits(x != labels) for m, x in predicted.items()}
   np.savez_compressed(folder / "wrong.npz", images=len(labels), **bits)
-  pairs, counts = np.unique(
-    np.stack([labels, predicted["one_view_error"]]), axis=1, return_counts=True
-  )
-  confusions = {
-    "split": "test",
-    "step": row["steps"],
-    "views": 1,
-    "counts": np.concatenate([pairs, counts[None]]).T.tolist(),
-  }
-  (folder / "confusions.json").write_text(json.dumps(confusions) + "\n")
 
 
 @functools.cache
