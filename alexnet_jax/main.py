@@ -15,16 +15,15 @@ from alexnet_jax.runtime import cli, hosts, signals
 
 def main(_) -> None:
   """Runs the command."""
-  asked = flags.FLAGS
+  args = flags.FLAGS
   config, name = config_files.config()
-  workdir = Path(asked.workdir or f"runs/{name}")
+  workdir = Path(args.workdir or f"runs/{name}")
   fields = config_files.overridden()
   config = trained.with_pretrained_net(config, fields, workdir)
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   with (
     hosts.initialize(
-      asked.coordinator, asked.num_processes, asked.process_id, asked.timeout_s
+      args.coordinator, args.num_processes, args.process_id, args.timeout_s
     ),
     signals.handle_signals() as should_stop,
   ):

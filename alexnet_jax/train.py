@@ -29,7 +29,7 @@ def train_and_evaluate(
   """
   with setup.open_run(config, workdir, should_stop) as run:
     if not train(run):
-      run.log.print(run.stop_message())
+      run.log.print(f"stopped after step {run.step}; the same command resumes")
     elif "test" in run.splits and not run.log.has(run.step, "test"):
       test(run)
     elif run.step == run.start_step:
@@ -41,7 +41,7 @@ def train(run: Run) -> bool:
   while True:
     improved = not run.progress.evaluated and validate(run)
     stop = run.should_stop()
-    done = run.step == run.events.total_steps or bool(run.plateau.stopped.all())
+    done = run.step == run.total_steps or bool(run.plateau.stopped.all())
     if done:
       finish_steps(run)
       record_training(run)
@@ -56,7 +56,7 @@ def train(run: Run) -> bool:
 
 def take_steps(run: Run) -> None:
   """Starts the next step, or those up to the next event as one program."""
-  count = run.events.steps_until_next(run.step, run.steps_per_call)
+  count = run.steps_until_event()
   try:
     with run.meter.waiting():
       batches = run.next_batches(count)
@@ -69,8 +69,8 @@ def take_steps(run: Run) -> None:
   run.in_flight = InFlight(run.step + 1, count, sums, run.steps_per_call > 1)
   run.step += count
   run.saved = False
-  run.progress.evaluated = not run.events.validates(run.step)
-  if run.config.stop_at_train_error and run.events.logs(run.step):
+  run.progress.evaluated = not run.validates_after(run.step)
+  if run.config.stop_at_train_error and run.logs_after(run.step):
     finish_steps(run)  # A net that ends here must not take the next step.
 
 
@@ -81,14 +81,11 @@ def finish_steps(run: Run) -> None:
   in_flight, run.in_flight = run.in_flight, None
   finite = []
   for step, sums in in_flight.sums_of_steps():
-    nonfinite = sums.pop("nonfinite")
-    if diagnose.is_finite(sums, nonfinite):
+    if diagnose.is_finite(run, step, sums):
       finite.append(sums)
-    else:
-      diagnose.skip_or_raise(run, step, sums, nonfinite)
-    run.log.advance(step, run.events.epoch(step))
+    run.log.advance(step, run.epoch(step))
   run.meter.add(finite)
-  if run.events.logs(run.step):
+  if run.logs_after(run.step):
     record_training(run)
 
 
@@ -134,13 +131,13 @@ def test(run: Run) -> None:
 
 def evaluate_split(run: Run, split: str, views: int) -> Figures | None:
   """Returns loss and errors on a split; None if it had to stop."""
-  places = augment.views(
+  crops = augment.views(
     views, run.config.image_size_px, run.config.crop_size_px
   )
   params = placement.replicate(run.eval_mesh, run.state.params)
   members = ensemble.unstack(params, run.config.ensemble)
   return evaluate.evaluate_nets(
-    [evaluate.Net(run.view_step, member, places) for member in members],
+    [evaluate.Net(run.view_step, member, crops) for member in members],
     run.splits[split],
     run.config,
     run.eval_mesh,

@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
   # writes them ("" for none). ImageNet's test labels are secret, so test on its
   # validation split: --config.test_split=validation.
   config.data_dir = "data/imagenet"
-  config.generate_shapes = False  # draw data_dir if it does not exist
+  config.generate_shapes = False  # draw a missing data_dir named shapes
   config.train_split = "train"
   config.validation_split = "validation"
   config.test_split = "test"

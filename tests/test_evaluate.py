@@ -169,7 +169,8 @@ def workdirs(nets, data, tmp_path_factory):
     net.config.update(data_dir=str(data), test_views=views)
     with run_files.claim_workdir(folder / name, net.config):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
-      run_files.check_run_metadata(folder / name, dataset, held)
+      names = dataset.class_names
+      run_files.write_run_metadata(folder / name, names, held)
       state = states.init_state([net.params], optax.trace(0.9))
       log = logs.Logger(folder / name, 0, True, 1, is_first=False)
       with saving.Saver(folder / name, net.config, log) as saver:

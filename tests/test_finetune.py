@@ -13,7 +13,6 @@ from tiny_runs import newest_params, records, run
 
 from alexnet_jax.configs import finetune
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.parallel import placement
 from alexnet_jax.runs import checkpoint, trained
 from alexnet_jax.runtime.errors import InputError
 
@@ -127,10 +126,8 @@ def test_as_many_classes_are_new_classes_too(place, tmp_path):
   config.init_from, config.num_classes = str(place / "source"), len(NAMES)
   config = trained.with_pretrained_net(config, {}, tmp_path)
   drawn = jax.tree.map(np.zeros_like, params)
-  found, taken, left = trained.load_pretrained(
-    place / "source", drawn, placement.make_mesh(1), config.reinit_layers
-  )
-  assert (taken, left) == (["conv1", "conv3", "fc6"], ["fc8"])
+  (found,), origin = trained.load_pretrained(config, [drawn])
+  assert origin == f"conv1, conv3, fc6 from {place / 'source'}; fc8 drawn anew"
   assert not found["classifier"]["fc8"]["kernel"].any()
 
 
@@ -139,13 +136,9 @@ def test_what_cannot_be_started_from_is_refused(place, tmp_path):
   config = finetune.get_config()
   with pytest.raises(InputError, match=r"init_from=''.*--config.init_from=DIR"):
     trained.with_pretrained_net(config, {}, tmp_path)
-  mesh = placement.make_mesh(1)
-  for source, layers, words in (
-    ("nowhere", (), "nowhere' holds no run"),
-    ("source", ("fc9",), "reinit_layers='fc9'.*fc8"),
-  ):
-    with pytest.raises(InputError, match=words):
-      trained.load_pretrained(place / source, params, mesh, layers)
+  config.unlock().init_from = str(place / "nowhere")
+  with pytest.raises(InputError, match="nowhere' holds no run"):
+    trained.load_pretrained(config, [params])
   with pytest.raises(InputError, match=r"holds only parameters.*init_from="):
     checkpoint.restore(place / "source", 0, None)
 
@@ -173,7 +166,7 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
     ]
     folder = tmp_path / f"half{half}"
     write_images(folder, 5, train=images[:480], test=images[480:])
-  own = {
+  common = {
     **WHOLE,
     "test_split": "test",
     "test_views": 1,
@@ -188,9 +181,9 @@ def test_a_net_of_other_classes_is_a_better_start_than_drawn_weights(tmp_path):
   }
   config = "--config=configs/finetune.py"
   for name, words, fields in (
-    ("source", [], own | LEARNER | first),
-    ("drawn", [], own | LEARNER | then),
-    ("tuned", [config], own | then | tuned),
+    ("source", [], common | LEARNER | first),
+    ("drawn", [], common | LEARNER | then),
+    ("tuned", [config], common | then | tuned),
   ):
     result = run("train", *words, f"--workdir={tmp_path / name}", **fields)
     assert result.returncode == 0, result.stderr

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -30,10 +31,10 @@ from tiny_runs import (
 )
 
 from alexnet_jax.configs import quickstart
+from alexnet_jax.data import batches
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.parallel import placement
-from alexnet_jax.runs import trained
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runs import checkpoint, trained
+from alexnet_jax.runtime.errors import InputError, InputTimeoutError
 from alexnet_jax.tools.evaluate import evaluate_runs
 from alexnet_jax.train import train_and_evaluate
 
@@ -109,8 +110,8 @@ def test_tensorboard_holds_the_losses(finished):
 def test_training_leaves_torch_alone():
   """It takes longer to import than all the rest, and may be there or not."""
   pytest.importorskip("torch")
-  asked = "import sys, alexnet_jax.train; print('torch' in sys.modules)"
-  command = [sys.executable, "-c", f"{asked}; import torch"]
+  code = "import sys, alexnet_jax.train; print('torch' in sys.modules)"
+  command = [sys.executable, "-c", f"{code}; import torch"]
   result = subprocess.run(command, capture_output=True, text=True)
   assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
 
@@ -222,14 +223,14 @@ from alexnet_jax.runtime import platforms
 platforms.UNROLLING = ()
 make = train_loop.make_train_loop
 
-def told(*args):
+def make_and_print(*args):
   loop = make(*args)
   def run(state, pool, index, count):
     print("together:", count)
     return loop(state, pool, index, count)
   return run
 
-train_loop.make_train_loop = told
+train_loop.make_train_loop = make_and_print
 main.command()
 """
 
@@ -272,6 +273,56 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_stalled_input_costs_no_step_of_the_records(
+  data, tmp_path, monkeypatch
+):
+  """Steps 3 and 4 are in flight while the reader of the next batch blocks.
+
+  Catches their loss, which a resumed run could not make good.
+  """
+  load, reads_on = batches.load, threading.Event()
+  number = {
+    frozenset(
+      batches.examples_of(COUNTS["train"], batch_size=16, seed=0, batch=i)
+    ): i
+    for i in range(40)
+  }
+
+  def records_of(workdir, first_blocked):
+    def blocking_load(examples, indices, size_px):
+      if number.get(frozenset(indices), 0) >= first_blocked:
+        reads_on.wait()
+      return load(examples, indices, size_px)
+
+    monkeypatch.setattr(batches, "load", blocking_load)
+    config = quickstart.get_config()
+    fields = {
+      "data_dir": str(data), "validation_split": "", "test_split": "",
+      "device_cache_fraction": 0.0, "input_timeout_s": 3.0, "total_steps": 6,
+      "checkpoint_every_steps": 100,
+    }  # fmt: skip
+    config.update_from_flattened_dict(QUICK | fields)
+    if first_blocked < 40:
+      with pytest.raises(InputTimeoutError, match="input_timeout_s=3"):
+        train_and_evaluate(config, workdir)
+    else:
+      train_and_evaluate(config, workdir)
+    return [(r["step"], r["loss"]) for r in records(workdir)]
+
+  whole = records_of(tmp_path / "whole", 40)
+  assert [step for step, _ in whole] == [2, 4, 6]
+  for steps, count in ((3, 1), (4, 2)):
+    workdir = tmp_path / str(steps)
+    reads_on.clear()
+    try:
+      assert records_of(workdir, steps) == whole[:count]
+    finally:
+      reads_on.set()
+    assert checkpoint.steps_of(workdir) == [steps]
+    assert records_of(workdir, 40) == whole
+
+
 def refused(workdir, *words, **fields):
   """Asserts that training ends with a line that holds the words."""
   config = quickstart.get_config()
@@ -282,14 +333,14 @@ def refused(workdir, *words, **fields):
 
 
 def test_run_goes_on_with_its_own_data_alone(finished, data, tmp_path):
-  """Other pictures, prepared anew in the same place, have another mean."""
+  """Other pictures, prepared anew in the same place."""
   workdir, other = tmp_path / "run", tmp_path / "data"
   shutil.copytree(finished[0], workdir)
   shapes.generate(other, size_px=32, seed=1, workers=0, **COUNTS)
   config = json.loads((workdir / "config.json").read_text())
   config["data_dir"] = str(other)
   (workdir / "config.json").write_text(json.dumps(config))
-  refused(workdir, str(other), "mean image", data_dir=str(other))
+  refused(workdir, str(other), "Put the data back", data_dir=str(other))
 
 
 def test_names_of_the_classes_travel_with_the_run(finished, data):
@@ -309,6 +360,10 @@ def test_names_of_the_classes_travel_with_the_run(finished, data):
     ({"test_split": "tset"}, ["test_split='tset'", "test, train, validation"]),
     ({"init_from": "/nowhere"}, ["'/nowhere'", "holds no"]),
     ({"data_dir": "/nowhere"}, ["data_dir='/nowhere'", "prepare"]),
+    (
+      {"data_dir": "/tmp/shaeps", "generate_shapes": True},
+      ["data_dir='/tmp/shaeps'", "prepare"],
+    ),
     ({"batch_size": 12}, ["batch_size=12", "8 devices", "try 8 or 16"]),
   ],
 )
@@ -383,21 +438,24 @@ def test_each_net_stops_where_its_training_error_is_low_enough(data, tmp_path):
   # Lower than all before it, in the line of step 8 or later.
   target = min(e for step, e in errors[0].items() if step <= 8) - 1e-6
   ends = [
-    min((s for s, e in own.items() if e < target), default=40) for own in errors
+    min((s for s, e in found.items() if e < target), default=40)
+    for found in errors
   ]
   assert ends[0] != ends[1], "another seed would show more"
   assert min(ends) < 40
-  told = {"stop_at_train_error": target}
-  together = train_quick(tmp_path / "together", data, **pair, **told)
+  target_field = {"stop_at_train_error": target}
+  together = train_quick(tmp_path / "together", data, **pair, **target_field)
   assert together.returncode == 0, together.stderr
   found = records(tmp_path / "together")
   assert found[-1]["split"] == "test"
   assert found[-1]["step"] == max(ends)
-  again = train_quick(tmp_path / "together", data, **pair, **told)
+  again = train_quick(tmp_path / "together", data, **pair, **target_field)
   assert "finished" in again.stdout
   assert records(tmp_path / "together") == found
   first = int(np.argmin(ends))
-  result = train_quick(tmp_path / "one", data, **fields, **told, seed=first)
+  result = train_quick(
+    tmp_path / "one", data, **fields, **target_field, seed=first
+  )
   assert result.returncode == 0, result.stderr
   assert records(tmp_path / "one")[-1]["step"] == ends[first]
   for ours, theirs in zip(
@@ -430,8 +488,10 @@ def test_run_starts_from_the_layers_of_another(finished, data, tmp_path):
   )
   wider = {"conv1": {"kernel": np.zeros((5, 5, 3, 32)), "bias": np.zeros(32)}}
   drawn = {"features": wider, "classifier": {}}
+  config = quickstart.get_config()
+  config.init_from = str(source)
   with pytest.raises(InputError, match="no layer"):
-    trained.load_pretrained(source, drawn, placement.make_mesh(1))
+    trained.load_pretrained(config, [drawn])
 
 
 def test_evaluate_refuses_a_run_of_another_version(finished, tmp_path):

@@ -37,7 +37,7 @@ class Feed:
       )
       for member in (members[0] if members else [0])
     ]
-    memory = hosts.smallest(_device_memory(mesh))  # All must choose alike.
+    memory = min(hosts.gather(_device_memory(mesh)))  # All must choose alike.
     room = config.device_cache_fraction * memory
     if count * size * size * 3 > room:
       self.pool = self.draw = None

@@ -52,7 +52,7 @@ def nonfinite_flags(grads: Any) -> Any:
   """Returns int32 1 for each array of which a number is not finite, else 0."""
 
   def flag(g):
-    finite = platforms.by_platform(platforms.ALL_FINITE, g)
+    finite = lax.platform_dependent(g, **platforms.ALL_FINITE)
     return (~finite).astype(jnp.int32)
 
   return jax.tree.map(flag, grads)

@@ -2,13 +2,12 @@
 
 A checkpoint is a folder WORKDIR/checkpoints/STEP: the arrays and the progress
 of a run as Orbax writes them, and SHA256SUMS. That file is written last and
-compared before use, as Orbax restores flipped bits without an error. A folder
-whose name holds ".unfinished" is no checkpoint.
+compared before use, as Orbax restores flipped bits without an error. Folders
+with other names, such as STEP.unfinished, are no checkpoints.
 """
 
 import dataclasses
 import hashlib
-import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from alexnet_jax.steps import TrainState
 
 _FOLDER = "checkpoints"
 _UNFINISHED = ".unfinished"
-_REPLACED = f".replaced{_UNFINISHED}"
+_ArraysHandler: Any = ocp.PyTreeCheckpointHandler  # Typed for etils' paths.
 
 
 @dataclasses.dataclass
@@ -58,19 +57,12 @@ def steps_of(workdir: Path) -> list[int]:
   return sorted(int(name) for name in names if name.isdecimal())
 
 
-def exists(workdir: Path) -> bool:
-  """Whether a run has a checkpoint, or one that `clean` brings back."""
-  replaced = (workdir / _FOLDER).glob(f"*{_REPLACED}")
-  return bool(steps_of(workdir)) or any(replaced)
-
-
 def commit(workdir: Path, step: int) -> None:
   """Turns the complete `unfinished_folder` of a step into its checkpoint."""
   unfinished, final = unfinished_folder(workdir, step), folder_of(workdir, step)
   digests.write(unfinished)
-  # A resumed run saves its step once more, after the validation.
-  if final.exists():
-    final.rename(final.with_name(f"{step}{_REPLACED}"))
+  if final.exists():  # A resumed run saves its step again once it is validated.
+    final.rename(final.with_name(f"{step}.old{_UNFINISHED}"))
   unfinished.rename(final)
   clean(workdir)
 
@@ -82,17 +74,9 @@ def remove(workdir: Path, step: int) -> None:
 
 
 def clean(workdir: Path) -> None:
-  """Removes unfinished folders, and brings back a step that was being replaced.
-
-  Nothing may be saved into the workdir meanwhile.
-  """
-  folder = workdir / _FOLDER
-  for replaced in folder.glob(f"*{_REPLACED}"):
-    final = folder / replaced.name.removesuffix(_REPLACED)
-    if not final.exists():
-      replaced.rename(final)
-  for unfinished in folder.glob(f"*{_UNFINISHED}*"):
-    shutil.rmtree(unfinished, ignore_errors=True)
+  """Removes what is left of saves and removals that a kill has ended."""
+  for folder in (workdir / _FOLDER).glob(f"*{_UNFINISHED}*"):
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe_latest(workdir: Path) -> str:
@@ -103,39 +87,40 @@ def describe_latest(workdir: Path) -> str:
   return f"The newest checkpoint is that of step {steps[-1]}."
 
 
-def latest_valid(workdir: Path) -> tuple[int | None, dict[int, str]]:
-  """Returns the newest undamaged step, and the damage of each newer one.
+def latest_valid(workdir: Path) -> int | None:
+  """Returns the newest undamaged step, None if nothing was saved.
 
-  The step is None if nothing was saved. Raises InputError if all are damaged.
+  Warns of damaged ones. Raises InputError if all are.
   """
-  damaged: dict[int, str] = {}
-  for step in reversed(steps_of(workdir)):
+  steps = steps_of(workdir)
+  for step in reversed(steps):
     problem = digests.problem(folder_of(workdir, step))
     if not problem:
-      return step, damaged
-    damaged[step] = problem
-  if damaged:
-    step, problem = next(iter(damaged.items()))
-    raise errors.InputError(
-      f"no checkpoint in workdir={str(workdir)!r} is undamaged (step {step}:"
-      f" {problem}). Put one back from a copy, or choose another --workdir to"
-      " start anew."
-    )
-  return None, damaged
-
-
-def quarantine(workdir: Path, damaged: dict[int, str]) -> None:
-  """Renames damaged checkpoints, so that their steps can be saved again."""
-  for step, problem in damaged.items():
-    folder = folder_of(workdir, step)
-    names = (f"{step}.damaged-{number}" for number in itertools.count(1))
-    name = next(name for name in names if not folder.with_name(name).exists())
-    folder.rename(folder.with_name(name))
+      return step
     print(
-      f"WARNING: the checkpoint of step {step} is damaged ({problem}). It is"
-      f" now {_FOLDER}/{name}, and the step before it is used.",
-      flush=True,
+      f"WARNING: the checkpoint of step {step} is damaged ({problem})",
+      file=sys.stderr,
     )
+  if steps:
+    raise errors.InputError(
+      f"no checkpoint in workdir={str(workdir)!r} is undamaged. Put one back"
+      " from a copy, or choose another --workdir to start anew."
+    )
+  return None
+
+
+def quarantine_damaged(workdir: Path) -> int | None:
+  """Renames damaged checkpoints, so that their steps can be saved again.
+
+  Returns the newest undamaged step, as `latest_valid`.
+  """
+  newest = latest_valid(workdir)
+  for step in steps_of(workdir):
+    if newest is not None and step > newest:
+      folder = folder_of(workdir, step)
+      number = 1 + len(list(folder.parent.glob(f"{step}.damaged-*")))
+      folder.rename(folder.with_name(f"{step}.damaged-{number}"))
+  return newest
 
 
 def restore(
@@ -143,30 +128,41 @@ def restore(
 ) -> tuple[TrainState, Progress]:
   """Returns the state after a step, and the progress that goes with it.
 
-  `state` holds arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore
-  to. Raises InputError if the checkpoint holds other arrays, or only params.
+  `state` has the shapes and shardings to restore to. Raises InputError if the
+  checkpoint holds other arrays, only params, or another version's progress.
   """
   folder = folder_of(workdir, step)
-  progress = _read_progress(folder)
-  if not progress:
+  fields = _read_progress(folder)
+  if not fields:
     raise errors.InputError(
       f"{str(folder)!r} holds only parameters, from which training cannot"
       f" resume; use --config.init_from={workdir} and another --workdir."
     )
+  try:
+    progress = Progress(**fields)
+  except TypeError as e:
+    raise another_version(workdir, e) from e
   names = "params", "opt_state", "plateau"
   parts = {name: getattr(state, name) for name in names}
   _check_shapes(folder, parts)
   items = {k: ocp.args.StandardRestore(part) for k, part in parts.items()}
   found = _restore(folder, **items)
   step_array = jax.device_put(jnp.int32(step), state.step.sharding)
-  restored = TrainState(step_array, *(found[name] for name in parts))
-  return restored, Progress(**progress)
+  return TrainState(step_array, *(found[name] for name in parts)), progress
+
+
+def another_version(workdir: Path, cause: Exception) -> errors.InputError:
+  """Returns the error for a run that this version of the program cannot use."""
+  return errors.InputError(
+    f"workdir={str(workdir)!r} holds a run of another version"
+    f" ({errors.reason(cause)}); train it anew."
+  )
 
 
 def read_params(workdir: Path, step: int, expected: Any = None) -> Any:
   """Returns the parameters of a checkpoint as numpy arrays.
 
-  Raises InputError if their shapes are not those of the `expected` parameters.
+  Raises InputError if their shapes are not those of the `expected` ones.
   """
   folder = folder_of(workdir, step)
   if expected:
@@ -175,7 +171,8 @@ def read_params(workdir: Path, step: int, expected: Any = None) -> Any:
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
     _metadata(folder / "params"),
   )
-  return _arrays_handler().restore(
+  # A Checkpointer would warn that params alone are no whole checkpoint.
+  return _ArraysHandler().restore(
     folder / "params", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
   )
 
@@ -186,16 +183,10 @@ def find_step(workdir: Path, which: str) -> int:
   `which` is newest, best (of the lowest validation error) or a step.
   """
   where = f"workdir={str(workdir)!r}"
-  newest, damaged = latest_valid(workdir)
+  newest = latest_valid(workdir)
   if newest is None:
     raise errors.InputError(f"{where} holds no checkpoint yet; train it first.")
   if which == "newest":
-    for step, problem in damaged.items():
-      print(
-        f"WARNING: the checkpoint of step {step} is damaged ({problem}); that"
-        f" of step {newest} is used.",
-        file=sys.stderr,
-      )
     return newest
   name, steps = which, [str(step) for step in steps_of(workdir)]
   if which == "best":
@@ -224,11 +215,10 @@ def write_params(workdir: Path, params: Any) -> None:
 
 
 def digest(params: Any) -> str:
-  """Returns one SHA-256 of a tree of arrays.
+  """Returns one SHA-256 of a tree of arrays, in the order of their paths.
 
-  It covers the arrays in the order of their paths: path, dtype and shape in a
-  line, as in `classifier/fc6/bias float32 (4096,)`, then the bytes in C order,
-  little endian.
+  It covers a line of each, as `classifier/fc6/bias float32 (4096,)`, and then
+  its bytes in C order, little endian.
   """
   total = hashlib.sha256()
   for name, leaf in sorted(_flatten(params).items()):
@@ -259,32 +249,20 @@ def _read_progress(folder: Path) -> dict[str, Any]:
   return _restore(folder, progress=ocp.args.JsonRestore()).progress
 
 
-def _arrays_handler() -> Any:
-  # A Checkpointer would warn that params alone are no whole checkpoint.
-  return ocp.PyTreeCheckpointHandler()
-
-
 def _metadata(folder: Path) -> Any:
   """Returns the tree of the arrays of a folder, without their values."""
-  return _arrays_handler().metadata(folder).tree
+  return _ArraysHandler().metadata(folder).tree
 
 
 def _check_shapes(folder: Path, parts: dict[str, Any]) -> None:
   """Raises InputError if a checkpoint holds arrays of other names or shapes."""
-  saved = _flatten({part: _metadata(folder / part) for part in parts})
-  wanted = _flatten(parts)
+  saved = {part: _metadata(folder / part) for part in parts}
   there, here = (
-    {path: tuple(array.shape) for path, array in arrays.items()}
-    for arrays in (saved, wanted)
+    {path: tuple(array.shape) for path, array in _flatten(tree).items()}
+    for tree in (saved, parts)
   )
-  differing = [
-    f"{path} ({there.get(path, 'absent')} there, {here.get(path, 'absent')}"
-    " here)"
-    for path in sorted(there | here, key=lambda x: (x[:6] != "params", x))
-    if there.get(path) != here.get(path)
-  ]
-  if differing:
+  if differing := errors.differences(there, here):
     raise errors.InputError(
-      f"{str(folder)!r} is of another net: {errors.first_few(differing)}."
+      f"{str(folder)!r} is of another net: {differing}."
       " Choose the config that it was trained with, or another --workdir."
     )

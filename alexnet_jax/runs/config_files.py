@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from flax import traverse_util
 from ml_collections import config_dict, config_flags
 
 from alexnet_jax import augment, configs, networks, ops
@@ -19,31 +20,24 @@ CONFIGS = Path(configs.__path__[0])
 def load_config(path: str) -> config_dict.ConfigDict:
   """Returns the config of `NAME` or `FILE.py`, either with `:ARGUMENT`."""
   file, _, argument = path.partition(":")
+  arguments = [argument] if argument else []
   try:
-    get_config = runpy.run_path(str(find_config(file))).get("get_config")
-  except (SyntaxError, ImportError, NameError) as e:
+    get_config = runpy.run_path(str(find_config(file)))["get_config"]
+    inspect.signature(get_config).bind(*arguments)
+  except (SyntaxError, ImportError, NameError, KeyError, TypeError) as e:
     raise errors.InputError(
-      f"{file!r} cannot be loaded ({errors.reason(e)}); mend the file."
+      f"{path!r} cannot be loaded ({errors.reason(e)}); the file needs a"
+      " get_config(), as in configs/alexnet.py, which takes what follows a"
+      " colon, such as list in ablations:list."
     ) from e
-  if get_config is None:
-    raise errors.InputError(
-      f"{file!r} has no get_config(); start from a copy of configs/alexnet.py."
-    )
-  parameters = inspect.signature(get_config).parameters.values()
-  needed = any(p.default is inspect.Parameter.empty for p in parameters)
-  if (needed and not argument) or (argument and not parameters):
-    raise errors.InputError(
-      f"{path!r}: {file} {'needs an' if needed else 'takes no'} argument after"
-      f" a colon{', such as list' if needed else ''}."
-    )
   try:
-    found = get_config(argument) if argument else get_config()
+    found = get_config(*arguments)
+    if not isinstance(found, config_dict.ConfigDict):
+      raise ValueError(
+        f"get_config() returns {found!r}, which is no ConfigDict"
+      )
   except ValueError as e:
     raise errors.InputError(f"{path!r}: {e}.") from e
-  if not isinstance(found, config_dict.ConfigDict):
-    raise errors.InputError(
-      f"{path!r}: get_config() returns {found!r}, which is no ConfigDict."
-    )
   return found
 
 
@@ -59,15 +53,9 @@ def find_config(name: str) -> Path:
   return CONFIGS / f"{name}.py"
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
   """Returns a nested config as one level, by the names that flags have: a.b."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat
+  return traverse_util.flatten_dict(tree, sep=".")
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -180,10 +168,8 @@ def check(config: Any) -> None:
   with cli.refuse_unknown_fields():
     for name, value in flatten(load_config("alexnet").to_dict()).items():
       if isinstance(value, bool) and not name.startswith("network."):
-        _require(
-          isinstance(fields[name], bool),
-          f"{name}={fields[name]!r} must be True or False.",
-        )
+        right = isinstance(fields[name], bool)
+        _require(right, f"{name}={fields[name]!r} must be True or False.")
     for name, bounds in RANGES.items():
       for value in fields[name] if name in TUPLES else (fields[name],):
         if value is not None or name not in MAY_BE_NONE:
@@ -191,7 +177,7 @@ def check(config: Any) -> None:
     for name, known in CHOICES.items():
       _check_known(name, fields[name], known)
   _check_layers(fields)
-  _check_exceptions(fields)
+  _check_layer_names(fields)
   _check_between(config)
 
 
@@ -236,9 +222,11 @@ def _check_layers(fields: dict[str, Any]) -> None:
   )
 
 
-def _check_exceptions(fields: dict[str, Any]) -> None:
-  """Checks the tuples that give some layers a rate or decay of their own."""
+def _check_layer_names(fields: dict[str, Any]) -> None:
+  """Checks the fields that name layers."""
   layers = list(fields["network.layers"])
+  for layer in fields["reinit_layers"]:
+    _check_known("reinit_layers", layer, layers)
   arrays = [f"{layer}/{x}" for layer in layers for x in ("kernel", "bias")]
   for field, parts, known in (
     ("weight_decay_of_layers", ("layer", "decay"), layers),

@@ -1,4 +1,4 @@
-"""Why a run comes to nothing: what is not finite, and from which layer on."""
+"""Steps that are not finite: skipped, or traced to the first layer that is."""
 
 from typing import Any
 
@@ -13,53 +13,46 @@ from alexnet_jax.runs.run import Run
 from alexnet_jax.runtime import errors, platforms
 
 
-def _losses(sums: Any) -> np.ndarray:
-  return np.atleast_1d(sums["loss"] / sums["examples"])
+def is_finite(run: Run, step: int, sums: dict[str, Any]) -> bool:
+  """Returns whether loss and gradients of a step are finite.
 
-
-def is_finite(sums: Any, nonfinite: np.ndarray) -> bool:
-  """Whether loss and gradients of a step are finite, for all members."""
-  return not nonfinite.any() and bool(np.isfinite(_losses(sums)).all())
-
-
-def skip_or_raise(run: Run, step: int, sums: Any, nonfinite: Any) -> None:
-  """Counts a step that was not finite; the device has left it out.
+  Members of an ensemble that have ended do not count.
 
   Args:
-    run: the run.
+    run: the run, which counts the steps that the device has skipped.
     step: number of the step.
-    sums: of the step, see `metrics.sums`.
-    nonfinite: count for each array of gradients, see `steps.make_step`.
+    sums: of the step, see `steps.make_step`; "nonfinite" is taken out.
 
   Raises:
-    DivergedError: more than `skip_nonfinite_steps` of them; names the layer.
+    DivergedError: more than `skip_nonfinite_steps` are not; names the layer.
   """
-  losses = _losses(sums)
-  nonfinite = np.atleast_2d(nonfinite)
-  member = int(np.argmax(nonfinite.any(axis=1) | ~np.isfinite(losses)))
+  nonfinite = np.atleast_2d(sums.pop("nonfinite"))  # By member and array.
+  losses = np.atleast_1d(sums["loss"] / sums["examples"])
+  bad = nonfinite.any(axis=1) | ~np.isfinite(losses)
+  bad &= ~np.atleast_1d(run.plateau.stopped)
+  if not bad.any():
+    return True
+  member = int(np.argmax(bad))
   whose = f" of member {member}" if len(losses) > 1 else ""
   loss = f"the loss{whose} is {losses[member]:g} at step {step}"
   allowed = run.config.skip_nonfinite_steps
-  if run.progress.skipped < allowed:
-    run.progress.skipped += 1
-    run.log.print(
-      f"WARNING: {loss}, or a gradient is not finite; the step is skipped"
-      f" ({run.progress.skipped} of skip_nonfinite_steps={allowed})"
+  if run.progress.skipped >= allowed:
+    cause = first_nonfinite_layer(run, step, member)
+    raise errors.DivergedError(
+      f"{loss}: {cause or _nonfinite_gradients(run, nonfinite[member])}, with"
+      f" learning_rate={run.rates()[member]:g}; lower it, or skip such steps"
+      f" with --config.skip_nonfinite_steps=N. {run.describe_latest()}"
     )
-    return
-  cause = first_nonfinite_layer(run, step, member)
-  raise errors.DivergedError(
-    f"{loss}: {cause or _nonfinite_gradients(run, nonfinite[member])}, with"
-    f" learning_rate={run.rates()[member]:g}; lower it, or skip such steps with"
-    f" --config.skip_nonfinite_steps=N. {run.describe_latest()}"
+  run.progress.skipped += 1
+  run.log.print(
+    f"WARNING: {loss}, or a gradient is not finite; the step is skipped"
+    f" ({run.progress.skipped} of skip_nonfinite_steps={allowed})"
   )
+  return False
 
 
 def first_nonfinite_layer(run: Run, step: int, member: int) -> str:
-  """Returns which layer's outputs are not finite first, and for which images.
-
-  It is "" if all outputs are finite with the parameters of now.
-  """
+  """Returns which layer's outputs are not finite first, "" if all are."""
   split, config = run.splits["train"], run.config
   start, seed = step - 1, config.seed + member
   order = batches.ShuffledBatches(len(split), config.batch_size, seed)
@@ -68,49 +61,42 @@ def first_nonfinite_layer(run: Run, step: int, member: int) -> str:
   names = networks.layer_names(run.net.network)
 
   @platforms.jit
-  def find_finite(params, images, index_B, seed):
-    _, found = run.net.apply(
+  def outputs_of_layers(params, images, index_B, seed):
+    return run.net.apply(
       {"params": params},
       augment.training_views(images, index_B, start, seed, run.augmentation),
       augment.dropout_keys(seed, start, index_B),
       capture_intermediates=lambda module, _: module.name in names,
       mutable=["intermediates"],
-    )
-    halves: Any = found["intermediates"]
-    outputs = halves["features"] | halves["classifier"]
-    finite = [jnp.isfinite(outputs[name]["__call__"][0]) for name in names]
-    return [x.reshape(len(x), -1).all(axis=1) for x in finite]
+    )[1]["intermediates"]
 
-  finite_LxB = find_finite(
-    ensemble.unstack(params, config.ensemble)[member],
-    images,
-    jnp.arange(len(images)),
-    np.uint32(seed),
-  )
-  for name, finite_B in zip(names, jax.device_get(finite_LxB), strict=True):
+  params = ensemble.unstack(params, config.ensemble)[member]
+  index_B = np.arange(len(images))
+  halves = outputs_of_layers(params, images, index_B, np.uint32(seed))
+  outputs = halves["features"] | halves["classifier"]
+  for name in names:
+    (output,) = outputs[name]["__call__"]
+    finite_B = jnp.isfinite(output).reshape(len(images), -1).all(axis=1)
     if not finite_B.all():
-      bad = order[start][~finite_B]
       return (
-        f"the outputs of {name} are not finite for {len(bad)} of"
-        f" {len(images)} images, examples {errors.first_few(map(str, bad), 8)}"
-        f" of {split.split!r}"
+        f"the outputs of {name} are not finite for {int((~finite_B).sum())} of"
+        f" {len(images)} images"
       )
   return ""
 
 
 def _nonfinite_gradients(run: Run, counts: np.ndarray) -> str:
   """Returns which arrays have gradients that are not finite."""
-  # Gradients come from the last layer down: the last bad one is the first.
   names = networks.layer_names(run.net.network)
+  paths = [path[1:] for path, _ in jax.tree.leaves_with_path(run.state.params)]
   bad = [
-    (names.index(path[-2].key), f"{path[-2].key}/{path[-1].key}")
-    for (path, _), count in zip(
-      jax.tree.leaves_with_path(run.state.params), counts, strict=True
-    )
+    (names.index(layer.key), f"{layer.key}/{array.key}")
+    for (layer, array), count in zip(paths, counts, strict=True)
     if count
   ]
-  _, array = max(bad, default=(0, "no array"))
+  # Gradients come from the last layer down: the last bad one is the first.
+  _, first = max(bad, default=(0, "no array"))
   return (
     f"the outputs are finite, but the gradients of {len(bad)} arrays are not,"
-    f" first that of {array}"
+    f" first that of {first}"
   )

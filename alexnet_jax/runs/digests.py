@@ -1,7 +1,4 @@
-"""SHA256SUMS: the SHA-256 of every file of a folder, written last.
-
-`sha256sum --check SHA256SUMS` in the folder compares the files, too.
-"""
+"""SHA256SUMS: the SHA-256 of every file of a folder, as sha256sum writes it."""
 
 import concurrent.futures
 import hashlib
@@ -12,7 +9,7 @@ NAME = "SHA256SUMS"
 
 
 def write(folder: Path) -> None:
-  """Writes `SHA256SUMS` into a folder that is otherwise complete."""
+  """Writes SHA256SUMS into a folder that is otherwise complete."""
   with (folder / NAME).open("w") as file:
     file.writelines(_lines(folder))
     file.flush()
@@ -22,7 +19,7 @@ def write(folder: Path) -> None:
 def problem(folder: Path) -> str:
   """Returns what is wrong with the files of a folder, "" if nothing is."""
   try:
-    listed = (folder / NAME).read_bytes().decode(errors="replace")
+    listed = (folder / NAME).read_text(errors="replace")
     lines = _lines(folder)
   except FileNotFoundError as e:
     return f"{Path(e.filename).name} is missing"
@@ -36,22 +33,20 @@ def problem(folder: Path) -> str:
 
 
 def _lines(folder: Path) -> list[str]:
-  """Returns the lines of `SHA256SUMS`, sorted by the names of the files."""
+  """Returns the lines of SHA256SUMS, sorted by the names of the files."""
+
+  def line_of(file: Path) -> str:
+    if file.is_symlink():  # It leads out of the checkpoint.
+      digest = "a link"
+    else:
+      with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return f"{digest}  {file.relative_to(folder).as_posix()}\n"
+
   files = sorted(
     path
     for path in folder.rglob("*")
     if (path.is_symlink() or not path.is_dir()) and path != folder / NAME
   )
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    digests = list(pool.map(_digest, files))
-  return [
-    f"{digest}  {file.relative_to(folder).as_posix()}\n"
-    for digest, file in zip(digests, files, strict=True)
-  ]
-
-
-def _digest(file: Path) -> str:
-  if file.is_symlink():  # It leads to files outside of the checkpoint.
-    return "a link"
-  with file.open("rb") as stream:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
+    return list(pool.map(line_of, files))

@@ -4,45 +4,28 @@ import dataclasses
 import math
 
 import jax
-import numpy as np
 
 from alexnet_jax.runs.run import Figures, Run
 from alexnet_jax.runtime import errors
 
-# A loss this near to that of chance, as a fraction of it, is no better.
-CHANCE_TOLERANCE = 0.01
+CHANCE_TOLERANCE = 0.01  # A loss this near to that of chance is no better.
 
 
 def update_plateau(run: Run, figures: Figures) -> None:
   """Lowers the rate, or ends a net, whose validation error no longer falls."""
-  config, old = run.config, run.plateau
-  new = jax.device_get(
-    old.after(
-      run.errors(figures), config.plateau_patience, config.plateau_drops
-    )
-  )
-  why = f"no lower validation error in {config.plateau_patience} evaluations"
-  for member, (ends, before, after) in enumerate(
-    np.broadcast(new.stopped & ~old.stopped, old.drops, new.drops)
-  ):
-    who = f"member {member}: " if new.drops.ndim else ""
-    if ends:
-      run.log.print(f"{who}{why} after {int(after)} drops of the rate: the end")
-    elif after > before:
-      run.log.print(f"{who}{why}: the rate drops")
-  run.set_plateau(new)
+  patience, max_drops = run.config.plateau_patience, run.config.plateau_drops
+  plateau = run.plateau.after(run.errors(figures), patience, max_drops)
+  why = f"no lower validation error in {patience} evaluations"
+  run.set_plateau(jax.device_get(plateau), why)
 
 
 def stop_at_train_error(run: Run, figures: Figures) -> None:
   """Ends a net whose training error is below `config.stop_at_train_error`."""
-  target, old = run.config.stop_at_train_error, run.plateau.stopped
-  if not target:
-    return
-  stopped = old | (run.errors(figures) < target)
-  for member in np.flatnonzero(stopped & ~old):
-    who = f"member {member}: " if stopped.ndim else ""
-    run.log.print(f"{who}training error below {target:g}: the end")
-  run.set_plateau(dataclasses.replace(run.plateau, stopped=stopped))
+  target = run.config.stop_at_train_error
+  if target:
+    stopped = run.plateau.stopped | (run.errors(figures) < target)
+    plateau = dataclasses.replace(run.plateau, stopped=stopped)
+    run.set_plateau(plateau, f"training error below {target:g}")
 
 
 def check_above_chance(run: Run, figures: Figures) -> None:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich import progress as rich_progress
 from rich.console import Console
+from rich.progress import Progress
 
 from alexnet_jax.runs import run_files, tensorboard
 from alexnet_jax.runtime import errors
@@ -49,12 +49,8 @@ class Logger(contextlib.AbstractContextManager):
   ):
     """Opens the files of a run, and drops records after its checkpoint.
 
-    Args:
-      workdir: folder of the run.
-      start_step: step of the checkpoint.
-      evaluated: whether the validation that is due at that step is done.
-      total_steps: of the run.
-      is_first: if not, the logger reads what is there but writes nothing.
+    That is of `start_step`, and `evaluated` if the validation that is due then
+    is done. If not `is_first`, the logger writes nothing.
     """
     # The test comes after the last validation.
     splits = ("train", "validation", "test") if evaluated else ("train",)
@@ -64,21 +60,18 @@ class Logger(contextlib.AbstractContextManager):
       if record["step"] < start_step
       or (record["step"] == start_step and record["split"] in splits)
     ]
-    self._workdir, self._total_steps = workdir, total_steps
+    self._total_steps = total_steps
     self._unwritten = b""
     self._file = self._scalars = None
-    console = Console()
-    self._bar = rich_progress.Progress(
-      "{task.description}",
-      rich_progress.BarColumn(),
-      "{task.fields[last]}",
-      rich_progress.TimeRemainingColumn(),
-      console=console,
-      disable=not (is_first and console.is_terminal),
+    self._console = Console(
+      quiet=not is_first, emoji=False, highlight=False, markup=False,
+      soft_wrap=True,
+    )  # fmt: skip
+    self._bar = Progress(
+      console=self._console, disable=not self._console.is_terminal
     )
-    self._task = self._bar.add_task(
-      "starting", total=total_steps, completed=start_step, last=""
-    )
+    self._task = self._bar.add_task("starting", total=total_steps)
+    self._figures = ""  # Of training, beside the bar.
     if is_first:
       file = workdir / "metrics.jsonl"
       lines = [json.dumps(record) + "\n" for record in self._before]
@@ -87,7 +80,7 @@ class Logger(contextlib.AbstractContextManager):
       self._scalars = tensorboard.ScalarWriter(
         workdir / "tensorboard", start_step + 1
       )
-      self._bar.start()
+    self._bar.start()
 
   def __exit__(self, *_) -> None:
     """Removes the bar and closes the files."""
@@ -106,18 +99,13 @@ class Logger(contextlib.AbstractContextManager):
 
   def print(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    if not self._bar.disable:
-      self._bar.console.print(text, highlight=False, markup=False)
-    elif self._file:
-      print(text, flush=True)
+    self._console.print(text)
 
   def advance(self, step: int, epoch: float) -> None:
     """Moves the bar to a step."""
-    self._bar.update(
-      self._task,
-      completed=step,
-      description=f"step {step}/{self._total_steps} epoch {epoch:.2f}",
-    )
+    where = f"step {step}/{self._total_steps}  epoch {epoch:.2f}"
+    description = f"{where}  {self._figures}"
+    self._bar.update(self._task, completed=step, description=description)
 
   def record(self, record: dict[str, Any]) -> None:
     """Writes and shows the metrics of a split."""
@@ -125,13 +113,10 @@ class Logger(contextlib.AbstractContextManager):
       return
     self._unwritten += json.dumps(record, allow_nan=False).encode() + b"\n"
     self.flush()
-    metrics = dict(record)
-    step, split = metrics.pop("step"), metrics.pop("split")
-    member = metrics.pop("member", None)
+    step, split, member = record["step"], record["split"], record.get("member")
     group = split if member is None else f"{split}/member{member}"
-    self._scalars.write(
-      step, {f"{group}/{name}": value for name, value in metrics.items()}
-    )
+    scalars = {k: v for k, v in record.items() if isinstance(v, float)}
+    self._scalars.write(step, {f"{group}/{k}": v for k, v in scalars.items()})
     if member is not None:
       return
     figures = (
@@ -139,7 +124,7 @@ class Logger(contextlib.AbstractContextManager):
       f"  {record['images_per_second']:,.0f} images/s"
     )
     if split == "train" and not self._bar.disable:
-      self._bar.update(self._task, last=figures)
+      self._figures = figures
       return
     self.print(
       f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
@@ -150,12 +135,12 @@ class Logger(contextlib.AbstractContextManager):
     """Writes what a full disk has held up; returns whether all is written."""
     if not self._file or not self._unwritten:
       return True
-    size = os.fstat(self._file.fileno()).st_size
+    size = self._file.seek(0, os.SEEK_END)
     try:
       if self._file.write(self._unwritten) < len(self._unwritten):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as e:
-      os.ftruncate(self._file.fileno(), size)  # Never leave a part of a line.
+      self._file.truncate(size)  # Never leave a part of a line.
       count = self._unwritten.count(b"\n")
       self.print(
         f"WARNING: {count} lines of {self._file.name} could not be written"

@@ -17,9 +17,7 @@ class Meter:
   def __init__(self, totals: dict[str, Any]):
     """Starts from the `totals()` of the checkpoint."""
     self._calls = 0
-    self._totals: metrics.Totals = {
-      name: np.float64(value) for name, value in totals.items()
-    }
+    self._totals: metrics.Totals = {k: np.float64(v) for k, v in totals.items()}
     self._clear_times()
     self.restart_clock()
 
@@ -61,18 +59,17 @@ class Meter:
   def take(self) -> list[dict[str, float]]:
     """Returns the means of each member since the last call, and clears them.
 
-    The mean over members follows, if there are several.
+    The mean over members follows, if there are several; it leaves out a member
+    that has ended and whose loss is not finite.
     """
-    means = {
-      name: np.atleast_1d(value)
-      for name, value in metrics.means(self._totals).items()
-    }
+    means = metrics.means(self._totals)
     each = [
-      {name: float(values[member]) for name, values in means.items()}
-      for member in range(len(means["loss"]))
+      {name: float(np.ravel(values)[member]) for name, values in means.items()}
+      for member in range(np.size(means["loss"]))
     ]
     if len(each) > 1:
-      each.append({name: float(v.mean()) for name, v in means.items()})
+      finite = np.isfinite(means["loss"])
+      each.append({name: float(v[finite].mean()) for name, v in means.items()})
     # A resumed run may have nothing but what was saved.
     seconds = self._seconds or math.inf
     speed = {

@@ -15,7 +15,6 @@ from alexnet_jax.data import feed, records
 from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import placement
 from alexnet_jax.runs import checkpoint, logs, saving
-from alexnet_jax.runs.events import Events
 from alexnet_jax.runs.meter import Meter
 from alexnet_jax.runtime import errors
 
@@ -33,10 +32,10 @@ class InFlight(NamedTuple):
 
   def sums_of_steps(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Waits for the steps; yields the number and the sums of each."""
-    held = {name: np.asarray(x) for name, x in self.sums.items()}
-    for turn in range(self.count):
-      own = {name: x[turn] if self.stacked else x for name, x in held.items()}
-      yield self.first + turn, own
+    found = jax.device_get(self.sums)
+    for i in range(self.count):
+      sums = {k: x[i] if self.stacked else x for k, x in found.items()}
+      yield self.first + i, sums
 
 
 @dataclasses.dataclass
@@ -61,7 +60,8 @@ class Run:
   progress: checkpoint.Progress
 
   def __post_init__(self):
-    """Reads the state here, since the first step donates it."""
+    """Adds what follows from the fields."""
+    # Read here, since the first step donates the state.
     self.step = self.start_step = int(self.state.step)
     self.plateau: schedules.Plateau = jax.device_get(
       placement.replicate(self.mesh, self.state.plateau)
@@ -71,15 +71,36 @@ class Run:
     self.view_step = steps.make_view_step(
       self.net, self.augmentation, self.eval_mesh
     )
-    self.events = Events(
-      self.config,
-      self.total_steps,
-      steps_per_epoch=len(self.splits["train"]) / self.config.batch_size,
-      has_validation="validation" in self.splits,
-    )
+    self.steps_per_epoch = len(self.splits["train"]) / self.config.batch_size
     self.meter = Meter(self.progress.totals)
     self.in_flight: InFlight | None = None
     self.saved = True  # Whether the state is also on disk.
+
+  def epoch(self, step: int) -> float:
+    """Returns the passes over the training split after a step."""
+    return step / self.steps_per_epoch
+
+  def logs_after(self, step: int) -> bool:
+    """Whether training metrics are recorded after a step."""
+    return step % self.config.log_every_steps == 0
+
+  def validates_after(self, step: int) -> bool:
+    """Whether the validation split is evaluated after a step."""
+    period = self.steps_per_epoch * self.config.evaluate_every_epochs
+    is_due = step // period > (step - 1) // period or step == self.total_steps
+    return "validation" in self.splits and is_due
+
+  def saves_after(self, step: int) -> bool:
+    """Whether a step is saved, whatever the clock says."""
+    return step % self.config.checkpoint_every_steps == 0
+
+  def steps_until_event(self) -> int:
+    """Returns how many steps the next call of `step_fn` takes."""
+    events = self.logs_after, self.saves_after, self.validates_after
+    for step in range(self.step + 1, self.step + self.steps_per_call):
+      if step == self.total_steps or any(after(step) for after in events):
+        return step - self.step
+    return self.steps_per_call
 
   def next_batches(self, count: int) -> tuple[Any, ...]:
     """Waits for the batches of the next `count` steps."""
@@ -94,48 +115,55 @@ class Run:
 
   def errors(self, figures: Figures) -> np.ndarray:
     """Returns the error of each member, in the shape of the plateau's."""
-    own = [each["top1_error"] for each in figures[: self.config.ensemble]]
-    return np.reshape(own, self.plateau.stale.shape)
+    found = [each["top1_error"] for each in figures[: self.config.ensemble]]
+    return np.reshape(found, self.plateau.stale.shape)
 
-  def set_plateau(self, plateau: schedules.Plateau) -> None:
-    """Makes the next steps follow a plateau."""
+  def set_plateau(self, new: schedules.Plateau, why: str) -> None:
+    """Makes the next steps follow a plateau; says what changes and why."""
+    old, self.plateau = self.plateau, new
+    for member, (ends, drops) in enumerate(
+      np.broadcast(new.stopped & ~old.stopped, new.drops > old.drops)
+    ):
+      whose = f"member {member}: " if new.drops.ndim else ""
+      if ends or drops:
+        what = "the end" if ends else "the rate drops"
+        self.log.print(f"{whose}{why}: {what}")
     where = jax.tree.map(lambda x: x.sharding, self.state.plateau)
-    self.plateau = plateau
     self.state = dataclasses.replace(
-      self.state, plateau=jax.device_put(plateau, where)
+      self.state, plateau=jax.device_put(new, where)
     )
 
   def record(self, split: str, figures: Figures) -> None:
-    """Records the figures of a split.
+    """Records the figures of a split; raises DivergedError if a loss is NaN.
 
-    Raises:
-      DivergedError: a loss is not finite.
+    Of an ensemble, members that have ended have no new figures before the test.
     """
-    for loss in (each["loss"] for each in figures):
-      if not math.isfinite(loss):
+    epoch = self.epoch(self.step)
+    rates, ended = self.rates(), np.atleast_1d(self.plateau.stopped)
+    records = []
+    for member, each in enumerate(figures):
+      about: dict[str, Any] = {"step": self.step, "epoch": epoch}
+      about["split"], rate = split, rates.mean()
+      if member < len(figures) - 1:
+        if ended[member] and split != "test":
+          continue
+        about["member"], rate = member, rates[member]
+      if not math.isfinite(each["loss"]):
         raise errors.DivergedError(
-          f"the {split} loss is {loss} at step {self.step}; lower"
+          f"the {split} loss is {each['loss']} at step {self.step}; lower"
           f" learning_rate. {self.describe_latest()}"
         )
-    epoch = self.events.epoch(self.step)
-    about = {"step": self.step, "epoch": epoch, "split": split}
-    rates, stopped = self.rates(), np.atleast_1d(self.plateau.stopped)
-    for member, each in enumerate(figures):
-      if member == self.config.ensemble or len(figures) == 1:
-        rate = {"learning_rate": float(rates.mean())}
-        self.log.record(about | each | rate)
-      elif split == "test" or not stopped[member]:
-        # Before the test, a net that has ended has no new figures.
-        rate = {"learning_rate": float(rates[member])}
-        self.log.record(about | {"member": member} | each | rate)
+      records.append(about | each | {"learning_rate": float(rate)})
+    for record in records:
+      self.log.record(record)
 
   def save_is_due(self) -> bool:
     """Whether to save now, by the steps or by the clock of process 0."""
-    if self.events.saves(self.step):
+    if self.saves_after(self.step):
       return True
-    # The processes wait for the answer of the first: they ask only sometimes.
-    asks = jax.process_count() == 1 or self.events.logs(self.step)
-    return asks and self.saver.is_due()
+    # Processes wait for the answer of the first, so they ask only sometimes.
+    may_ask = jax.process_count() == 1 or self.logs_after(self.step)
+    return may_ask and self.saver.is_due()
 
   def save(self, *, wait: bool, retry: bool) -> None:
     """Saves the state; see `Saver.save`."""
@@ -148,7 +176,3 @@ class Run:
     """Returns a sentence that says which step the run can resume from."""
     self.saver.wait()
     return checkpoint.describe_latest(self.workdir)
-
-  def stop_message(self) -> str:
-    """Returns what to print where the run stops before its end."""
-    return f"stopped after step {self.step}; the same command resumes"

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.data import records, statistics
+from alexnet_jax.data import statistics
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import errors
 
@@ -28,15 +27,12 @@ MAY_CHANGE_ON_RESUME = (
 def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
   """Locks a workdir, new or of the same run, and writes its `config.json`.
 
-  The lock ends with the process, however that ends. The config may differ from
-  the saved one in `MAY_CHANGE_ON_RESUME`.
-
-  Raises:
-    InputError: the workdir cannot be written, is locked by another process, or
-      belongs to another config.
+  The lock ends with the process, however that ends. Raises InputError if the
+  workdir cannot be written, is locked, or holds a run whose config differs in
+  more than `MAY_CHANGE_ON_RESUME`.
   """
   with contextlib.ExitStack() as stack:
-    with writing(workdir):
+    with errors.writing("workdir", workdir):
       workdir.mkdir(parents=True, exist_ok=True)
       lock = stack.enter_context((workdir / ".lock").open("w"))
       try:
@@ -53,32 +49,17 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 
 def _check_same_run(workdir: Path, config: ConfigDict) -> None:
-  saved, asked = (
+  there, here = (
     config_files.flatten(json.loads(_to_json(each)))  # JSON has no tuples.
     for each in (read_config(workdir), config)
   )
-  differing = [
-    f"{name} ({saved.get(name)} there, {asked.get(name)} asked)"
-    for name in sorted(saved | asked)
-    if saved.get(name) != asked.get(name) and name not in MAY_CHANGE_ON_RESUME
-  ]
-  if differing:
+  for name in MAY_CHANGE_ON_RESUME:
+    there[name] = here[name]
+  if differing := errors.differences(there, here):
     raise errors.InputError(
-      f"workdir={str(workdir)!r} holds a run of another config:"
-      f" {errors.first_few(differing)}. Choose another --workdir."
+      f"workdir={str(workdir)!r} holds a run of another config: {differing}."
+      " Choose another --workdir."
     )
-
-
-@contextlib.contextmanager
-def writing(workdir: Path) -> Iterator[None]:
-  """Raises InputError if the workdir cannot be written in the block."""
-  try:
-    yield
-  except OSError as e:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} cannot be written ({e.strerror}); make it"
-      " writable, with room, or choose another with --workdir."
-    ) from e
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -116,33 +97,12 @@ def read_config(workdir: Path) -> Any:
 
 
 def write_run_metadata(
-  workdir: Path, class_names: tuple[str, ...], held: statistics.Statistics
+  workdir: Path, class_names: tuple[str, ...], stats: statistics.Statistics
 ) -> None:
   """Writes what `read_run_metadata` reads."""
-  statistics.write(workdir, held)
+  statistics.write(workdir, stats)
   names = json.dumps(class_names, indent=2, ensure_ascii=False)
-  # Written last: where it is, the statistics are complete.
   replace_text(workdir / "class_names.json", names + "\n")
-
-
-def check_run_metadata(
-  workdir: Path, dataset: records.Dataset, held: statistics.Statistics
-) -> None:
-  """Writes the class names and statistics of a new run, or compares them.
-
-  Raises InputError if the run was trained on other data.
-  """
-  if not (workdir / "class_names.json").exists():
-    write_run_metadata(workdir, dataset.class_names, held)
-    return
-  class_names, known = read_run_metadata(workdir)
-  same_mean = np.array_equal(known.mean_image, held.mean_image)
-  if class_names != dataset.class_names or not same_mean:
-    raise errors.InputError(
-      f"data_dir={str(dataset.directory)!r} has other classes or another mean"
-      f" image than the run in {str(workdir)!r} was trained with; restore the"
-      " data, or choose another --workdir."
-    )
 
 
 def read_run_metadata(

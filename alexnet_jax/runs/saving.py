@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import re
 import shutil
 import threading
 import time
@@ -39,11 +38,7 @@ class Saver(contextlib.AbstractContextManager):
     best_step: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
   ):
-    """Opens the checkpoints of a run.
-
-    The best step is kept until a better one is saved. The log is flushed before
-    each save, so that a resumed run finds the records of all steps before it.
-    """
+    """Keeps the checkpoint of `best_step` until a better one is saved."""
     self._workdir = workdir.absolute()
     self._keep = config.checkpoints_to_keep
     self._every_s = 60 * config.checkpoint_every_minutes
@@ -75,16 +70,14 @@ class Saver(contextlib.AbstractContextManager):
     wait: bool = False,
     retry: bool = True,
   ) -> bool:
-    """Saves a state; its files are written while the next steps run.
+    """Saves a state, while the next steps run.
 
-    With `wait` it returns when the checkpoint and the log are on disk; with
-    `retry` a save that is waited for is tried again, until `should_stop`.
+    With `wait` it returns when checkpoint and log are on disk. A save that
+    fails meanwhile is tried again until `should_stop`, or raises InputError
+    without `retry`. Raises InputError if the parameters are not finite.
 
     Returns:
-      Whether the checkpoint is on disk, or its files are being written.
-
-    Raises:
-      InputError: the parameters are not finite, or the save failed for good.
+      False if the save has failed already.
     """
     self._start(state, progress)
     if not wait:
@@ -106,7 +99,7 @@ class Saver(contextlib.AbstractContextManager):
     return not self._failed
 
   def _start(self, state: TrainState, progress: checkpoint.Progress) -> None:
-    self._log.flush()
+    self._log.flush()  # A resumed run finds the records before its step.
     self.wait()
     step = int(state.step)
     if not _all_finite(state.params):
@@ -138,9 +131,7 @@ class Saver(contextlib.AbstractContextManager):
     needed = sum(array.nbytes for array in arrays)
     free = shutil.disk_usage(self._workdir).free
     if hosts.from_first(free < needed):
-      raise OSError(
-        errno.ENOSPC, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
-      )
+      raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
 
   def _finish(self, step: int, best_step: int | None) -> None:
     """Makes a checkpoint of the files of Orbax, and removes old ones."""
@@ -169,12 +160,12 @@ class Saver(contextlib.AbstractContextManager):
       self._checkpointer = _open_checkpointer()
       if hosts.is_first():
         checkpoint.clean(self._workdir)
+      # TensorStore adds codes, options and source lines in brackets.
+      cause, *_ = f"{type(e).__name__}: {e}".split(" [")
       # A process without a log may be the only one that has this error.
-      tell = self._log.print if hosts.is_first() else print
-      # TensorStore quotes long paths, and then lines of its own code.
-      text = re.sub(r'"/[^"]*"|\[source locations[\s\S]*', "", str(e))
-      tell(
-        f"WARNING: step {step} could not be saved ({errors.reason(e, text)})."
+      show = self._log.print if hosts.is_first() else print
+      show(
+        f"WARNING: step {step} could not be saved ({' '.join(cause.split())})."
         f" Make room in {self._workdir}; the run goes on and tries again in"
         f" {_SAVE_AGAIN_S} s. {checkpoint.describe_latest(self._workdir)}"
       )

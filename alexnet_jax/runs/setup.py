@@ -20,9 +20,10 @@ from alexnet_jax.runs import (
   run_files,
   saving,
   states,
+  trained,
 )
 from alexnet_jax.runs.run import Run
-from alexnet_jax.runtime import errors, hosts, platforms, signals
+from alexnet_jax.runtime import errors, hosts, platforms
 
 
 @contextlib.contextmanager
@@ -39,7 +40,9 @@ def open_run(
   net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, jax.device_count())
   mesh = placement.make_mesh(layout.devices, layout.model)
-  data = _open_data(config, workdir)
+  # Processes that do not share a folder would not see the same.
+  resumes = hosts.from_first(bool(checkpoint.steps_of(workdir)))
+  data = _open_data(config, workdir, resumes)
   num_examples = len(data.splits["train"])
   total_steps = config.total_steps or schedules.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
@@ -50,11 +53,16 @@ def open_run(
   augmentation = augment.from_config(config, data.statistics, num_examples)
   stream = feed.Feed(data.splits["train"], config, layout, mesh)
   progress = checkpoint.Progress(stream.get_state(), data.fingerprint)
-  # Processes that do not share a folder would not see the same.
-  if hosts.from_first(checkpoint.exists(workdir)):
+  if resumes:
     state, origin = states.abstract(net, tx, layout, mesh), ""
   else:
-    state, origin = states.initial(config, net, tx, layout, mesh)
+    seeds = range(config.seed, config.seed + config.ensemble)
+    drawn, origin = [states.init_params(net, seed) for seed in seeds], ""
+    if config.init_from:
+      drawn, origin = trained.load_pretrained(config, drawn)
+    state = states.init_state(drawn, tx)
+    where = placement.shardings(mesh, placement.specs(layout, state))
+    state = jax.device_put(state, where)
   step = steps.make_step(config, net, tx, augmentation, layout, mesh)
   if stream.draw and platforms.loops_are_fast() and config.steps_per_call > 1:
     steps_per_call = config.steps_per_call
@@ -63,19 +71,30 @@ def open_run(
     steps_per_call, step_fn = 1, platforms.jit(step, donate_argnums=0)
   with contextlib.ExitStack() as stack:
     # Nothing is written before here, where the config is known to run.
+    newest = None
     with hosts.raise_on_all_hosts():
       if hosts.is_first():
         stack.enter_context(run_files.claim_workdir(workdir, config))
-        with run_files.writing(workdir):
-          run_files.check_run_metadata(workdir, data.dataset, data.statistics)
+        with errors.writing("workdir", workdir):
+          if not resumes:
+            names = data.dataset.class_names
+            run_files.write_run_metadata(workdir, names, data.statistics)
+          checkpoint.clean(workdir)
+          newest = checkpoint.quarantine_damaged(workdir)
     hosts.assert_shared_folder(workdir)
-    newest = _latest_valid(workdir)
+    newest = hosts.from_first(newest)
     if newest is not None:
       state, progress = checkpoint.restore(workdir, newest, state)
-      _check_same_files(config, newest, progress.fingerprint, data.fingerprint)
+      changed = errors.differences(progress.fingerprint, data.fingerprint)
+      if changed:
+        raise errors.InputError(
+          f"data_dir={config.data_dir!r} is not what the run had at step"
+          f" {newest}: {changed}. Put the data back, or choose another"
+          " --workdir to start anew."
+        )
       stream.set_state(progress.batches)
     start_step = int(state.step)
-    with hosts.raise_on_all_hosts(), run_files.writing(workdir):
+    with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       log = logs.Logger(
         workdir, start_step, progress.evaluated, total_steps, hosts.is_first()
       )
@@ -108,39 +127,28 @@ def open_run(
     try:
       yield run
     except errors.InputTimeoutError as e:
-      _save_without_input(run, e)
+      # Of several processes, the others would not come to save.
+      if jax.process_count() == 1 and not run.saved:
+        log.print(f"WARNING: {e}")  # The disk may stall the saving too.
+        with contextlib.suppress(errors.InputError):  # It has been printed.
+          run.save(wait=True, retry=False)
       raise
-
-
-def _save_without_input(run: Run, error: errors.InputTimeoutError) -> None:
-  """Saves a run whose input does not come, whose threads may never end."""
-  if jax.process_count() > 1:  # The others would not come to save.
-    return
-  stopped = signals.stop_requested()
-  if not stopped:
-    run.log.print(f"WARNING: {error}")  # The disk may stall the saving too.
-  try:
-    if not run.saved:
-      run.save(wait=True, retry=False)
-  except errors.InputError as failed:
-    failed.exit_immediately = True
-    raise
-  if stopped:
-    errors.exit_immediately(run.stop_message(), 0)
 
 
 class _Data(NamedTuple):
   dataset: records.Dataset
   splits: dict[str, records.Examples]  # Of train, validation and test.
-  statistics: statistics.Statistics
+  statistics: statistics.Statistics  # That the net's input is made with.
   fingerprint: dict[str, str]  # The digest of each file.
 
 
-def _open_data(config: Any, workdir: Path) -> _Data:
+def _open_data(config: Any, workdir: Path, resumes: bool) -> _Data:
   """Opens and checks the data set of a config, the same in all processes."""
   data_dir = Path(config.data_dir)
+  # By its name, as a mistyped data_dir does not exist either.
+  draws = config.generate_shapes and data_dir.name == "shapes"
   with hosts.raise_on_all_hosts():
-    if hosts.is_first() and config.generate_shapes and not data_dir.exists():
+    if draws and hosts.is_first() and not data_dir.exists():
       print(f"drawing the shapes data set into {data_dir}", flush=True)
       shapes.generate(data_dir, size_px=config.image_size_px)
   with hosts.raise_on_all_hosts():
@@ -156,15 +164,15 @@ def _open_data(config: Any, workdir: Path) -> _Data:
         f"batch_size={config.batch_size} is larger than train_split="
         f"{config.train_split!r} with {len(splits['train'])} images; lower it."
       )
-    found = checks.check(splits["train"], config)
-    if config.init_from and not checkpoint.exists(workdir):
+    stats = checks.check(splits["train"], config)
+    if config.init_from and not resumes:
       checkpoint.find_step(Path(config.init_from), "newest")
-    if config.init_inherits:  # The net knows pixels less that run's mean.
-      begun = (workdir / "class_names.json").exists()
-      origin = workdir if begun else Path(config.init_from)
-      _, found = run_files.read_run_metadata(origin)
+    if resumes:
+      _, stats = run_files.read_run_metadata(workdir)
+    elif config.init_inherits:  # The net knows pixels less that run's mean.
+      _, stats = run_files.read_run_metadata(Path(config.init_from))
     fingerprint = checks.fingerprint(splits.values())
-  pixels = np.ascontiguousarray(found.mean_image)
+  pixels = np.ascontiguousarray(stats.mean_image)
   hosts.assert_same_on_all_hosts(
     {
       "class names of data_dir": list(dataset.class_names),
@@ -173,30 +181,4 @@ def _open_data(config: Any, workdir: Path) -> _Data:
     | {f"file {k} of data_dir": v for k, v in fingerprint.items()}
     | {f"images in {k}_split": len(v) for k, v in splits.items()}
   )
-  return _Data(dataset, splits, found, fingerprint)
-
-
-def _check_same_files(
-  config: Any, step: int, before: dict[str, str], now: dict[str, str]
-) -> None:
-  changed = sorted(
-    name for name in before | now if before.get(name) != now.get(name)
-  )
-  if changed:
-    raise errors.InputError(
-      f"data_dir={config.data_dir!r} is not what the run had at step {step}:"
-      f" {errors.first_few(changed, 3)} changed. Put the data back, or choose"
-      " another --workdir to start anew."
-    )
-
-
-def _latest_valid(workdir: Path) -> int | None:
-  """Returns the step to resume from; damaged checkpoints are quarantined."""
-  step = None
-  with hosts.raise_on_all_hosts():
-    if hosts.is_first():
-      with run_files.writing(workdir):
-        checkpoint.clean(workdir)
-        step, damaged = checkpoint.latest_valid(workdir)
-        checkpoint.quarantine(workdir, damaged)
-  return hosts.from_first(step)
+  return _Data(dataset, splits, stats, fingerprint)

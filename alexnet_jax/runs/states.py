@@ -1,6 +1,5 @@
 """The state of a run before its first step."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ from jax.sharding import Mesh
 from alexnet_jax import schedules
 from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import ensemble, layouts, placement
-from alexnet_jax.runs import trained
 from alexnet_jax.steps import TrainState
 
 
@@ -41,30 +39,6 @@ def init_state(
 
   step, opt_state, plateau = init(params)
   return TrainState(step, params, opt_state, plateau)
-
-
-def initial(
-  config: Any, net: AlexNet, tx: Any, layout: layouts.Layout, mesh: Mesh
-) -> tuple[TrainState, str]:
-  """Returns the state before the first step, and where its layers come from.
-
-  Raises InputError if they cannot come from `config.init_from`.
-  """
-  drawn = [
-    init_params(net, config.seed + member) for member in range(config.ensemble)
-  ]
-  origin = ""
-  if config.init_from:
-    source, devices = Path(config.init_from), placement.make_mesh()
-    for member, params in enumerate(drawn):
-      drawn[member], taken, left = trained.load_pretrained(
-        source, params, devices, config.reinit_layers
-      )
-      origin = f"{', '.join(taken)} from {source}"
-      origin += f"; {', '.join(left)} drawn anew" if left else ""
-  state = init_state(drawn, tx)
-  where = placement.shardings(mesh, placement.specs(layout, state))
-  return jax.device_put(state, where), origin
 
 
 def abstract(

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# tensorboardX imports torch where it is installed, which takes seconds. For an
-# import, a module that is None is not installed.
+# tensorboardX would import torch, which takes seconds. A module that is None
+# counts as not installed.
 try:
   sys.modules.setdefault("torch", None)  # pyright: ignore[reportCallIssue, reportArgumentType]
   from tensorboardX.event_file_writer import EventsWriter
@@ -20,11 +20,9 @@ _event_pb2: Any = event_pb2  # Protobuf makes its classes on import.
 
 
 class ScalarWriter:
-  """Writes scalars by step; drops those that a full disk does not take.
+  """Writes scalars by step; drops those that a full disk does not take."""
 
-  SummaryWriter of tensorboardX hangs after its thread has met a full disk. The
-  EventsWriter inside it has no thread, and raises OSError.
-  """
+  # SummaryWriter of tensorboardX hangs after its thread has met a full disk.
 
   def __init__(self, folder: Path, first_step: int):
     """Makes the folder; readers drop older files' `first_step` and later."""

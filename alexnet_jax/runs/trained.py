@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from alexnet_jax import model, networks
 from alexnet_jax.data import records
 from alexnet_jax.parallel import ensemble, placement
-from alexnet_jax.runs import checkpoint, run_files
+from alexnet_jax.runs import checkpoint, run_files, states
 from alexnet_jax.runtime import errors
 
 
@@ -27,29 +28,21 @@ class TrainedRun:
 
 
 def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
-  """Loads a checkpoint of a run, and puts its arrays on a mesh.
-
-  `step` is `newest`, `best` (by validation) or a number. Raises InputError if
-  there is no such checkpoint, or a damaged one.
-  """
+  """Loads a checkpoint of a run onto a mesh; `step` as in `find_step`."""
   config = run_files.read_config(workdir)
   try:
     net = networks.make_model(config)
   except (AttributeError, KeyError) as e:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds a run of another version"
-      f" ({errors.reason(e)}); train it anew."
-    ) from e
-  size, count = net.network.input_size_px, config.ensemble
+    raise checkpoint.another_version(workdir, e) from e
 
   def draw():
-    images = jnp.zeros((1, size, size, 3))
-    params = net.init(jax.random.key(0), images)["params"]
-    return ensemble.stack([params] * count) if count > 1 else params
+    drawn = [states.init_params(net, 0)] * config.ensemble
+    return states.init_state(drawn, optax.identity()).params
 
   found = checkpoint.find_step(workdir, step)
   params = checkpoint.read_params(workdir, found, jax.eval_shape(draw))
-  members = ensemble.unstack(placement.replicate(mesh, params), count)
+  params = placement.replicate(mesh, params)
+  members = ensemble.unstack(params, config.ensemble)
   return TrainedRun(config, net, found, members)
 
 
@@ -59,15 +52,8 @@ def with_pretrained_net(
   """Returns a config with the net and the input of the run in `init_from`.
 
   Only if `init_inherits` is set. The last layer has `num_classes` units, which
-  are drawn anew.
-
-  Args:
-    config: a complete config.
-    overridden: fields of the command line, by flat names, which stay.
-    workdir: of the run to come; once begun, its own config has the net.
-
-  Raises:
-    InputError: no such run.
+  are drawn anew, and the `overridden` fields of the command line stay. Once the
+  run in `workdir` has begun, its own config has the net.
   """
   if not config.init_inherits:
     return config
@@ -90,41 +76,45 @@ def with_pretrained_net(
   return merged.lock()
 
 
-def load_pretrained(
-  workdir: Path, params: Any, mesh: Mesh, fresh: Sequence[str] = ()
-) -> tuple[Any, list[str], list[str]]:
-  """Replaces the drawn layers of a net by those of another run.
+def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
+  """Replaces layers of nets, as drawn, by those of the run in `init_from`.
+
+  Layers in `reinit_layers` stay, and those that do not fit.
 
   Returns:
-    The new parameters, the names of the layers that were replaced, and of those
-    that stay as drawn: the `fresh` ones, and those that do not fit.
+    The parameters of each net, and a text that says which layers are whose.
   """
-  other, *more = load_run(workdir, mesh).members
+  source = Path(config.init_from)
+  other, *more = load_run(source, placement.make_mesh()).members
   if more:
     raise errors.InputError(
-      f"init_from={str(workdir)!r} holds {1 + len(more)} nets of an ensemble;"
+      f"init_from={str(source)!r} holds {1 + len(more)} nets of an ensemble;"
       " start from a run of a single net."
     )
-  # A dict that jax has handled has its keys sorted.
-  started = {half: dict(params[half]) for half in ("features", "classifier")}
-  known = [name for layers in started.values() for name in layers]
-  for name in fresh:
-    if name not in known:
-      raise errors.unknown("reinit_layers", name, known)
+
+  started = [{half: dict(net[half]) for half in net} for net in drawn]
   taken: list[str] = []
-  for half, layers in started.items():
-    for name, drawn in layers.items():
+  kept: list[str] = []
+  # A dict that jax has handled has its keys sorted.
+  for half in ("features", "classifier"):
+    for name, layer in drawn[0][half].items():
       found = other[half].get(name)
-      fits = jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, drawn)
-      if fits and name not in fresh:
-        layers[name] = found
-        taken.append(name)
+      fits = jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, layer)
+      if not fits or name in config.reinit_layers:
+        kept.append(name)
+        continue
+      taken.append(name)
+      for net in started:
+        net[half][name] = found
   if not taken:
     raise errors.InputError(
-      f"init_from={str(workdir)!r} has no layer of this net's names and shapes;"
+      f"init_from={str(source)!r} has no layer of this net's names and shapes;"
       " start from a run of a like net."
     )
-  return started, taken, [name for name in known if name not in taken]
+  origin = f"{', '.join(taken)} from {source}"
+  if kept:
+    origin += f"; {', '.join(kept)} drawn anew"
+  return started, origin
 
 
 def examples_of(config: Any, data_dir: str, split: str) -> records.Examples:

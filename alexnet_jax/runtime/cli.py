@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from rich import progress as progress_bar
 from rich.console import Console
+from rich.progress import Progress
 
 from alexnet_jax.runtime import errors
 
@@ -28,18 +28,15 @@ def run(
 ) -> None:
   """Runs a command, or prints its help; bad input ends it with exit code 1.
 
-  `main` gets the words that are not flags. They are refused unless the command
-  `takes_files`.
+  `main` gets the words that are not flags, if the command `takes_files`.
   """
 
   def checked_main(words: Sequence[str]) -> None:
     if len(words) > 1 and not takes_files:
       raise errors.InputError(f"{words[1]!r} is no flag; write --FLAG=VALUE.")
-    try:
-      main(words)
-    finally:
-      if sys.stdout:  # None if the shell has closed it.
-        sys.stdout.flush()
+    main(words)
+    if sys.stdout:  # None if the shell has closed it.
+      sys.stdout.flush()
 
   # Imported objects stay; not collecting them saves a tenth of the start.
   gc.freeze()
@@ -91,26 +88,22 @@ def _help(main: Callable[..., Any], names: Sequence[str]) -> str:
   return "\n".join(lines)
 
 
-def keep_memory() -> None:
-  """Lets glibc keep freed memory for the next step, in blocks up to 32 MB."""
-  # By default it returns large blocks, and the system maps each page again.
+def configure_process() -> None:
+  """Lets glibc keep freed memory for the next step, and jax its programs.
+
+  Programs are cached in ~/.cache/alexnet_jax. JAX_COMPILATION_CACHE_DIR names
+  another folder, or none if it is empty.
+  """
+  # By default glibc returns large blocks, and the system maps each page again.
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   if mallopt:
     mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest that glibc allows.
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def keep_programs() -> None:
-  """Caches compiled programs, by default in ~/.cache/alexnet_jax.
-
-  JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
-  """
   import jax  # Some commands need none, and it takes a second.
 
-  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-    return
   cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  if os.path.isabs(cache):  # In a container there may be no home.
+  # In a container there may be no home.
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ and os.path.isabs(cache):
     jax.config.update("jax_compilation_cache_dir", f"{cache}/alexnet_jax")
     # By default jax caches what takes a second; predicting takes less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -132,12 +125,8 @@ def refuse_unknown_fields() -> Iterator[None]:
 
 def make_folder(flag: str, folder: Path) -> None:
   """Makes the folder that a flag names, if it does not exist."""
-  try:
+  with errors.writing(flag, folder):
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise errors.InputError(
-      f"{flag}={str(folder)!r} cannot be made ({e.strerror}); choose another."
-    ) from e
 
 
 @contextlib.contextmanager
@@ -145,7 +134,7 @@ def replacing(file: Path) -> Iterator[Path]:
   """Yields a new file to write, which replaces `file` when all went well."""
   real = file.resolve()  # A link stays, and the file it points to is replaced.
   new = real.with_name(f".{real.stem}.{os.getpid()}{real.suffix}")
-  try:
+  with errors.writing("file", file):
     if file.exists() and not file.is_file():
       raise OSError(errno.EEXIST, "it is no ordinary file")
     new.touch()
@@ -154,23 +143,12 @@ def replacing(file: Path) -> Iterator[Path]:
       os.replace(new, real)
     finally:
       new.unlink(missing_ok=True)
-  except OSError as e:
-    raise errors.InputError(
-      f"{str(file)!r} cannot be written ({e.strerror}); choose another file."
-    ) from e
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
   """Shows a progress bar on a terminal; yields a function to advance it by."""
   console = Console(stderr=True)
-  with progress_bar.Progress(
-    progress_bar.TextColumn(what),
-    progress_bar.BarColumn(),
-    progress_bar.MofNCompleteColumn(),
-    progress_bar.TimeRemainingColumn(),
-    console=console,
-    disable=not console.is_terminal,
-  ) as bar:
+  with Progress(console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task(what, total=total)
     yield lambda count: bar.advance(task, count)

@@ -1,11 +1,13 @@
 """Bad input: a command prints the error's text in one line and exits with 1."""
 
+import contextlib
 import difflib
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -29,10 +31,7 @@ class InputTimeoutError(InputError):
 
 
 def unknown(what: str, value: object, known: Iterable[object]) -> InputError:
-  """Returns the error for a name that is not one of the known names.
-
-  `what` is the field or flag, as the user writes it.
-  """
+  """Returns the error for a value of a field or flag that is not known."""
   known = sorted(map(str, known))
   near = difflib.get_close_matches(str(value), known, n=1)
   guess = f" Did you mean {near[0]!r}?" if near else ""
@@ -41,10 +40,21 @@ def unknown(what: str, value: object, known: Iterable[object]) -> InputError:
   )
 
 
-def reason(e: Exception, text: str | None = None) -> str:
-  """Returns type and text of a library's error, or another text, in a line."""
-  text = f"{type(e).__name__}: {e if text is None else text}"
-  return textwrap.shorten(text, 200, placeholder="...")
+@contextlib.contextmanager
+def writing(what: str, path: Path) -> Iterator[None]:
+  """Raises InputError if a path cannot be written; `what` is its flag."""
+  try:
+    yield
+  except OSError as e:
+    raise InputError(
+      f"{what}={str(path)!r} cannot be written ({e.strerror}); make it"
+      " writable, with room, or choose another."
+    ) from e
+
+
+def reason(e: Exception) -> str:
+  """Returns type and text of a library's error in a line."""
+  return textwrap.shorten(f"{type(e).__name__}: {e}", 200, placeholder="...")
 
 
 def first_few(
@@ -54,6 +64,19 @@ def first_few(
   things = list(things)
   more = f" and {len(things) - count} more" if len(things) > count else ""
   return between.join(things[:count]) + more
+
+
+def differences(
+  a: Mapping[str, Any],
+  b: Mapping[str, Any],
+  where: tuple[str, str] = ("there", "here"),
+) -> str:
+  """Returns the first names whose values differ, with both; "" if none do."""
+  return first_few(
+    f"{name} ({x!s:.60} {where[0]}, {y!s:.60} {where[1]})"
+    for name in sorted({**a, **b})
+    if (x := a.get(name, "absent")) != (y := b.get(name, "absent"))
+  )
 
 
 def exit_immediately(text: str, code: int) -> NoReturn:

@@ -12,13 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime import errors
 
 HEARTBEAT_S = 20  # jax aborts the run when a process is silent for so long.
-_SERVICE: Any = distributed.global_state  # jax's client is there.
 _FLAGS = "--coordinator=HOST:PORT --num_processes=N --process_id=I"
 # jax's name of a launcher, by the variable that holds its number of processes.
 # Open MPI comes first: in a SLURM job it runs inside a step of SLURM.
@@ -51,10 +49,8 @@ def initialize(
   """Connects the processes of a run. Enter it before jax sees its devices.
 
   If all but the timeout is None, jax reads who is who from SLURM, Open MPI or a
-  Cloud TPU slice; a process that none of these started runs alone.
-
-  Raises:
-    InputError: the processes cannot connect, or one was lost in a computation.
+  Cloud TPU slice; a process that none of these started runs alone. Raises
+  InputError if processes cannot connect, or one is lost in a computation.
   """
   given = coordinator, num_processes, process_id
   method = _detect_launcher() if given == (None, None, None) else "deactivate"
@@ -76,7 +72,7 @@ def initialize(
       )
     # Each process reports its error before the end of another aborts it.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-      _SERVICE.client.wait_at_barrier("failed", 5000)
+      _state().client.wait_at_barrier("failed", 5000)
       jax.distributed.shutdown()
     error.exit_immediately = True
     raise error from e
@@ -86,18 +82,13 @@ def assert_same_on_all_hosts(facts: Mapping[str, Any]) -> None:
   """Raises InputError in all processes if their facts, JSON values, differ."""
   # `repr` is for values that a later check refuses.
   mine = {x: json.dumps(value, default=repr) for x, value in facts.items()}
-  first, *others = map(json.loads, _gather_texts(json.dumps(mine)))
+  first, *others = gather(mine)
   for process, other in enumerate(others, start=1):
-    differing = [
-      f"{name} is {first.get(name, 'absent')[:60]} in process 0 but"
-      f" {other.get(name, 'absent')[:60]} in process {process}"
-      for name in sorted(first | other)
-      if first.get(name) != other.get(name)
-    ]
-    if differing:
+    where = "in process 0", f"in process {process}"
+    if differing := errors.differences(first, other, where):
       raise errors.InputError(
-        f"the processes differ: {errors.first_few(differing, between='; ')};"
-        " start all with the same command, code and data."
+        f"the processes differ: {differing}; start all with the same command,"
+        " code and data."
       )
 
 
@@ -111,7 +102,7 @@ def raise_on_all_hosts() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     message = str(e)
-  for process, text in enumerate(_gather_texts(message)):
+  for process, text in enumerate(gather(message)):
     if text:
       raise errors.InputError(f"process {process}: {text}")
 
@@ -122,24 +113,30 @@ def assert_shared_folder(folder: Path) -> None:
   if is_first():
     (folder / name).touch()
   mark = folder / from_first(name)
-  found = _gather_texts("yes" if mark.exists() else "no")
+  sees = gather(mark.exists())
   if is_first():
     mark.unlink()
-  if "no" in found:
+  if not all(sees):
     raise errors.InputError(
-      f"process {found.index('no')}: workdir={str(folder)!r} is not the folder"
+      f"process {sees.index(False)}: workdir={str(folder)!r} is not the folder"
       " that process 0 sees; choose one that all processes share."
     )
 
 
 def from_first(value: Any) -> Any:
   """Returns the JSON value of process 0 in all processes."""
-  return json.loads(_gather_texts(json.dumps(value))[0])
+  return gather(value)[0]
 
 
-def smallest(value: float) -> float:
-  """Returns the smallest of the processes' values, in all of them."""
-  return min(map(json.loads, _gather_texts(json.dumps(value))))
+def gather(value: Any) -> list[Any]:
+  """Returns the JSON values of all processes, in their order."""
+  data = json.dumps(value).encode()
+  if jax.process_count() == 1:
+    return [json.loads(data)]
+  gather = multihost_utils.process_allgather
+  length = int(np.max(gather(np.array(len(data), np.int32))))
+  rows = gather(np.frombuffer(data.ljust(length), np.uint8))
+  return [json.loads(row.tobytes()) for row in np.asarray(rows)]
 
 
 def is_first() -> bool:
@@ -185,25 +182,22 @@ def _connect(given: Any, method: str, timeout_s: int) -> None:
     signal.signal(signal.SIGINT, on_interrupt)
 
 
+def _state() -> Any:
+  """Returns where jax keeps its client; no public name leads there."""
+  from jax._src import distributed
+
+  return distributed.global_state
+
+
 def _check_num_processes() -> None:
   """Raises InputError if processes were given different numbers of them."""
-  me, count = _SERVICE.process_id, str(_SERVICE.num_processes)
-  _SERVICE.client.key_value_set(f"count/{me}", count)
+  client, me = _state().client, _state().process_id
+  count = str(_state().num_processes)
+  client.key_value_set(f"count/{me}", count)
   for process in range(int(count)):
-    other = _SERVICE.client.blocking_key_value_get(f"count/{process}", 20_000)
+    other = client.blocking_key_value_get(f"count/{process}", 20_000)
     if other != count:
       raise errors.InputError(
         f"process {process} is one of --num_processes={other}, but process {me}"
         f" is one of {count}; give all the same number."
       )
-
-
-def _gather_texts(text: str) -> list[str]:
-  """Returns the texts of all processes, in their order."""
-  if jax.process_count() == 1:
-    return [text]
-  data = text.encode()
-  gather = multihost_utils.process_allgather
-  length = int(np.max(gather(np.array(len(data), np.int32))))
-  rows = gather(np.frombuffer(data.ljust(length, b"\0"), np.uint8))
-  return [row.tobytes().rstrip(b"\0").decode() for row in np.asarray(rows)]

@@ -22,8 +22,8 @@ COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
   },
 }
 
-# Platforms that are many times slower at convolutions in a loop, or, under
-# vmap, with a kernel for each member.
+# Platforms that are many times slower at convolutions in a loop, or under vmap
+# with a kernel for each member.
 UNROLLING = ("cpu",)
 
 
@@ -32,21 +32,14 @@ def loops_are_fast() -> bool:
   return jax.default_backend() not in UNROLLING
 
 
-Table = Mapping[str, Callable[..., jax.Array]]
-"""Functions that compute the same, by platform, one of them "default"."""
-
-
 def jit(fun: Callable[..., Any], **settings: Any) -> Any:
   """Returns `jax.jit(fun, **settings)` with the options of the backend."""
   options = COMPILER_OPTIONS.get(jax.default_backend())
   return jax.jit(fun, compiler_options=options, **settings)
 
 
-def by_platform(table: Table, *args: jax.Array) -> jax.Array:
-  """Applies the function for the platform that the program is compiled for."""
-  return lax.platform_dependent(*args, **table)
-
-
+# Functions that compute the same, by platform, for `lax.platform_dependent`.
+Table = Mapping[str, Callable[..., jax.Array]]
 MATERIALIZE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
 
 
@@ -56,7 +49,7 @@ def materialize(x: jax.Array) -> jax.Array:
 
   XLA:CPU would compute elementwise operations anew inside each of their users.
   """
-  return by_platform(MATERIALIZE, x)
+  return lax.platform_dependent(x, **MATERIALIZE)
 
 
 materialize.defvjp(
@@ -65,18 +58,18 @@ materialize.defvjp(
 
 
 def _sum_by_product(y: jax.Array) -> jax.Array:
-  # By images first, which is more exact than one long sum, too.
+  # By images first, which is also more exact than one long sum.
   y = y.reshape(len(y), -1, y.shape[-1])
   ones = jnp.ones(y.shape[:2], y.dtype)
   each = jnp.einsum("bn,bnc->bc", ones, y, preferred_element_type=jnp.float32)
   return each.sum(0).astype(y.dtype)
 
 
+# The sum over all axes but the last.
 COLUMN_SUM: Table = {
   "cpu": _sum_by_product,
   "default": lambda y: y.sum(tuple(range(y.ndim - 1))),
 }
-"""The sum over all axes but the last."""
 
 
 def _rows_by_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -89,7 +82,6 @@ TIMES_TRANSPOSED: Table = {
   "cpu": _rows_by_columns,
   "default": lambda x, kernel: x @ kernel.T,
 }
-"""`x @ kernel.T`."""
 
 
 def _finite_by_product(x: jax.Array) -> jax.Array:
@@ -102,7 +94,6 @@ ALL_FINITE: Table = {
   "cpu": _finite_by_product,
   "default": lambda x: jnp.isfinite(x).all(),
 }
-"""Whether every number is finite."""
 
 
 @jax.custom_vjp
@@ -113,7 +104,7 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 add_bias.defvjp(
   lambda y, bias: (add_bias(y, bias), None),
-  lambda _, dy: (dy, by_platform(COLUMN_SUM, dy)),
+  lambda _, dy: (dy, lax.platform_dependent(dy, **COLUMN_SUM)),
 )
 
 
@@ -130,7 +121,8 @@ def _matmul_backward(dtype, residuals, dy):
   del dtype
   x, kernel = residuals
   dy = dy.astype(x.dtype)
-  return by_platform(TIMES_TRANSPOSED, dy, kernel), x.T @ dy
+  dx = lax.platform_dependent(dy, kernel, **TIMES_TRANSPOSED)
+  return dx, x.T @ dy
 
 
 matmul.defvjp(

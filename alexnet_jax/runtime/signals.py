@@ -37,21 +37,17 @@ class StopRequest:
     return multihost_utils.reached_preemption_sync_point(self._num_calls)
 
   def _handle(self, number: int, _) -> None:
-    """Runs in the main thread, once it executes Python again."""
+    # An exception would wait for data threads that may hang.
     if not self._num_calls and jax.process_count() == 1:
-      # An exception would wait for data threads that may hang.
       errors.exit_immediately("stopped before the first step", 0)
-
-  def _listen(self, pipe: int) -> None:
-    """Runs in its own thread, since the main one may be in a long step."""
-    while numbers := os.read(pipe, 1):
-      if numbers[0] == signal.SIGINT and _stop_requested.is_set():
-        errors.exit_immediately("interrupted", 130)
-      if not _stop_requested.is_set() and self._num_calls:
-        os.write(2, b"stopping after this step; Ctrl-C stops at once\n")
-      _stop_requested.set()
-      if numbers[0] == signal.SIGINT and jax.process_count() > 1:
-        os.kill(os.getpid(), signal.SIGTERM)  # jax tells the other processes.
+    if number == signal.SIGINT and _stop_requested.is_set():
+      errors.exit_immediately("interrupted", 130)
+    is_first = not _stop_requested.is_set()
+    _stop_requested.set()  # First of all: the next signal may interrupt here.
+    if is_first:
+      os.write(2, b"stopping after this step; Ctrl-C stops at once\n")
+    if number == signal.SIGINT and jax.process_count() > 1:
+      os.kill(os.getpid(), signal.SIGTERM)  # jax tells the other processes.
 
 
 @contextlib.contextmanager
@@ -59,17 +55,11 @@ def handle_signals() -> Iterator[StopRequest]:
   """Yields what says when to stop. Enter it after `hosts.initialize`."""
   request = StopRequest()
   _stop_requested.clear()
-  reader, writer = os.pipe()
-  os.set_blocking(writer, False)
-  threading.Thread(target=request._listen, args=[reader], daemon=True).start()
   # With several processes, SIGTERM is left to jax, which tells all of them.
   taken = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
   before = {number: signal.signal(number, request._handle) for number in taken}
-  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   try:
     yield request
   finally:
-    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
       signal.signal(number, handler)
-    os.close(writer)

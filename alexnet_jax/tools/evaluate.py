@@ -63,8 +63,7 @@ def evaluate_runs(
 def main(_) -> None:
   """Runs the command."""
   options = flags.FLAGS
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   runs, count, figures = evaluate_runs(
     [Path(workdir) for workdir in options.workdir],
     views=options.views,

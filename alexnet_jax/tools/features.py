@@ -62,8 +62,7 @@ def main(_: Any) -> None:
   output = Path(options.output)
   if output.suffix != ".npz":
     raise errors.InputError(f"--output={options.output!r} must end in .npz.")
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   model = inference.load_single(options.workdir, options.step)
   examples = trained.examples_of(model.config, options.data_dir, options.split)
   with cli.replacing(output) as new:

@@ -103,8 +103,7 @@ def main(argv: Sequence[str]) -> None:
     from alexnet_jax.tools.figures import drawings, plots
 
     drawings.check_name(panel)
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   model = inference.load(options.workdir, options.step)
   good, bad, shown = 0, [], []
   paths = find(words, sys.stdin)

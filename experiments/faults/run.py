@@ -308,15 +308,16 @@ def corruptions(trials: Trials, count: int) -> None:
     damage(workdir / "checkpoints" / newest / name, how, rng)
     command = trials.start(workdir)
     survived = command.wait() == 0 and trials.same(workdir)
-    told = re.search(
-      rf"WARNING: the checkpoint of step {newest} is damaged \((.*)\)\. It is"
-      rf" now checkpoints/{newest}\.damaged-1,",
+    warning = re.search(
+      rf"WARNING: the checkpoint of step {newest} is damaged \((.*)\)",
       command.output,
     )
     # A damaged SHA256SUMS may say that of any file.
-    words = (f"{name} is not as it was", f"{name!r} is missing")
-    named = told and (name == "SHA256SUMS" or told[1].startswith(words))
-    trials.add("corruption", kind, how, bool(survived and named))
+    named = warning and (
+      name == "SHA256SUMS" or warning[1].startswith(f"{name} is missing")
+    )
+    aside = (workdir / f"checkpoints/{newest}.damaged-1").is_dir()
+    trials.add("corruption", kind, how, bool(survived and named and aside))
     if survived:
       shutil.rmtree(workdir)
 

@@ -52,8 +52,7 @@ def main(words: Sequence[str]) -> None:
   # On a CPU an ensemble is no quicker (experiments/seeds_at_once).
   at_once = options.seeds_at_once or (5 if platforms.loops_are_fast() else 1)
   seeds = {arm.name: options.seeds or arm.seeds for arm in arms}
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   with signals.handle_signals() as should_stop:
     train_missing(name, seeds, at_once, should_stop)
 

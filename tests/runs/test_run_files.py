@@ -36,7 +36,7 @@ def test_lock_is_held_by_a_living_program_alone(tmp_path):
 def test_run_of_another_config_is_refused_but_for_what_may_change(tmp_path):
   claim(tmp_path)
   before = (tmp_path / "config.json").read_bytes()
-  with pytest.raises(InputError, match=r"learning_rate \(0\.01 there, 0\.5 as"):
+  with pytest.raises(InputError, match=r"learning_rate \(0\.01 there, 0\.5 h"):
     claim(tmp_path, learning_rate=0.5)
   assert (tmp_path / "config.json").read_bytes() == before
   claim(tmp_path, log_every_steps=7)

@@ -90,35 +90,35 @@ def test_failed_save_is_reported_and_tried_again(tmp_path, monkeypatch):
     assert saves.is_due()
     assert saves.save(state_of(3), PROGRESS, wait=True)
     assert not saves.is_due()
-  assert checkpoint.latest_valid(tmp_path) == (3, {})
+  assert checkpoint.latest_valid(tmp_path) == 3
   left = sorted(x.name for x in (tmp_path / "checkpoints").iterdir())
   assert left == ["1", "3"]
 
 
-@pytest.mark.parametrize("told_to_stop", [False, True])
+@pytest.mark.parametrize("is_stopped", [False, True])
 def test_save_that_is_waited_for_is_tried_until_it_succeeds(
-  told_to_stop, tmp_path, monkeypatch
+  is_stopped, tmp_path, monkeypatch
 ):
   """Room is made while the run asks for the second time whether to stop."""
   monkeypatch.setattr(saving, "_RETRY_S", 0)
-  asked = []
+  saved_when_asked = []
   with contextlib.ExitStack() as disk:
 
     def should_stop():
-      asked.append(checkpoint.steps_of(tmp_path))
-      if len(asked) == 2:
+      saved_when_asked.append(checkpoint.steps_of(tmp_path))
+      if len(saved_when_asked) == 2:
         disk.close()
-      return told_to_stop and len(asked) == 2
+      return is_stopped and len(saved_when_asked) == 2
 
     disk.enter_context(no_file_grows_beyond(100))
     with saver(tmp_path, should_stop=should_stop) as saves:
-      if told_to_stop:
+      if is_stopped:
         with pytest.raises(InputError, match=r"step 1 could not .* no check"):
           saves.save(state_of(1), PROGRESS, wait=True)
       else:
         assert saves.save(state_of(1), PROGRESS, wait=True)
-  assert asked == [[], []]
-  assert checkpoint.steps_of(tmp_path) == ([] if told_to_stop else [1])
+  assert saved_when_asked == [[], []]
+  assert checkpoint.steps_of(tmp_path) == ([] if is_stopped else [1])
 
 
 def test_save_without_retry_gives_up_at_once(tmp_path):

@@ -159,7 +159,7 @@ def test_folder_of_a_flag_is_made_or_refused(tmp_path):
   cli.make_folder("--output", tmp_path / "a" / "b")
   assert (tmp_path / "a" / "b").is_dir()
   (tmp_path / "file").touch()
-  with pytest.raises(InputError, match=r"--output=.*cannot be made"):
+  with pytest.raises(InputError, match=r"--output=.*cannot be written"):
     cli.make_folder("--output", tmp_path / "file" / "b")
 
 

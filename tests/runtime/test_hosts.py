@@ -38,11 +38,11 @@ def start_member(*flags, **environ):
   return start([sys.executable, MEMBER, *flags], **environ)
 
 
-def start_members(count, *flags, own=((), (), ())):
+def start_members(count, *flags, flags_of_each=((), (), ())):
   """Starts `count` processes that meet; each has some flags of its own."""
   address = free_address()
   return [
-    start_member(*flags_of(address, count, me), *flags, *own[me])
+    start_member(*flags_of(address, count, me), *flags, *flags_of_each[me])
     for me in range(count)
   ]
 
@@ -62,11 +62,13 @@ def assert_met(results, others=()):
 def test_flags_connect_processes(tmp_path):
   """Equal facts in another order are equal, and a shared folder is left."""
   facts = {"seed": 1, "drops": [7.0, 8.5], "warmup": None}
-  own = [
+  each = [
     [f"--facts={json.dumps(dict(items))}"]
     for items in (facts.items(), reversed(facts.items()))
   ]
-  assert_met(finish(start_members(2, f"--folder={tmp_path}", own=own)))
+  assert_met(
+    finish(start_members(2, f"--folder={tmp_path}", flags_of_each=each))
+  )
   assert not list(tmp_path.iterdir())
 
 
@@ -184,21 +186,21 @@ def test_two_processes_do_not_meet_three():
 
 def test_processes_that_differ_all_end():
   facts = {"seed": 1, "warmup": None}, {"seed": 2, "extra": [3]}
-  own = [[f"--facts={json.dumps(each)}"] for each in facts]
+  each = [[f"--facts={json.dumps(each)}"] for each in facts]
   words = [
-    "differ: extra is absent in process 0 but [3] in process 1",
-    "seed is 1 in process 0 but 2 in process 1",
-    "warmup is null in process 0 but absent in process 1",
+    "differ: extra (absent in process 0, [3] in process 1)",
+    "seed (1 in process 0, 2 in process 1)",
+    "warmup (null in process 0, absent in process 1)",
   ]
-  for result in finish(start_members(2, own=own)):
+  for result in finish(start_members(2, flags_of_each=each)):
     assert_refused(result, *words)
 
 
 def test_a_folder_of_the_same_name_is_not_shared(tmp_path):
   for me in range(2):
     (tmp_path / str(me)).mkdir()
-  own = [[f"--folder={tmp_path / str(me)}"] for me in range(2)]
-  for result in finish(start_members(2, own=own)):
+  each = [[f"--folder={tmp_path / str(me)}"] for me in range(2)]
+  for result in finish(start_members(2, flags_of_each=each)):
     assert_refused(result, "process 1: workdir=", "all processes share")
 
 
@@ -311,7 +313,7 @@ def test_two_processes_that_fail_leave_none_behind(tmp_path):
   (result,) = finish([start(command, PYTHON=str(script))])
   assert result.returncode == 1, result.stderr
   for me in range(2):
-    assert f"{me}| error: the processes differ: seed is" in result.stdout
+    assert f"{me}| error: the processes differ: seed (" in result.stdout
   left = subprocess.run(
     ["pgrep", "-f", str(tmp_path)], capture_output=True, check=False
   )

@@ -96,7 +96,7 @@ import numpy as np
 from alexnet_jax.runtime import cli
 
 if sys.argv[1] == "kept":
-  cli.keep_memory()
+  cli.configure_process()
 
 def take():
   [np.ones(2_500_000) for _ in range(2)]

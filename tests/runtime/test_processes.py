@@ -117,8 +117,8 @@ def test_the_first_process_alone_writes(shared, alone):
   assert not [x for x in other.stdout.splitlines() if x and "[Gloo]" not in x]
   assert other.stderr == ""
   assert len(list((workdir / "tensorboard").iterdir())) == 1
-  held = sorted(path.name for path in workdir.iterdir())
-  assert held == sorted(path.name for path in alone.iterdir())
+  names = sorted(path.name for path in workdir.iterdir())
+  assert names == sorted(path.name for path in alone.iterdir())
 
 
 def test_a_run_resumes_on_other_devices(data, alone, tmp_path):
@@ -148,7 +148,7 @@ def test_processes_with_other_data_are_refused(tmp_path):
   for seed, cwd in enumerate(cwds):
     shapes.generate(cwd / "own", size_px=32, seed=seed, workers=0, **COUNTS)
   for result in finish(start_run(tmp_path / "run", "own", 2, cwds=cwds)):
-    assert_refused(result, "differ: file ", " of data_dir is ", "more", "data")
+    assert_refused(result, "differ: file ", " of data_dir (", "more", "data")
   assert not (tmp_path / "run").exists()
 
 
@@ -170,10 +170,10 @@ def interrupted(data, tmp_path_factory):
     return running
 
   def end(running):
-    found.append((finish(running), checkpoint.latest_valid(workdir)[0]))
+    found.append((finish(running), checkpoint.latest_valid(workdir)))
 
   first, second = running = start_until_saved(4)
-  # Held, so that few steps pass before jax has told both.
+  # Stopped, so that few steps pass before jax has informed both.
   first.send_signal(signal.SIGSTOP)
   second.send_signal(signal.SIGINT)
   time.sleep(2)

@@ -131,7 +131,7 @@ evaluate.py: test_evaluate.py -k predictions
 return labels[mask > 0], best[mask > 0] => return labels, best
 # the validation that is due is left out
 train.py: test_train.py -k writes_what
-- run.progress.evaluated = not run.events.validates(run.step)
+- run.progress.evaluated = not run.validates_after(run.step)
 + run.progress.evaluated = True
 # the worst checkpoint is kept as the best
 train.py: runtime/test_processes.py -k best
@@ -173,7 +173,7 @@ runs/logs.py: runs/test_logs.py
 record["step"] < start_step => record["step"] >= 0
 # a workdir takes a run of any config
 runs/run_files.py: runs/test_run_files.py
-and name not in MAY_CHANGE_ON_RESUME => and name in MAY_CHANGE_ON_RESUME
+for name in MAY_CHANGE_ON_RESUME: => for name in there:
 # a finetuned net subtracts the mean of its own data
 runs/setup.py: test_finetune.py -k net_and_input
 if config.init_inherits:  # The => if False:  # The
@@ -188,7 +188,7 @@ data/feed.py: data/test_feed.py
 config.seed + int(member) => config.seed
 # hosts of unequal memory choose different feeds
 data/feed.py: data/test_feed.py -k unequal
-hosts.smallest(_device_memory(mesh)) => _device_memory(mesh)
+min(hosts.gather(_device_memory(mesh))) => _device_memory(mesh)
 # a turned picture stays as it is
 data/decode.py: data/test_decode.py -k turned
 return ImageOps.exif_transpose(image) => return image

@@ -49,15 +49,15 @@ def start_run(workdir, data, processes=1, devices=1, cwds=(), **fields):
     flags = [f"--workdir={workdir}"]
     if processes > 1:
       flags += flags_of(address, processes, me)
-    asked = {"data_dir": data, **LIVELY, **fields}
-    asked = command("train", *flags, devices=devices, **asked)
-    asked["cwd"] = cwds[me] if cwds else ROOT
-    asked["env"] |= {  # Whole steps compile for longer than they run.
+    options = {"data_dir": data, **LIVELY, **fields}
+    options = command("train", *flags, devices=devices, **options)
+    options["cwd"] = cwds[me] if cwds else ROOT
+    options["env"] |= {  # Whole steps compile for longer than they run.
       "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "PYTHONPATH": str(ROOT),
     }
-    running.append(in_pipes(asked))
+    running.append(in_pipes(options))
   return running
 
 

@@ -76,17 +76,17 @@ def train(workdir, data, *flags, devices=1, **fields):
 def start_quick(workdir, data, **fields):
   """Starts the net of QUICK; its output comes in pipes."""
   fields = {"data_dir": data, **QUICK, **fields}
-  asked = command("train", f"--workdir={workdir}", **fields)
+  options = command("train", f"--workdir={workdir}", **fields)
   # It compiles for longer than it runs.
-  asked["env"]["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-  asked["env"]["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-  return in_pipes(asked)
+  options["env"]["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+  options["env"]["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  return in_pipes(options)
 
 
-def in_pipes(asked):
+def in_pipes(options):
   """Starts a command; what a test does not read of it must not hold it up."""
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  return subprocess.Popen(**asked, **pipes, pipesize=2**20)
+  return subprocess.Popen(**options, **pipes, pipesize=2**20)
 
 
 def finish(process):

@@ -199,8 +199,7 @@ def main(_: Any) -> None:
   for name in options.only:
     if name not in FIGURES:
       raise errors.unknown("--only", name, FIGURES)
-  cli.keep_memory()
-  cli.keep_programs()
+  cli.configure_process()
   model = inference.load_single(options.workdir, options.step)
   for name in options.classes:
     if name not in model.labels:
