@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart two_process lint check test peers lock
+.PHONY: setup quickstart two_process lint check core test peers lock
 
 setup: .venv/installed
 
@@ -31,7 +31,10 @@ lint: setup
 
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-check: lint
+check: setup
+	$(MAKE) --jobs=2 --output-sync=target lint core
+
+core: setup
 	$(PYTEST) -m 'not slow' tests/test_*.py tests/parallel
 
 test: lint

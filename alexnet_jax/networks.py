@@ -137,7 +137,7 @@ def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
     for branch in getattr(layer, "branches", ()):
       found += _rows(branch, shape, place)
     try:
-      found.append(layer.describe(shape))
+      found.append(_describe(layer, shape))
     except ValueError as e:
       what = layer.name or f"{type(layer).__name__} after {place}"
       size = " x ".join(map(str, shape))
@@ -145,6 +145,11 @@ def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
     shape = found[-1].output_shape
     place = layer.name or place
   return found
+
+
+@functools.cache  # Flax takes milliseconds for each.
+def _describe(layer: Any, shape: Shape) -> Row:
+  return layer.describe(shape)
 
 
 def layer_names(network: Network) -> list[str]:

@@ -72,6 +72,7 @@ def loops_with_convolutions(jaxpr, inside=False):
         yield from loops_with_convolutions(value, inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("changes", "devices"),
   [({"microbatches": 2}, 1), ({"ensemble": 2}, 2)],

@@ -99,12 +99,12 @@ def assert_equal_params(found, expected, tolerance):
 QUICK = [
   ("two towers", "data", 8, {}),
   ("two towers", "towers", 2, {}),
-  ("two towers", "owt_b", 4, {}),
   ("two towers", "owt_c", 2, {}),
   ("two towers", "fsdp", 8, {}),
-  ("two towers", "data", 1, {"microbatches": 4}),
 ]
 OTHERS = [
+  ("two towers", "owt_b", 4, {}),
+  ("two towers", "data", 1, {"microbatches": 4}),
   ("two towers", "towers", 8, {}),
   ("two towers", "owt_a", 4, {}),
   ("two towers", "owt_c", 8, {}),
