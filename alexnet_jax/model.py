@@ -9,8 +9,8 @@ N units, K classes.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -51,16 +51,11 @@ class Layer(nn.Module):
     for count, what in ((shape[-1], "inputs"), (outputs, "outputs")):
       if count % towers:
         raise ValueError(f"{count} {what} are not divisible by {towers} towers")
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    y, variables = jax.eval_shape(self.init_with_output, jax.random.key(0), x)
-    arrays = jax.tree.leaves(variables)
+    layer: Any = self
+    y, arrays = _shapes(layer, shape)
     weights = sum(array.size for array in arrays if array.ndim > 1)
     macs = weights * math.prod(y.shape[1:-1])
     return Row(self, y.shape[1:], sum(array.size for array in arrays), macs)
-
-  def run(self, half: nn.Module, x: Any, keys_B: Any) -> Any:
-    """Returns the output of this layer, as a child of half a net."""
-    return self.clone(parent=half)(x, keys_B)
 
   def local(self, parts: int, axis: str) -> "Layer":
     """Returns what one of `parts` devices along a mesh axis runs of it."""
@@ -71,6 +66,14 @@ class Layer(nn.Module):
     if hasattr(self, "axis"):
       fields["axis"] = axis
     return self.clone(**fields)
+
+
+@functools.cache  # Flax takes milliseconds for each layer.
+def _shapes(layer: Any, shape: Shape) -> tuple[Any, list[Any]]:
+  """Returns the shapes of a layer's output for one image, and of its arrays."""
+  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+  return y, jax.tree.leaves(variables)
 
 
 class Weighted(Layer):
@@ -223,13 +226,6 @@ class Flatten(Layer):
     return ops.flatten(x, self.towers)
 
 
-def run(layers: Sequence[Layer], half: nn.Module, x: Any, keys_B: Any) -> Any:
-  """Runs layers one after another, as children of half a net."""
-  for layer in layers:
-    x = layer.run(half, x, keys_B)
-  return x
-
-
 @dataclasses.dataclass(frozen=True)
 class Network:
   """A table: layers from the image to the logits, in two halves."""
@@ -250,7 +246,9 @@ class Half(nn.Module):
   @nn.compact
   def __call__(self, x, keys_B):
     with jax.default_matmul_precision(self.precision):
-      return run(getattr(self.network, self.half), self, x, keys_B)
+      for layer in getattr(self.network, self.half):
+        x = layer.clone(parent=self)(x, keys_B)
+    return x
 
 
 class AlexNet(nn.Module):
@@ -273,7 +271,8 @@ class AlexNet(nn.Module):
       images_BxHxWxC: RGB, on the 0..255 scale less the mean image.
       keys_B: one random key per example for dropout; None at test.
     """
-    return self.classify(self.extract(images_BxHxWxC, keys_B), keys_B)
+    x = self.features(images_BxHxWxC.astype(self.dtype), keys_B)
+    return self.classifier(x, keys_B)
 
   def extract(self, images_BxHxWxC: Any, keys_B: Any = None) -> Any:
     """Returns the flat output of the convolutional half, [B, N]."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from alexnet_jax import model
 from alexnet_jax.layers.average_pool import AveragePool
-from alexnet_jax.layers.branches import Sum
+from alexnet_jax.layers.branches import Branch, Sum
 from alexnet_jax.layers.run131 import Blur, ContrastNorm
 from alexnet_jax.model import Layer, Network, Row, Shape
 from alexnet_jax.runtime import errors
@@ -92,7 +92,7 @@ def _row(net: Any, name: str, sees_image: bool, place: int) -> list[Layer]:
       for each in names:
         first = sees_image and not any(layer.name for layer in branch)
         branch += _row(net, each, first, place + len(branch))
-      branches.append(tuple(branch))
+      branches.append(Branch(tuple(branch)))
     layers.append(Sum(tuple(branches)))
   elif fields:
     kind = model.Dense if "units" in fields else model.Conv
@@ -116,7 +116,7 @@ def flat(layers: Sequence[Layer]) -> Iterator[Layer]:
   """Yields layers, those of branches before their sum."""
   for layer in layers:
     for branch in getattr(layer, "branches", ()):
-      yield from flat(branch)
+      yield from flat(branch.layers)
     yield layer
 
 
@@ -135,9 +135,9 @@ def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
   found: list[Row] = []
   for layer in layers:
     for branch in getattr(layer, "branches", ()):
-      found += _rows(branch, shape, place)
+      found += _rows(branch.layers, shape, place)
     try:
-      found.append(_describe(layer, shape))
+      found.append(layer.describe(shape))
     except ValueError as e:
       what = layer.name or f"{type(layer).__name__} after {place}"
       size = " x ".join(map(str, shape))
@@ -145,11 +145,6 @@ def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
     shape = found[-1].output_shape
     place = layer.name or place
   return found
-
-
-@functools.cache  # Flax takes milliseconds for each.
-def _describe(layer: Any, shape: Shape) -> Row:
-  return layer.describe(shape)
 
 
 def layer_names(network: Network) -> list[str]:

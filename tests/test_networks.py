@@ -6,7 +6,7 @@ import pytest
 from alexnet_jax import networks
 from alexnet_jax.configs import alexnet, run131
 from alexnet_jax.layers.average_pool import AveragePool
-from alexnet_jax.layers.branches import Sum
+from alexnet_jax.layers.branches import Branch, Sum
 from alexnet_jax.layers.run131 import Blur, ContrastNorm
 from alexnet_jax.model import (
   Activation,
@@ -83,12 +83,12 @@ def test_branches_from_the_image_become_a_sum():
   """conv2 of run 131 sees pool1 of its own tower, and the whole image."""
   net = networks.from_config(run131.get_config())
   assert net.features[0] == Sum((
-    (Blur(4.0, 9, 4), conv("conv2_image", 256, 5, stride=2, bias=None)),
-    (
+    Branch((Blur(4.0, 9, 4), conv("conv2_image", 256, 5, stride=2, bias=None))),
+    Branch((
       conv("conv1", 64, 11, stride=4), LocalResponseNorm(2, 1.0, 2e-5),
       MaxPool(3, 2), Activation("relu"),
       conv("conv2", 256, 5, padding=2, towers=2, bias=1.0),
-    ),
+    )),
   ))  # fmt: skip
 
 

@@ -1,38 +1,50 @@
 """Layers that hold layers."""
 
+import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
-from alexnet_jax.model import Layer, Row, Shape, run
+from alexnet_jax.model import Layer, Row, Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+  """Layers one after another; Flax would rename those of a tuple."""
+
+  layers: tuple[Layer, ...]
+
+  def describe(self, shape: Shape) -> Shape:
+    """Returns the output shape for an image's input shape."""
+    for layer in self.layers:
+      shape = layer.describe(shape).output_shape
+    return shape
 
 
 class Sum(Layer):
-  """Adds up what several branches make of one input; a branch is layers."""
+  """Adds up what several branches make of one input."""
 
   output_name = ""
-  branches: tuple[tuple[Layer, ...], ...] = ()
+  branches: tuple[Branch, ...] = ()
+
+  def __call__(self, x, keys_B=None):
+    ends = []
+    for branch in self.branches:
+      end = x
+      for layer in branch.layers:  # Its params stand beside those of others.
+        end = layer.clone(parent=self.parent)(end, keys_B)
+      ends.append(end)
+    return functools.reduce(jnp.add, ends)
 
   def describe(self, shape: Shape) -> Row:
-    ends = set()
-    for branch in self.branches:
-      end = shape
-      for layer in branch:
-        end = layer.describe(end).output_shape
-      ends.add(end)
+    ends = {branch.describe(shape) for branch in self.branches}
     if len(ends) > 1:
       raise ValueError(f"its branches end in the shapes {sorted(ends)}")
     return Row(self, ends.pop(), 0, 0)
 
   def local(self, parts: int, axis: str) -> "Sum":
     branches = [
-      tuple(layer.local(parts, axis) for layer in branch)
+      Branch(tuple(layer.local(parts, axis) for layer in branch.layers))
       for branch in self.branches
     ]
     return self.clone(branches=tuple(branches))
-
-  def run(self, half: nn.Module, x: Any, keys_B: Any) -> Any:
-    ends = [run(branch, half, x, keys_B) for branch in self.branches]
-    return functools.reduce(jnp.add, ends)
