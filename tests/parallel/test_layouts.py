@@ -15,6 +15,7 @@ from alexnet_jax.configs import (
   cifar_18pct,
   one_tower,
   quickstart,
+  run131,
   run145,
   run150,
 )
@@ -48,6 +49,22 @@ def one_tower_config(**changes):
   return config
 
 
+def run131_config(**changes):
+  """A narrow run 131, whose conv2 adds a branch over the blurred image."""
+  config = run131.get_config()
+  with config.unlocked():
+    net = config.network
+    for name in ("conv1", "conv2", "conv2_image", "conv3", "conv4", "conv5"):
+      net[name].filters = 8
+    net.fc6.units = net.fc7.units = 32
+    config.num_classes = 16
+    config.image_size_px = 72
+    config.crop_size_px = 64
+    config.batch_size = 64
+    config.update(changes)
+  return config
+
+
 def lars(**changes):
   return two_towers(
     optimizer="lars", lars_trust=0.01, learning_rate=0.1, **changes
@@ -59,6 +76,7 @@ NETS = {
   "one tower": one_tower_config,
   "cifar": cifar_config,
   "lars": lars,
+  "run 131": run131_config,
 }
 
 
@@ -116,6 +134,8 @@ OTHERS = [
   ("two towers", "fsdp", 4, {"fc_batch_size": 16}),
   ("one tower", "owt_a", 8, {}),
   ("cifar", "owt_b", 4, {}),
+  ("run 131", "towers", 2, {}),
+  ("run 131", "owt_c", 2, {}),
   ("lars", "towers", 2, {}),
   ("lars", "fsdp", 4, {}),
 ]
