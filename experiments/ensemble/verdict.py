@@ -99,7 +99,7 @@ def _table(found: dict[tuple[int, str], np.ndarray]) -> list[str]:
     lines.append(f"| {' | '.join(cells)} |")
   (arm,) = plan.load(NAME).arms
   _, low, high = _effect(found[5, "ten_view_error"], found[1, "ten_view_error"])
-  said = intervals.verdict(low, high, arm.sign)
+  said = intervals.verdict(low, high, arm.sign, arm.points)
   return [*lines, "", f"The original, {arm.original}: {said}."]
 
 

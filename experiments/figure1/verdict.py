@@ -101,8 +101,9 @@ def _ratios(rows: list[dict[str, str]]) -> list[str]:
         ratio, low, high = intervals.of_ratio(reached, relu)
         cells[3] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
         # In the original ReLU gets there sooner, so the ratio is above 1.
-        sign = int(original != experiment.NO_ORIGINAL)
-        cells[5] = intervals.verdict(low - 1, high - 1, sign)
+        times = experiment.TIMES.get(units)
+        excess = times and times - 1
+        cells[5] = intervals.verdict(low - 1, high - 1, bool(times), excess)
     else:
       cells[2] = (
         f"{len(reached)} of {count} within {experiment.EPOCHS[units]:g}"

@@ -23,12 +23,31 @@ COLUMNS = [
   "low",
   "high",
   "one_view_effect",
-  "pairs",
+  "nets",
   "verdict",
+  "points",
+  "of_paper",
   "original",
   "change",
 ]
-"""Effects are in points of test error, low and high the ends of an interval."""
+"""Effects and the original's points are of test error, low and high the ends of
+an interval."""
+_NOTHING, _FAILED = "no original", "failed"
+_COLOURS = {
+  intervals.AGREES: "C0",
+  intervals.SMALLER: "C1",
+  intervals.UNDECIDED: "0.6",
+  intervals.DISAGREES: "C3",
+  _NOTHING: "0.2",
+}
+_ORIGINAL: Any = {
+  "marker": "D",
+  "markersize": 5,
+  "markerfacecolor": "none",
+  "markeredgecolor": "k",
+  "linestyle": "none",
+  "zorder": 3,
+}
 
 
 def main(words: Sequence[str]) -> None:
@@ -42,58 +61,88 @@ def main(words: Sequence[str]) -> None:
       " experiment."
     )
   rows = results.whole(name)
-  found = [_effect(name, experiment, rows, arm) for arm in arms]
-  tables.fill(folder / "README.md", "effects", _table(experiment, rows, found))
+  spread = _spread(experiment, rows)
+  found = [_effect(name, experiment, rows, arm, spread) for arm in arms]
+  lines = [*_summary(experiment, rows, spread, found), "", *_table(found)]
+  tables.fill(folder / "README.md", "effects", lines)
   tables.write_csv(folder / "effects.csv", COLUMNS, found)
   tables.save_plot(_plot(found), folder / name)
   print(f"wrote README.md, effects.csv and the plot of {folder}")
 
 
+def _spread(
+  experiment: plan.Experiment, rows: list[dict[str, str]]
+) -> intervals.Spread | None:
+  """Returns the spread of nets within arms, if two arms have two nets."""
+  rates = [
+    np.array(list(results.numbers(rows, arm.name, experiment.metric).values()))
+    for arm in experiment.arms
+    if not arm.nets_of
+  ]
+  rates = [x for x in rates if len(x) > 1]
+  return intervals.spread_of(rates) if len(rates) > 1 else None
+
+
 def _effect(
-  name: str, experiment: plan.Experiment, rows: list[dict[str, str]], arm: Arm
+  name: str,
+  experiment: plan.Experiment,
+  rows: list[dict[str, str]],
+  arm: Arm,
+  spread: intervals.Spread | None,
 ) -> dict[str, Any]:
-  """Returns a row of effects.csv; nets of the same seed are pairs."""
+  """Returns a row of effects.csv: the nets of an arm against the base's."""
   base = experiment.arms[0].name
   nets, metric = arm.nets_of or arm.name, arm.metric or experiment.metric
-  ours = results.numbers(rows, nets, metric)
-  theirs = results.numbers(rows, base, experiment.metric)
-  seeds = sorted(ours.keys() & theirs.keys())
+  seeds = sorted(results.numbers(rows, nets, metric))
+  seeds_of_base = sorted(results.numbers(rows, base, experiment.metric))
   failed = results.failures(rows, nets)
   row = {
     "arm": arm.name,
     "change": arm.change,
-    "pairs": len(seeds),
+    "nets": len(seeds),
+    "points": arm.points,
+    "of_paper": arm.of_paper,
     "original": arm.original,
   }
-  if len(seeds) < 2:
+  if min(len(seeds), len(seeds_of_base)) < 2:
     failed_base = results.failures(rows, base)
     reason = failed or (failed_base and f"base: {failed_base}")
-    return row | {"verdict": reason or f"{len(seeds)} of 2 pairs needed"}
+    return row | {"verdict": reason or "an arm needs two nets"}
 
-  def compare(metric: str, metric_of_base: str) -> tuple[float, ...]:
-    return intervals.of_paired_difference(
-      np.array([results.wrong(name, nets, s, metric) for s in seeds]),
-      np.array([results.wrong(name, base, s, metric_of_base) for s in seeds]),
-    )
+  def wrong(arm: str, seeds: list[int], metric: str) -> np.ndarray:
+    return np.array([results.wrong(name, arm, s, metric) for s in seeds])
 
-  effect, low, high = compare(metric, experiment.metric)
+  ours = wrong(nets, seeds, metric)
+  theirs = wrong(base, seeds_of_base, experiment.metric)
+  if nets == base:  # The same nets, tested in another way.
+    found = intervals.of_paired_difference(ours, theirs)
+  else:
+    pooled = spread and spread.is_common and not arm.metric
+    found = intervals.of_difference(ours, theirs, spread if pooled else None)
+  effect, low, high = (100 * x for x in found)
   points = {"effect": effect, "low": low, "high": high}
   if not arm.metric:
-    one_view = "one_view_error"
-    points["one_view_effect"] = compare(one_view, one_view)[0]
-  verdict = intervals.verdict(low, high, arm.sign)
+    one_view = [
+      wrong(arm, seeds, "one_view_error").mean()
+      for arm, seeds in ((nets, seeds), (base, seeds_of_base))
+    ]
+    points["one_view_effect"] = 100 * (one_view[0] - one_view[1])
+  verdict = intervals.verdict(low, high, arm.sign, arm.points)
+  verdict = ", ".join(filter(None, (verdict, arm.caveat)))
   if failed:
     verdict += f" ({failed})"
-  rounded = {key: round(100 * value, 2) for key, value in points.items()}
+  # Adding 0 turns -0 into 0.
+  rounded = {key: round(value, 2) + 0.0 for key, value in points.items()}
   return row | rounded | {"verdict": verdict}
 
 
-def _table(
+def _summary(
   experiment: plan.Experiment,
   rows: list[dict[str, str]],
+  spread: intervals.Spread | None,
   found: list[dict[str, Any]],
 ) -> list[str]:
-  """Returns the lines of the README's table."""
+  """Returns lines about the base, the spread and the paper's effects."""
   base = experiment.arms[0].name
   lines = []
   for metric, views in (
@@ -109,9 +158,29 @@ def _table(
       )
   if failed := results.failures(rows, base):
     lines.append(f"Base: {failed}.")
-  lines += [
-    "",
-    "| arm | change | pairs | effect | one view | original | verdict |",
+  if spread:
+    whose = "pooled over all arms" if spread.is_common else "each arm's own"
+    lines.append(
+      f"Spread of nets: {whose} (Bartlett's test of equal spreads: p ="
+      f" {spread.p_value:.2g})."
+    )
+  if claims := [_kind(row) for row in found if row["of_paper"]]:
+    kinds = (*intervals.VERDICTS, _FAILED)
+    counts = [f"{x} {claims.count(x)}" for x in kinds if x in claims]
+    lines += ["", f"The paper's {len(claims)} effects: {', '.join(counts)}."]
+  return lines
+
+
+def _kind(row: dict[str, Any]) -> str:
+  """Returns which of the verdicts a row has."""
+  kinds = (x for x in intervals.VERDICTS if row["verdict"].startswith(x))
+  return next(kinds, _NOTHING if "effect" in row else _FAILED)
+
+
+def _table(found: list[dict[str, Any]]) -> list[str]:
+  """Returns the lines of the README's table; the paper's verdicts are bold."""
+  lines = [
+    "| arm | change | nets | effect | one view | original | verdict |",
     "|---|---|---|---|---|---|---|",
   ]
   for row in found:
@@ -121,35 +190,41 @@ def _table(
       effect = f"{row['effect']:+.2f} ({low:+.2f} to {high:+.2f})"
     if "one_view_effect" in row:
       one_view = f"{row['one_view_effect']:+.2f}"
+    bold = "**" if row["of_paper"] else ""
     cells = (
-      f"`{row['arm']}`", row["change"], str(row["pairs"]), effect, one_view,
-      row["original"], row["verdict"],
+      f"`{row['arm']}`", row["change"], str(row["nets"]), effect, one_view,
+      row["original"], f"{bold}{row['verdict']}{bold}",
     )  # fmt: skip
     lines.append(f"| {' | '.join(cells)} |")
   return lines
 
 
 def _plot(found: list[dict[str, Any]]) -> Figure:
-  """Draws the effects and their intervals, smallest below."""
+  """Draws the effects, their intervals and the original's effects."""
   ordered = sorted(found, key=lambda row: row.get("effect", np.inf))
   figure, axes = plt.subplots(
-    figsize=(5.2, 1.2 + 0.18 * len(ordered)), layout="constrained"
+    figsize=(5.2, 1.6 + 0.18 * len(ordered)), layout="constrained"
   )
-  colours = {"agrees": "C0", "disagrees": "C3", "undecided": "0.5"}
   for height, row in enumerate(ordered):
+    if row["points"] is not None:
+      axes.plot([row["points"]], [height], **_ORIGINAL)
     if "effect" not in row:
       axes.text(0, height, f" {row['verdict']}", fontsize=7, va="center")
       continue
-    colour = colours.get(row["verdict"].split()[0], "0.2")
+    colour = _COLOURS[_kind(row)]
     axes.plot([row["low"], row["high"]], [height] * 2, color=colour)
     axes.plot([row["effect"]], [height], "o", color=colour, markersize=4)
-  axes.axvline(0, color="0.6", linewidth=0.8)
+  axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
   axes.set_yticks(range(len(ordered)), [row["arm"] for row in ordered])
   axes.set_ylim(-0.5, len(ordered) - 0.5)
   axes.set(xlabel="effect on the test error, points (95 % interval)")
-  for name, colour in (*colours.items(), ("no original", "0.2")):
-    axes.plot([], [], "o-", color=colour, label=name, markersize=4)
-  axes.legend(frameon=False, fontsize=8, loc="lower right")
+  kinds = {_kind(row) for row in ordered}
+  for name, colour in _COLOURS.items():
+    if name in kinds:
+      axes.plot([], [], "o-", color=colour, label=name, markersize=4)
+  if any(row["points"] is not None for row in ordered):
+    axes.plot([], [], **_ORIGINAL, label="the original's effect")
+  figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
   return figure
 
 

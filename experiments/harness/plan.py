@@ -30,6 +30,9 @@ class Arm:
     original: what the original authors saw, with the source.
     sign: of the original's effect on the error: 1 higher than the base, -1
       lower, 0 not known.
+    points: the original's effect on the error, if it gives a number.
+    of_paper: whether the paper claims this effect.
+    caveat: what else may explain the difference.
     nets_of: the arm whose nets are judged, if this arm trains none.
     metric: the column of results.csv, if not the experiment's.
     seeds: number of nets; their seeds start from 0.
@@ -41,6 +44,9 @@ class Arm:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   original: str = ""
   sign: int = 0
+  points: float | None = None
+  of_paper: bool = False
+  caveat: str = ""
   nets_of: str = ""
   metric: str = ""
   seeds: int = 3

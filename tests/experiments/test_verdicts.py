@@ -91,6 +91,42 @@ def test_verdict_writes_what_is_recorded(name, table, recorded):
   assert (recorded / name / f"{name}.pdf").stat().st_size
 
 
+def test_effects_of_the_ablations_are_those_found_by_hand():
+  with (ROOT / "experiments" / "ablations" / "effects.csv").open() as file:
+    found = {row["arm"]: row for row in csv.DictReader(file)}
+
+  def points(arm):
+    return [float(found[arm][x]) for x in ("effect", "low", "high")]
+
+  assert points("no_lrn") == pytest.approx([1.33, 0.42, 2.25], abs=0.011)
+  assert points("no_overlap") == pytest.approx([-1.13, -2.16, -0.09], abs=0.011)
+  verdicts = {
+    "agrees, also in size": "no_lrn half_tower",
+    "agrees, larger": "no_links no_conv2 one_view tanh",
+    "smaller than the original": "one_tower no_colour_noise no_conv3 no_conv4",
+    "undecided": "no_dropout no_crops no_mirror",
+    "disagrees, confounded by its grids": "no_overlap",
+    "disagrees (1 diverged, of 3)": "linear",
+  }
+  expected = {arm: x for x, arms in verdicts.items() for arm in arms.split()}
+  compared = {arm: row for arm, row in found.items() if "none" not in arm}
+  said = {arm: row["verdict"] for arm, row in compared.items()}
+  assert {x: said[x] for x in expected} == expected
+  rest = set(found) - set(expected) - {"sigmoid"}
+  assert {said[arm] for arm in rest} == {"nothing to compare"}
+  # Whoever is counted is claimed in a section of the paper.
+  of_paper = {arm for arm, row in found.items() if row["of_paper"] == "True"}
+  assert of_paper == set(expected) - {"tanh", "linear", "one_tower", "no_links"}
+
+
+def test_original_points_are_those_of_the_words():
+  for arm in plan.load("ablations").arms:
+    number = re.search(r"(?<!\w)[+-]\d[\d.]*", arm.original)
+    assert arm.points == (float(number[0]) if number else None)
+    assert arm.sign == np.sign(arm.points or arm.sign)
+    assert not arm.of_paper or re.search(r"\([3-7]", arm.original)
+
+
 # On planted results.
 
 
@@ -156,12 +192,18 @@ def test_ablations_verdict_finds_what_was_planted(copied):
   verdict()
   with (here / "effects.csv").open() as file:
     found = {row["arm"]: row for row in csv.DictReader(file)}
-  assert found["no_lrn"]["verdict"] == "agrees"
+  assert found["no_lrn"]["verdict"] == "agrees, larger"
   assert float(found["no_lrn"]["effect"]) == pytest.approx(10, abs=2)
   assert found["no_mirror"]["verdict"] == "disagrees"
+  counts = re.search(
+    "paper's 11 effects: (.*)", (here / "README.md").read_text()
+  )
+  assert counts
+  assert "agrees 1," in counts[1]
+  assert counts[1].endswith("disagrees 1.")
   assert found["tanh"]["effect"] == ""
   assert found["tanh"]["verdict"] == "3 diverged, of 3"
-  assert found["no_crops"]["pairs"] == "2"
+  assert found["no_crops"]["nets"] == "2"
   assert "(1 diverged, of 3)" in found["no_crops"]["verdict"]
 
 
@@ -198,7 +240,7 @@ def test_ensemble_verdict_averages_every_choice(copied):
     )
   results.add("ensemble", rows)
   verdict()
-  assert "16.4 % top-5 (6): agrees." in (here / "README.md").read_text()
+  assert "16.4 % top-5 (6): agrees" in (here / "README.md").read_text()
   with (here / "averages.csv").open() as file:
     found = {row["seeds"]: row for row in csv.DictReader(file)}
   assert len(found) == 7 + 35 + 21 + 1
