@@ -59,7 +59,7 @@ layers/run131.py: test_ops.py -k contrast
 return (x * ops.inverse_power => return (deviations * ops.inverse_power
 # the contrast norm's mean counts pixels beyond the edge
 layers/run131.py: test_ops.py -k contrast
-ops.window_sum(x, 1, square) / pixels => ops.window_sum(x, 1, square) / window**2
+(x, 1, square) / pixels => (x, 1, square) / window**2
 # the blur keeps the second pixel first
 layers/run131.py: test_ops.py -k blur
 np.arange(0, size, stride)[:, None] => np.arange(1, size + 1, stride)[:, None]
@@ -116,7 +116,7 @@ augment.py: test_augment.py
 (2,), 0, margin + 1) => (2,), 0, margin)
 # the mean image is not cropped with the image
 augment.py: test_augment.py
-mirror(view - crop(mean_image, corner)) => mirror(view - crop(mean_image, (0, 0)))
+view - crop(mean_image, corner)) => view - crop(mean_image, (0, 0)))
 # colour noise has the variances for deviations
 augment.py: test_augment.py
 (a.colour_sds * a.colour_noise) => (a.colour_sds**2 * a.colour_noise)
