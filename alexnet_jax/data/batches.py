@@ -60,10 +60,9 @@ def _decode(dataset: records.Dataset, stored: bytes, out: np.ndarray) -> None:
 class ShuffledBatches:
   """Item n is int [R], the examples of training batch n, without an end.
 
-  Each pass takes all examples once, and a batch may span two passes. `seed` and
-  `batch_size` are the same on all hosts; `rows`, int [R], are the rows of each
-  batch that this host needs, by default all. Grain's own shuffle can take as
-  long as decoding the images.
+  Each pass takes all examples once, and a batch may span two passes. `rows`,
+  int [R], are the rows of each batch that this host needs, by default all.
+  Grain's own shuffle can take as long as decoding the images.
   """
 
   def __init__(
@@ -143,7 +142,7 @@ def all_once(
   """Yields `load`ed batches of all examples, in order, with a progress bar."""
   everything = np.arange(len(examples))
   stream = iterate(
-    [everything[i : i + 64] for i in range(0, len(examples), 64)],
+    np.array_split(everything, -(-len(examples) // 64)),
     lambda indices: load(examples, indices, config.image_size_px),
     threads=config.reader_threads,
   )

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 # Pillow's own bound: 0.5 GB in RGB. A file of 1 kB can claim far more.
 _MAX_PIXELS = 178_956_970
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # Tags.
+_ORIENTATION = 0x0112  # The EXIF tag.
 # libjpeg's warnings that mean wrong pixels; its others are about headers.
 _DAMAGE = ("corrupt", "premature", "inconsistent")
 
@@ -24,16 +24,13 @@ class UnreadableError(ValueError):
 def decode(data: bytes) -> Image.Image:
   """Decodes an image file into an upright RGB image with 8 bits per channel.
 
-  All pixels are read, so damage is found here. 16-bit channels are scaled to 8
-  bits, transparent parts become white, CMYK is converted, and of an animation
-  the first frame is taken. Colour profiles are not applied.
+  All pixels are read, so damage is found here. Transparent parts become white,
+  CMYK is converted, and of an animation the first frame is taken. Colour
+  profiles are not applied.
 
-  Raises:
-    UnreadableError: the file is damaged, of an unknown kind, has more than
-      _MAX_PIXELS pixels, or holds 32-bit values.
+  Raises UnreadableError if the file is damaged, of an unknown kind, has more
+  than _MAX_PIXELS pixels, or greys of more than 8 bits.
   """
-  if not data:
-    raise UnreadableError("the file is empty")
   try:
     # Pillow warns of odd EXIF blocks and of large images.
     with warnings.catch_warnings(action="ignore"):
@@ -131,12 +128,8 @@ def _decode_other(data: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Any) -> Image.Image:
-  if image.mode.startswith("I;16") or (
-    image.mode == "I" and image.format in ("PNG", "PPM")
-  ):
-    return _from_16_bits(image)
-  if image.mode in ("I", "F"):
-    raise UnreadableError("its 32-bit values have no defined white")
+  if image.mode[0] in "IF":  # Pillow would clip them to 255.
+    raise UnreadableError("its greys have more than 8 bits; convert it to 8")
   if not image.has_transparency_data:
     return image.convert("RGB")
   key = image.info.get("transparency")
@@ -144,16 +137,3 @@ def _to_rgb(image: Any) -> Image.Image:
     raise UnreadableError("its transparent colour has 16 bits")
   ground = Image.new("RGBA", image.size, "white")
   return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-
-
-def _from_16_bits(image: Any) -> Image.Image:
-  """Scales grey values to 8 bits; Pillow would clip them."""
-  values, white = np.asarray(image).astype(np.uint32), 65535
-  is_transparent = values == image.info.get("transparency", -1)
-  if image.format == "TIFF":
-    white = 2 ** image.tag_v2[_BITS_PER_SAMPLE][0] - 1
-    if image.tag_v2.get(_PHOTOMETRIC) == 0:  # White is zero.
-      values = white - values
-  scaled = (values * 255 + white // 2) // white
-  scaled[is_transparent] = 255
-  return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

@@ -18,15 +18,14 @@ class Feed:
   """Endless training batches on the devices; `set_state` resumes exactly.
 
   A split that fits into `config.device_cache_fraction` of each device's memory
-  is decoded once and kept there, in `pool`; `draw` is then a pure function of
-  the pool and the int32 [B] indices of a batch. Others are streamed, and both
-  are None. The same state gives the same batches either way.
+  is decoded once into `pool`; `draw` is then a pure function of the pool and
+  the int32 [B] indices of a batch. Others are streamed, and both are None. The
+  same state gives the same batches either way.
   """
 
   def __init__(
     self, examples: records.Examples, config: Any, layout: Layout, mesh: Mesh
   ):
-    """Opens the training batches of a complete config, for a layout."""
     self._mesh, self._layout = mesh, layout
     spec, size = layout.batch_spec, config.image_size_px
     *members, places = placement.local_places(mesh, spec, layout.batch_shape)
@@ -70,13 +69,9 @@ class Feed:
     An ensemble's are [members, B, ...]. Raises errors.InputTimeoutError.
     """
     if self.draw:
-      return self.batch_of(self.indices(1, 1), 0)
+      return self._draw_row(self.pool, self.indices(1, 1), 0)
     spec, shape = self._layout.batch_spec, self._layout.batch_shape
     return placement.put_batch(self._mesh, spec, shape, self._next())
-
-  def batch_of(self, indices: jax.Array, turn: int) -> dict[str, jax.Array]:
-    """Returns the batch of row `turn` of `indices`."""
-    return self._draw_row(self.pool, indices, turn)
 
   def indices(self, count: int, rows: int) -> jax.Array:
     """Returns int32 [rows, B], the examples of the next `count` batches.

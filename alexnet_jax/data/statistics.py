@@ -1,7 +1,4 @@
-"""Mean image and principal colours of a training split, on the 0..255 scale.
-
-They lie in two files, beside the shards and in a run's workdir.
-"""
+"""Mean image and principal colours of a training split, on the 0..255 scale."""
 
 import dataclasses
 import io
@@ -13,7 +10,6 @@ import numpy as np
 from alexnet_jax.runtime import errors
 
 FILES = ("mean_image.npy", "colour_pca.json")
-SUMS = ("count", "image", "products")  # The fields of Sums.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "tests")]
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT / x) for x in (".", "tests", "tests/support")]
 
 import conftest  # noqa: E402, F401  # pyright: ignore[reportMissingImports]
 import hypothesis  # noqa: E402

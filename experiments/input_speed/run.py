@@ -192,9 +192,7 @@ def our_loop(folder: Path) -> float:
 
   found = sources.find(str(folder / "photos"), "train", folder / "spool")
   items = found.splits["train"] * 6
-  encoder = functools.partial(
-    prepare.encode, size_px=SIZE_PX, quality=90, raw=False
-  )
+  encoder = functools.partial(prepare.encode, size_px=SIZE_PX, raw=False)
   output = Path(tempfile.mkdtemp(dir=folder), "loop")
   with shards.claim(output) as work:
     start = time.perf_counter()
@@ -205,7 +203,6 @@ def our_loop(folder: Path) -> float:
       class_names=found.class_names,
       size_px=SIZE_PX,
       encoder=encoder,
-      description="",
       workers=0,
     )
     return len(items) / (time.perf_counter() - start)

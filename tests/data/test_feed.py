@@ -149,7 +149,7 @@ def test_hosts_of_unequal_memory_choose_the_same_feed(
   train, monkeypatch, other
 ):
   """With a pool on one host and a stream on the other, the run would hang."""
-  monkeypatch.setattr(hosts, "_gather_texts", lambda text: [text, str(other)])
+  monkeypatch.setattr(hosts, "gather", lambda mine: [mine, other])
   is_streamed = open_feed(train, "resident").pool is None
   assert is_streamed == (other == 0)
 

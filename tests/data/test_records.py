@@ -234,6 +234,16 @@ def test_a_directory_without_its_metadata_is_an_error(tmp_path, name, data):
   assert str(directory) in one_line(error)
 
 
+def test_files_of_a_directory_may_be_links(tmp_path):
+  """To a larger disk, say."""
+  directory = write(tmp_path / "data", {"train": numbered(6)})
+  (tmp_path / "far").mkdir()
+  for file in directory.iterdir():
+    far = file.rename(tmp_path / "far" / f"{file.name}.moved")
+    file.symlink_to(far)
+  assert sorted(numbers(open_split(directory))) == list(range(6))
+
+
 # Damage.
 
 

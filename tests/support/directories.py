@@ -16,7 +16,6 @@ def write_shards(directory, splits, class_names, size_px, encoder, raw=False):
       class_names=class_names,
       size_px=size_px,
       encoder=encoder,
-      description="",
       raw=raw,
       workers=0,
     )

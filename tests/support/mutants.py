@@ -228,8 +228,8 @@ data/prepare/splits.py: data/prepare/test_splits.py
 + for number, name in enumerate(order, 1)}
 # the order of the classes is reversed
 data/prepare/splits.py: data/prepare/test_splits.py
-- sorted(train, key=(lambda n: (int(n), n)) if numbers else None)
-+ sorted(train, reverse=True)
+- sorted(known, key=(lambda n: (int(n), n)) if numbers else None)
++ sorted(known, reverse=True)
 # ImageNet's validation labels are off by one
 data/prepare/ilsvrc.py: data/prepare/test_ilsvrc.py
 enumerate(truth.split(), start=1) => enumerate(truth.split())

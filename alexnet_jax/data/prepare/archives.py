@@ -77,8 +77,7 @@ def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
 def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
   """Yields the members of a tar or zip, and of tars in a plain tar.
 
-  Raises InputError for another or a damaged file, or if a member's name leads
-  out of it. Only what is compressed is unpacked, into the file `spool`.
+  What is compressed is unpacked into `spool`. Raises InputError if damaged.
   """
   try:
     with spool.open("wb") as file:
@@ -89,8 +88,6 @@ def in_archive(path: Path, spool: Path) -> Iterator[tuple[str, Item]]:
       with tarfile.open(path) as archive:
         is_plain = isinstance(archive.fileobj, io.BufferedReader)
         yield from _members(archive, path, None if is_plain else file)
-  except errors.InputError:
-    raise
   except Exception as e:  # Each kind of archive and damage has its own error.
     if isinstance(e, OSError) and e.errno in _NO_ROOM:
       raise  # It is the spool that has no room.
@@ -105,18 +102,14 @@ def _in_zip(path: Path, spool: IO[bytes]) -> Iterator[tuple[str, Item]]:
   with zipfile.ZipFile(path, metadata_encoding="utf-8") as archive:
     for info in archive.infolist():
       if not info.is_dir():
-        name = _inner_name(path, info.filename)
+        name = _inner_name(info.filename)
         with archive.open(info) as stream:
           yield name, _spooled(stream, info.file_size, spool, name, path)
 
 
-def _inner_name(archive: Path, name: str) -> str:
-  inner = posixpath.normpath(name).lstrip("/")
-  if inner.startswith("../"):
-    raise errors.InputError(
-      f"{name!r} lies outside of source={str(archive)!r}; pack it again."
-    )
-  return inner
+def _inner_name(name: str) -> str:
+  """Returns a member's path below the archive, also if it says "../"."""
+  return posixpath.normpath("/" + name).lstrip("/")
 
 
 def _spooled(
@@ -136,21 +129,18 @@ def _members(
   offset: int = 0,
   folder: str = "",
 ) -> Iterator[tuple[str, Item]]:
-  """Yields the members, under `folder`, of a tar at `offset` in a file.
-
-  A `spool` is for those of a compressed one. Links have no bytes.
-  """
+  """Yields the members, as if in `folder`, of a tar at `offset` in a file."""
   changed_ns = path.stat().st_ctime_ns
   while member := archive.next():
     vars(archive)["members"].clear()  # It would keep them all in memory.
-    name = folder + _inner_name(path, member.name)
+    name = folder + _inner_name(member.name)
     start = offset + member.offset_data
     if member.isdir():
       continue
     if member.issparse():
       raise tarfile.ReadError(f"{name} is sparse")
     stream: Any = archive.extractfile(member) if member.isreg() else None
-    if not stream:
+    if not stream:  # A link, say.
       yield name, Item(str(path), 0, -1, name, changed_ns)
     elif spool:
       yield name, _spooled(stream, member.size, spool, name, path)

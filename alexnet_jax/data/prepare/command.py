@@ -7,6 +7,10 @@ inside one more folder; a list file of PATH and LABEL; a folder with the
 ILSVRC-2012 tars; a TFDS directory; or `tfds:NAME`. If it has no splits, a
 seeded tenth of each class goes to `validation` and another to `test`. If the
 command is killed, the same command continues.
+
+  alexnet prepare --source=IMAGES --output=DIR --splits=test
+
+makes a test split alone, for alexnet evaluate --workdir=RUN --data_dir=DIR.
 """
 
 import functools
@@ -21,9 +25,7 @@ from alexnet_jax.data.prepare import shards, sources, splits
 from alexnet_jax.runtime import cli, errors
 
 
-def encode(
-  item: Any, *, size_px: int, quality: int, raw: bool
-) -> tuple[np.ndarray, bytes]:
+def encode(item: Any, *, size_px: int, raw: bool) -> tuple[np.ndarray, bytes]:
   """Returns the square of an image, uint8 [S, S, 3], and the bytes to store.
 
   A JPEG that already is such a square is kept byte for byte. Raises OSError,
@@ -34,18 +36,13 @@ def encode(
     decoded = decode.decode(data)
   except (OSError, errors.InputError, decode.UnreadableError) as e:
     reason = getattr(e, "strerror", None) or e
-    raise OSError(f"{_readable(item.name)}: {reason}") from e
+    raise OSError(f"{item.name}: {reason}") from e
   pixels = decode.square(decoded, size_px)
   if raw:
     return pixels, pixels.tobytes()
   if decode.is_plain_jpeg(data, size_px):
     return pixels, data
-  return pixels, shards.encode_jpeg(pixels, quality)
-
-
-def _readable(name: str) -> str:
-  """Returns a file's name as text, whatever bytes it has."""
-  return name.encode("utf-8", "backslashreplace").decode()
+  return pixels, shards.encode_jpeg(pixels)
 
 
 def prepare(
@@ -53,7 +50,6 @@ def prepare(
   output: Path,
   *,
   size_px: int = 256,
-  quality: int = shards.JPEG_QUALITY,
   raw: bool = False,
   splits: str = "",
   seed: int = 0,
@@ -70,58 +66,42 @@ def prepare(
     found = sources.find(
       source, splits, work / "spool", seed=seed, synsets=synsets
     )
-    bad = shards.write(
+    counts = shards.write(
       work,
       output,
       found.splits,
       class_names=found.class_names,
       size_px=size_px,
-      encoder=functools.partial(
-        encode, size_px=size_px, quality=quality, raw=raw
-      ),
-      description=f"Prepared from {_readable(Path(source).name)}.",
+      encoder=functools.partial(encode, size_px=size_px, raw=raw),
       raw=raw,
       skip_bad=skip_bad,
       workers=workers,
     )
-  counts = {split: len(items) for split, items in found.splits.items()}
-  for split, _ in bad:
-    counts[split] -= 1
-  note = f"left out {len(bad)} images, see {output}/skipped.json"
-  return counts, found.class_names, [*found.notes, *([note] if bad else [])]
-
-
-def _train_command(
-  output: str, size_px: int, num_classes: int, counts: dict[str, int]
-) -> str:
-  """Returns the command that trains on what was written."""
-  fields = {"data_dir": output, "num_classes": num_classes}
-  if size_px != 256:
-    fields["image_size_px"] = size_px
-  if counts["train"] < 128:
-    fields["batch_size"] = counts["train"]
-  for split in ("validation", "test"):
-    if split not in counts:
-      fields[f"{split}_split"] = ""
-  if "validation" not in counts:
-    fields["schedule"] = "epochs"  # The plateau needs a validation error.
-  flags = " ".join(f"--config.{name}={fields[name]}" for name in fields)
-  return f"alexnet train --config=alexnet {flags}"
+  bad = sum(map(len, found.splits.values())) - sum(counts.values())
+  notes = [f"left out, as they cannot be read: {bad:,} images"] if bad else []
+  return counts, found.class_names, found.notes + notes
 
 
 def main(_) -> None:
   """Runs the command."""
   args = flags.FLAGS
-  if not args.source or not args.output:
-    raise errors.InputError("--source= and --output= must not be empty.")
-  names = ("quality", "raw", "splits", "seed", "synsets", "skip_bad", "workers")
+  names = ("raw", "splits", "seed", "synsets", "skip_bad", "workers")
   options: dict[str, Any] = {name: args[name].value for name in names}
   counts, class_names, notes = prepare(
     args.source, Path(args.output), size_px=args.size, **options
   )
   lines = [f"{split}: {count:,} images" for split, count in counts.items()]
-  print(*notes, *lines, f"wrote {args.output}; to train:", sep="\n")
-  print(f"  {_train_command(args.output, args.size, len(class_names), counts)}")
+  print(*notes, *lines, f"wrote {args.output}; next:", sep="\n")
+  data = f"data_dir={args.output}"
+  if "train" in counts:
+    print(
+      f"  alexnet train --config=alexnet --config.{data}"
+      f" --config.num_classes={len(class_names)}"
+      f" --config.image_size_px={args.size}"
+    )
+  else:
+    split = next(iter(counts))
+    print(f"  alexnet evaluate --workdir=RUN --{data} --split={split}")
 
 
 def _define_flags() -> None:
@@ -129,7 +109,6 @@ def _define_flags() -> None:
   text("source", None, "Images to read; see above.", required=True)
   text("output", None, "Directory to make.", required=True)
   integer("size", 256, "Side in pixels.", 8, 4096)
-  integer("quality", shards.JPEG_QUALITY, "Of the JPEGs.", 1, 100)
   integer("seed", 0, "Another seed holds out other images.", 0)
   integer("workers", None, "Processes; one per core by default.", 0)
   flags.DEFINE_bool("raw", False, "Store pixels: more room, faster to read.")

@@ -1,9 +1,8 @@
 """Draws a data set: one big shape per picture on a cluttered ground.
 
-Each shape is turned, squeezed, shifted, coloured and textured at random, among
-fragments of shapes and under thin bars. Colours do not depend on the class, so
-a classifier has to find the outline. Shapes are signed distances (negative
-inside) that fit into the unit circle: edges are smooth at any picture size.
+Each shape has a random pose, colour and texture, among fragments of shapes and
+under thin bars. Colours do not depend on the class, so a classifier has to find
+the outline. Shapes are signed distances, negative inside, in the unit circle.
 """
 
 import functools
@@ -26,10 +25,6 @@ def _rotate(x: Array, y: Array, angle_rad: float) -> tuple[Array, Array]:
 
 def _box(x: Array, y: Array, half_x: float, half_y: float) -> Array:
   return np.maximum(np.abs(x) - half_x, np.abs(y) - half_y)
-
-
-def _bar(x: Array, y: Array) -> Array:
-  return _box(x, y, 1, 0.05)
 
 
 def _star(x: Array, y: Array) -> Array:
@@ -151,8 +146,9 @@ def draw(label: int, seed: Sequence[int], size_px: int = 64) -> np.ndarray:
     _paint(rng, canvas, shape, _colour(rng), rng.uniform(0.12, 0.3), 1, cut)
   reach = rng.uniform(0.6, 0.8)
   _paint(rng, canvas, shapes[label], colour, reach, max(0.05, 0.8 - reach))
+  bar = functools.partial(_box, half_x=1, half_y=0.05)
   for _ in range(rng.integers(1, 3)):
-    _paint(rng, canvas, _bar, _colour(rng), rng.uniform(0.3, 0.8), 0.8)
+    _paint(rng, canvas, bar, _colour(rng), rng.uniform(0.3, 0.8), 0.8)
   slope, _ = _rotate(x, y, rng.uniform(0, math.tau))
   image = canvas[2:] * (1 + rng.uniform(0, 0.3) * slope)
   image += rng.uniform(0.02, 0.1) * (rng.random(image.shape, np.float32) - 0.5)
@@ -190,6 +186,5 @@ def generate(
       class_names=CLASSES,
       size_px=size_px,
       encoder=functools.partial(encode, size_px=size_px),
-      description="Generated pictures of one shape on a cluttered ground.",
       workers=workers,
     )

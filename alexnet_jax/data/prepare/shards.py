@@ -3,10 +3,8 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -28,30 +26,27 @@ from array_record.python import (
 from alexnet_jax.data import records, statistics
 from alexnet_jax.runtime import cli, errors
 
-JPEG_QUALITY = 90
-
 # Many shards let many workers share a small split; a killed run loses one each.
 _SHARDS, _SMALLEST_SHARD, _LARGEST_SHARD = 16, 32, 1024
 
 Item = Any
-# A module-level function or a partial of one, which returns an item's pixels,
-# uint8 [S, S, 3], and the bytes to store. It raises OSError, with the item's
-# name and the reason, if the item cannot be read.
+# A module-level function or a partial of one. Returns an item's pixels, uint8
+# [S, S, 3], and the bytes to store; raises OSError with its name and a reason.
 Encoder = Callable[[Item], tuple[np.ndarray, bytes]]
 _Result = Mapping[str, np.ndarray]  # Of a shard; `_Shard.write` has its names.
 
 
-def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+def encode_jpeg(image: np.ndarray) -> bytes:
   """Encodes an RGB image, uint8 [H, W, 3]; colours are not subsampled."""
-  return simplejpeg.encode_jpeg(image, quality, "RGB", "444")
+  return simplejpeg.encode_jpeg(image, 90, "RGB", "444")
 
 
 @contextlib.contextmanager
 def claim(output: Path) -> Iterator[Path]:
   """Yields the folder beside `output` in which `write` works.
 
-  Finished shards stay there if the work is interrupted, and the next try uses
-  them. Raises InputError if `output` exists or cannot be written.
+  Finished shards stay there for the next try if the work is interrupted. Raises
+  InputError if `output` exists or cannot be written.
   """
   work = output.parent / f".{output.name}.unfinished"
   if os.path.lexists(output):
@@ -61,23 +56,16 @@ def claim(output: Path) -> Iterator[Path]:
   try:
     for folder in ("out", "done"):
       (work / folder).mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      try:
-        yield work
-      finally:
-        (work / "spool").unlink(missing_ok=True)
-        if output.exists() or not any((work / "done").iterdir()):
-          shutil.rmtree(work, ignore_errors=True)
+    try:
+      yield work
+    finally:
+      (work / "spool").unlink(missing_ok=True)
+      if output.exists() or not any((work / "done").iterdir()):
+        shutil.rmtree(work, ignore_errors=True)
   except BrokenProcessPool as e:
     raise errors.InputError(
       "a worker was killed, perhaps for lack of memory; run it again with"
       " fewer --workers: finished shards are kept."
-    ) from e
-  except BlockingIOError as e:
-    raise errors.InputError(
-      f"output={str(output)!r} is being made by another process; wait for it or"
-      " choose another place."
     ) from e
   except (OSError, RuntimeError) as e:  # ArrayRecord's, if a disk is full.
     raise errors.InputError(
@@ -94,24 +82,21 @@ def write(
   class_names: Sequence[str],
   size_px: int,
   encoder: Encoder,
-  description: str,
   raw: bool = False,
   skip_bad: bool = False,
   workers: int | None = None,
-) -> list[tuple[str, str]]:
+) -> dict[str, int]:
   """Writes a prepared directory, completely or not at all.
 
-  Examples are shuffled with a fixed seed before they are cut into shards, so
-  any slice of a split is a random sample. The bytes depend neither on the
-  number of workers nor on interruptions.
+  Examples are shuffled first, so any slice of a split is a random sample. The
+  bytes depend neither on `workers` nor on interruptions.
 
   `work` is from `claim`. `splits` has items and labels, always in the same
-  order, and a `train`. `raw` says that the encoder's bytes are pixels, not
-  JPEGs. `workers` are processes: by default one per core, 0 for none.
+  order; if `train` is one, a mean image is written. `raw` says that the encoder
+  returns pixels, not JPEGs. `workers` is by default one per core, 0 for none.
 
-  Returns split and reason of each image that was left out. Raises InputError if
-  images cannot be read, unless `skip_bad`, or none of a split or of a class of
-  train can.
+  Returns the number of examples of each split. Raises InputError if images
+  cannot be read, unless `skip_bad`, or none of a split or a class of train can.
   """
   name = "alexnet_" + re.sub("[^A-Za-z0-9]", "_", output.name).lower()
   plan = [
@@ -119,10 +104,9 @@ def write(
     for split, examples in splits.items()
     for file, items in _cut(f"{name}-{split}", examples)
   ]
-  # What a killed process or a try with other options left.
   files = {shard.file for shard in plan}
   for path in [*work.glob("*.partial"), *work.glob("*/*")]:
-    if path.name not in files:
+    if path.name not in files:  # Of a killed process, or of other options.
       path.unlink()
   todo = [shard for shard in plan if shard.result() is None]
   total = sum(map(len, splits.values()))
@@ -132,42 +116,43 @@ def write(
       advance(count)
   results: dict[str, list[Any]] = {split: [] for split in splits}
   for shard in plan:
-    results[shard.split].append(shard.result())
+    results[shard.split].append(result := shard.result())
+    if not result:
+      raise OSError("another process writes there")
   bad = [
-    (split, reason)
+    f"\n  {reason} ({split})"
     for split in splits
     for reason in sorted(r for x in results[split] for r in x["bad"].tolist())
   ]
-  lines = "".join(f"\n  {reason} ({split})" for split, reason in bad)
   if bad and not skip_bad:
     raise errors.InputError(
       f"{len(bad)} images cannot be read; repair or remove them, or leave them"
-      f" out with --skip_bad; finished shards are kept in {work}:{lines}"
+      " out with --skip_bad; finished shards are kept in"
+      f" {work}:{''.join(bad)}"
     )
-  lost = [s for s in splits if not sum(x["count"] for x in results[s])]
-  read = {label for x in results["train"] for label in x["labels"].tolist()}
-  classes = {label for _, label in splits["train"]} - read
-  lost = lost or sorted(f"{class_names[label]} in train" for label in classes)
+  counts = {s: sum(int(x["count"]) for x in results[s]) for s in splits}
+  train = results.get("train", [])
+  read = {label for x in train for label in x["labels"].tolist()}
+  unread = {label for _, label in splits.get("train", [])} - read
+  lost = [split for split in splits if not counts[split]]
+  lost = lost or sorted(f"{class_names[label]} in train" for label in unread)
   if lost:
     raise errors.InputError(
-      f"no image of {', '.join(lost)} can be read; repair it:{lines}"
+      f"no image of {', '.join(lost)} can be read; repair it:{''.join(bad)}"
     )
-  if bad:
-    images = [{"split": split, "reason": reason} for split, reason in bad]
-    text = json.dumps({"count": len(bad), "images": images}, indent=2)
-    (work / "out" / "skipped.json").write_text(text + "\n")
   shape = (size_px, size_px, 3)
   image = tfds.features.Image(shape=shape, encoding_format="jpeg")
   if raw:
     image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
   label = tfds.features.ClassLabel(names=list(class_names))
   features = tfds.features.FeaturesDict({"image": image, "label": label})
-  _write_metadata(work / "out", name, features, description, results)
-  fields, train = statistics.SUMS, results["train"]
-  sums: dict[str, Any] = {k: sum(x[k] for x in train) for k in fields}
-  statistics.write(work / "out", statistics.Sums(**sums).statistics())
+  _write_metadata(work / "out", name, features, results)
+  if train:
+    keys = [field.name for field in dataclasses.fields(statistics.Sums)]
+    sums: Any = {key: sum(x[key] for x in train) for key in keys}
+    statistics.write(work / "out", statistics.Sums(**sums).statistics())
   (work / "out").rename(output)
-  return bad
+  return counts
 
 
 def _cut(
@@ -186,7 +171,6 @@ def _write_metadata(
   directory: Path,
   name: str,
   features: tfds.features.FeaturesDict,
-  description: str,
   results: Mapping[str, Sequence[_Result]],
 ) -> None:
   template = tfds.core.ShardedFileTemplate(
@@ -208,7 +192,6 @@ def _write_metadata(
     ],
     filename_template=template,
     check_data=False,  # Its check reads with TensorFlow.
-    description=description,
   )
 
 

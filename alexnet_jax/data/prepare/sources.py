@@ -11,12 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alexnet_jax.data.prepare import (
-  archives,
-  ilsvrc,
-  splits,
-  tfds_directories,
-)
+from alexnet_jax.data.prepare import archives, ilsvrc, splits, tfds_directories
 from alexnet_jax.data.prepare.splits import Found, LabelledItem, Source
 from alexnet_jax.runtime import errors
 
@@ -41,9 +36,7 @@ def find(
 ) -> Listing:
   """Returns what a source, a path or tfds:NAME, holds.
 
-  `wanted` is for `SplitSpec.parse`; if it is "", the splits are the source's
-  own or, if it has none, `splits.HOLDOUT`. `synsets` is a file of `WNID WORDS`
-  lines in order of the labels; if "", the source or the classes' names decide.
+  The arguments are the command's flags; `spool` is a file that may be made.
   Raises InputError, or OSError if there is no room for the spool.
   """
   spec = splits.SplitSpec.parse(wanted, seed)
@@ -52,6 +45,8 @@ def find(
   for fits, find_in in _FAMILIES:
     if fits(source):
       found = find_in(given)
+      if not wanted and not any(x.split for x in found.items):
+        spec = splits.SplitSpec.parse(splits.HOLDOUT, seed)
       items = splits.hold_out(splits.select(given, found.items), spec)
       labelled = splits.label(given, items, classes or found.classes)
       return Listing(*labelled, found.notes)
@@ -67,16 +62,15 @@ def _find_by_path(source: Source) -> Found:
     files = archives.in_folder(source.path)
   else:
     files = archives.in_archive(source.path, source.spool)
-  others: Counter[str] = Counter()
+  others = 0
   images: dict[str, archives.Item] = {}  # Of two with one path, the last.
   for path, item in files:
-    suffix = PurePosixPath(path).suffix
     if path.startswith(".") or "/." in path:
       continue
-    if suffix.lower() in SUFFIXES:
+    if PurePosixPath(path).suffix.lower() in SUFFIXES:
       images[path] = item
     else:
-      others[suffix or "without suffix"] += 1
+      others += 1
   if not images:
     raise source.error(
       f"holds no images ({', '.join(sorted(SUFFIXES))}); it needs CLASS/IMAGE"
@@ -88,8 +82,7 @@ def _find_by_path(source: Source) -> Found:
     folder, _, name = path.rpartition("/")
     if folder in folders:
       items.append(LabelledItem(*folders[folder], name, item))
-  kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common(5))
-  note = f"left out, as their names are not of images: {kinds}"
+  note = f"left out, as their names are not of images: {others:,} files"
   return Found(items, {}, [note] if others else [])
 
 
@@ -123,11 +116,7 @@ def _layout(source: Source, paths: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def _find_in_list(source: Source) -> Found:
-  """Reads lines of PATH and LABEL, and perhaps SPLIT; paths lie below the list.
-
-  They are separated by tabs if there are any, by commas in a .csv, or by the
-  last blank.
-  """
+  """Reads lines of PATH, LABEL and perhaps SPLIT; paths lie below the list."""
   file = source.path
   root = os.path.realpath(file.parent)
   items = []

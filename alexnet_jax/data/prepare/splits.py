@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +66,11 @@ class SplitSpec:
         f"splits={text!r}: shares must be 0 or more and below 1 together, and"
         " train has none, as it gets the rest."
       )
+    if shares and named and "train" not in named:
+      raise errors.InputError(
+        f"splits={text!r}: shares are held out of train; name it too, like"
+        " --splits=train,test=0.1."
+      )
     return cls(named, shares, seed)
 
   def split_of(self, name: str) -> str:
@@ -97,11 +101,15 @@ class Source(NamedTuple):
 
 
 def select(source: Source, items: list[LabelledItem]) -> list[LabelledItem]:
-  """Returns the items of the wanted splits, under our names of the splits."""
+  """Returns the items of the wanted splits, under our names of the splits.
+
+  If the source has no splits, all are of the one that is named, or of train.
+  """
   spec = source.spec
   ours = {name: spec.split_of(name) for name in {x.split for x in items}}
-  if ours.keys() == {""} and not spec.named.keys() - {"train"}:
-    return items
+  split, name = next(iter(spec.named.items()), ("train", "train"))
+  if ours.keys() == {""} and len(spec.named) < 2 and split == name:
+    return [x._replace(split=split) for x in items]
   for name in sorted(ours):
     if not spec.named and not spec.is_split(name):
       raise source.error(
@@ -120,11 +128,6 @@ def select(source: Source, items: list[LabelledItem]) -> list[LabelledItem]:
 
 def hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
   """Moves shares of train; by hashes, so a new image moves few others."""
-  shares = spec.shares
-  if all(x.split == "" for x in items):
-    if not spec.named and not shares:
-      shares = SplitSpec.parse(HOLDOUT).shares
-    items = [x._replace(split="train") for x in items]
   result, by_class = [], defaultdict(list)
   for x in items:
     group = by_class[x.class_name] if x.split == "train" else result
@@ -137,7 +140,7 @@ def hold_out(items: list[LabelledItem], spec: SplitSpec) -> list[LabelledItem]:
   for order in by_class.values():
     order.sort(key=digest)
     start = 0
-    for split, share in shares.items():
+    for split, share in spec.shares.items():
       # Rounded first, as 100 * 0.29 is a little less than 29.
       stop = start + int(round(len(order) * share, 9))
       result += [x._replace(split=split) for x in order[start:stop]]
@@ -151,22 +154,29 @@ def label(
 ) -> tuple[dict[str, list[tuple[Any, int]]], list[str]]:
   """Returns the items of each split with their labels, and the class names.
 
-  `classes` are full names by class, in order of the labels. If it is empty, the
-  labels are in order of the names of the classes of train.
+  `classes` are full names by class, in order of the labels. If it is empty,
+  labels are in order of the names in train or, if train is not wanted, in all.
   """
-  _check_class_names(source, {*classes, *(x.class_name for x in items)})
-  train = {x.class_name for x in items if x.split == "train"}
-  if len(train) < 2:
+  for name in {*classes, *(x.class_name for x in items)}:
+    # TFDS stores the names as lines of text.
+    if not name.isprintable() or name != name.strip() or not name:
+      raise source.error(
+        f"has a class {name!r}, which is not printable, or begins or ends with"
+        " a blank; rename it."
+      )
+  trains = "train" in (source.spec.named or ["train"])
+  known = {x.class_name for x in items if x.split == "train" or not trains}
+  if trains and len(known) < 2:
     raise source.error(
-      f"has {len(train)} classes to train on ({', '.join(train) or 'none'}); a"
+      f"has {len(known)} classes to train on ({', '.join(known) or 'none'}); a"
       " classifier needs at least 2 folders of images (in train/, if there are"
-      " splits)."
+      " splits); for a test split alone pass --splits=test."
     )
   if classes:
     order, where = list(classes), "the list of classes"
   else:  # If all are numbers, 10 comes after 9.
-    numbers = all(name.isascii() and name.isdigit() for name in train)
-    order = sorted(train, key=(lambda n: (int(n), n)) if numbers else None)
+    numbers = all(name.isascii() and name.isdigit() for name in known)
+    order = sorted(known, key=(lambda n: (int(n), n)) if numbers else None)
     where = "train"
   labels = {name: number for number, name in enumerate(order)}
   found: dict[str, list[tuple[Any, int]]] = {}
@@ -179,15 +189,3 @@ def label(
     found.setdefault(x.split, []).append((x.item, labels[x.class_name]))
   in_order = {split: found[split] for split in _NAMES if split in found}
   return in_order | found, [classes.get(name) or name for name in order]
-
-
-def _check_class_names(source: Source, names: Iterable[str]) -> None:
-  """Raises InputError for a name that is not a line of text of its own."""
-  count = Counter(unicodedata.normalize("NFC", name) for name in names)
-  for name in names:
-    is_line = name.isprintable() and name == name.strip() != ""
-    if not is_line or count[unicodedata.normalize("NFC", name)] > 1:
-      raise source.error(
-        f"has a class {name!r}, which as text is blank, not printable, or like"
-        " another; rename it."
-      )

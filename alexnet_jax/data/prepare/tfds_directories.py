@@ -1,17 +1,11 @@
 """TFDS directories and TFDS's catalogue as sources of images."""
 
 import functools
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import records
-from alexnet_jax.data.prepare.splits import (
-  SPLITS,
-  Found,
-  LabelledItem,
-  Source,
-)
+from alexnet_jax.data.prepare.splits import SPLITS, Found, LabelledItem, Source
 
 
 class Record(NamedTuple):
@@ -41,8 +35,8 @@ def _open_split(directory: str, split: str) -> records.Examples:
 
 def fits(source: str) -> bool:
   """Returns whether a source is a TFDS directory or tfds:NAME."""
-  is_directory = os.path.isfile(Path(source) / "dataset_info.json")
-  return is_directory or source.startswith("tfds:")
+  info = Path(source) / "dataset_info.json"
+  return source.startswith("tfds:") or info.is_file()
 
 
 def find(source: Source) -> Found:

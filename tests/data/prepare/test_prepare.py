@@ -17,6 +17,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import drawn_runs
 import numpy as np
 import oracles
 import pytest
@@ -30,6 +31,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.prepare import shards
 from alexnet_jax.runtime import errors
+from alexnet_jax.tools.evaluate import evaluate_runs
 
 SIZE_PX = 16
 
@@ -223,6 +225,31 @@ def test_bytes_depend_neither_on_workers_nor_on_the_run(tmp_path):
     assert record.index(b"\x05image") < record.index(b"\x05label")
 
 
+def test_a_test_split_alone_is_evaluated_as_within_a_data_set(tmp_path):
+  """It has no mean image; the run has its own."""
+  add(tmp_path / "in" / "train", ["a", "b"], 2, 2)
+  add_noise(tmp_path / "in" / "test", 9)
+  fields = {
+    "network.layers": ("conv1", "fc8"),
+    "network.conv1.kernel": 5,
+    "image_size_px": SIZE_PX,
+    "crop_size_px": 15,
+    "num_classes": 2,
+  }
+  config = drawn_runs.small_config(**fields)
+  drawn_runs.write_run(tmp_path / "run", config, ("a", "b"))
+  figures = []
+  for wanted in ("train,test", "test"):
+    output = tmp_path / wanted
+    build(tmp_path / "in", output, splits=wanted)
+    _, count, found = evaluate_runs([tmp_path / "run"], data_dir=str(output))
+    assert count == 18
+    del found["images_per_second"]
+    figures.append(found)
+  assert figures[0] == figures[1]
+  assert not [f for f in statistics.FILES if (output / f).exists()]
+
+
 # Images that cannot be read.
 
 
@@ -259,18 +286,12 @@ def test_all_unreadable_images_are_named_at_once(tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-def test_skipped_images_are_counted_and_listed(tmp_path):
+def test_skipped_images_are_counted(tmp_path):
   bad = add_with_bad(tmp_path / "in")
   output = tmp_path / "out"
   counts, _, notes = build(tmp_path / "in", output, skip_bad=True)
   assert counts == {"train": 100, "test": 4}
   assert "4 images" in notes[0]
-  assert "skipped.json" in notes[0]
-  listed = json.loads((output / "skipped.json").read_text())
-  assert listed["count"] == len(listed["images"]) == 4
-  for path in bad:
-    (image,) = (i for i in listed["images"] if str(path) in i["reason"])
-    assert image["split"] == path.relative_to(tmp_path / "in").parts[0]
   for split, count in counts.items():
     labels = [label for _, label in stored(output, split)]
     assert (len(labels), sum(labels)) == (count, count // 2)
@@ -328,7 +349,7 @@ def test_a_rerun_that_skips_is_served_from_finished_shards(tmp_path):
 
 @pytest.mark.parametrize(
   "options",
-  [{"size_px": 24}, {"quality": 50}, {"seed": 1}],
+  [{"size_px": 24}, {"raw": True}, {"seed": 1}],
   ids=str,
 )
 def test_a_rerun_with_other_options_takes_no_old_shard(tmp_path, options):
@@ -368,7 +389,6 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
   for path in [
     work / f"{name}.12345.partial",
     work / "spool",
-    work / "out" / "skipped.json",
     work / "out" / "stray.array_record-00000-of-00001",
     work / "done" / "stray.array_record-00000-of-00001",
   ]:
@@ -418,6 +438,16 @@ def test_a_full_disk_is_one_line(tmp_path):
 # Bad input.
 
 
+def test_shards_that_another_process_took_are_one_line(
+  tmp_path, small, monkeypatch
+):
+  """Two commands at once may remove each other's files, but not mix them."""
+  monkeypatch.setattr(shards, "_run", lambda plan, workers: [])
+  with pytest.raises(errors.InputError, match="another process writes there"):
+    build(small, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
 def test_an_existing_output_is_not_touched(tmp_path, small):
   output = tmp_path / "out"
   output.mkdir()
@@ -425,18 +455,6 @@ def test_an_existing_output_is_not_touched(tmp_path, small):
   with pytest.raises(errors.InputError, match=r"output=.* exists; choose"):
     build(small, output)
   assert sorted(p.name for p in tmp_path.rglob("*")) == ["out", "precious"]
-
-
-def test_a_second_prepare_of_the_same_output_is_refused(tmp_path, small):
-  """Two at once would move each other's files; the first goes on unharmed."""
-  output = tmp_path / "out"
-  with shards.claim(output) as work:
-    (work / "out" / "mine").touch()
-    with pytest.raises(errors.InputError, match="made by another process"):
-      build(small, output)
-    assert (work / "out" / "mine").exists()
-  build(small, output)
-  assert len(found(output, "train")) == 20
 
 
 # The command.
@@ -459,24 +477,24 @@ def test_every_flag_reaches_its_option(tmp_path):
   words.write_text("b second, letter\na first\n")
   options = {
     "size_px": 20,
-    "quality": 33,
     "splits": "validation=0.3",
     "seed": 5,
     "synsets": str(words),
     "skip_bad": True,
+    "raw": True,
   }
   build(tmp_path / "in", tmp_path / "1" / "out", **options)
-  flags = ["--quality=33", "--splits=validation=0.3", "--seed=5", "--skip_bad"]
+  flags = ["--splits=validation=0.3", "--seed=5", "--skip_bad", "--raw"]
   flags += [f"--synsets={words}", "--workers=0"]
   output = tmp_path / "2" / "out"
   done = command(tmp_path / "in", output, *flags, size_px=20)
   assert (done.returncode, done.stderr) == (0, "")
   assert hashes(output) == hashes(tmp_path / "1" / "out")
   assert class_names(output) == ["b second, letter", "a first"]
-  assert "left out 1 images" in done.stdout
+  assert "cannot be read: 1 images" in done.stdout
   line = done.stdout.splitlines()[-1]
   assert f"--config.data_dir={output} --config.num_classes=2" in line
-  assert line.endswith("--config.batch_size=29 --config.test_split=")
+  assert line.endswith(" --config.image_size_px=20")
   # Each of them says something.
   for name in set(options) - {"size_px", "skip_bad"}:
     fewer = {key: value for key, value in options.items() if key != name}

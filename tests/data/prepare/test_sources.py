@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -109,26 +108,17 @@ def test_other_files_are_left_alone(tmp_path, kind):
   found = find(pack(folder, kind))
   assert sizes(found) == {"train": 4}
   (note,) = found.notes
-  for words in ("2 .txt, 1", "1 .csv", "1 without suffix"):
-    assert words in note
+  assert "4 files" in note
 
 
 # Names.
 
 
-@pytest.mark.parametrize(
-  "names",
-  [
-    ["café", unicodedata.normalize("NFD", "café")],
-    ["b", " "],
-  ],
-)
-def test_class_names_that_a_text_file_cannot_tell_apart_are_refused(
-  tmp_path, names
-):
+@pytest.mark.parametrize("name", [" ", "a ", "a\nb"])
+def test_class_names_that_a_text_file_does_not_keep_are_refused(tmp_path, name):
   """TFDS keeps them one a line, stripped."""
-  source = classes(tmp_path / "in", **dict.fromkeys(names, 1))
-  refuse(source, "source=", "blank", "like another", "rename")
+  source = classes(tmp_path / "in", **dict.fromkeys(["a", "b", name], 1))
+  refuse(source, "source=", repr(name), "blank", "rename")
 
 
 # List files.

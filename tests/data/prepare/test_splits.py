@@ -73,6 +73,30 @@ def test_a_split_that_is_not_there_is_refused(tmp_path, parts):
   refuse(source, "no splits", "validation=0.1", wanted="train,test,x=0.1")
 
 
+@pytest.mark.parametrize("around", ["", "Test/"])
+def test_a_test_split_may_be_all_there_is(tmp_path, around):
+  """Classes that are other people's test set, or one split among others."""
+  source = classes(tmp_path / "in", **{f"{around}b": 2, f"{around}a": 1})
+  if around:
+    classes(source, **{"train/a": 3, "train/c": 3})
+  listing = find(source, "test")
+  assert listing.class_names == ["a", "b"]
+  assert sizes(listing) == {"test": 3}
+  assert paths(listing, "test") == {
+    f"{around}{c}.png" for c in ("a/0", "b/0", "b/1")
+  }
+  refuse(source, "has no split 'Held'", wanted="test=Held")
+
+
+def test_a_data_set_without_train_is_asked_for(tmp_path):
+  """Otherwise train is missing, as is what a share is of."""
+  counts = {f"{s}/{c}": 2 for s in ("val", "test") for c in "ab"}
+  source = classes(tmp_path / "in", **counts)
+  refuse(source, "0 classes to train on", "--splits=test")
+  assert sizes(find(source, "test,validation")) == {"validation": 4, "test": 4}
+  refuse(source, "'test,x=0.5'", "train", wanted="test,x=0.5")
+
+
 def test_a_share_is_held_out_of_train_alone(tmp_path):
   """And in place of the source's own split of that name."""
   counts = {"train": 10, "val": 3, "test": 2}
