@@ -103,6 +103,12 @@ def open_directory(directory: Path) -> Dataset:
   example, or would make TFDS run code.
   """
   try:
+    for file in directory.iterdir():
+      if file.exists() and not (file.is_file() or file.is_dir()):
+        raise errors.InputError(
+          f"{str(file)!r} is no regular file, and a read of it could wait for"
+          f" ever; remove it from data_dir={str(directory)!r}."
+        )
     _check_features(directory / "features.json")
     # TFDS prints that TensorFlow is missing, and expands a leading ~.
     with contextlib.redirect_stdout(None):

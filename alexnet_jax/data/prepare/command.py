@@ -92,16 +92,25 @@ def main(_) -> None:
   )
   lines = [f"{split}: {count:,} images" for split, count in counts.items()]
   print(*notes, *lines, f"wrote {args.output}; next:", sep="\n")
-  data = f"data_dir={args.output}"
-  if "train" in counts:
-    print(
-      f"  alexnet train --config=alexnet --config.{data}"
-      f" --config.num_classes={len(class_names)}"
-      f" --config.image_size_px={args.size}"
-    )
-  else:
+  if "train" not in counts:
     split = next(iter(counts))
-    print(f"  alexnet evaluate --workdir=RUN --{data} --split={split}")
+    print(
+      f"  alexnet evaluate --workdir=RUN --data_dir={args.output}"
+      f" --split={split}"
+    )
+    return
+  fields = {"data_dir": args.output, "num_classes": len(class_names)}
+  if args.size != 256:
+    fields["image_size_px"] = args.size
+  if counts["train"] < 128:
+    fields["batch_size"] = counts["train"]
+  for split in ("validation", "test"):
+    if split not in counts:
+      fields[f"{split}_split"] = ""
+  if "validation" not in counts:
+    fields["schedule"] = "epochs"  # The plateau needs a validation error.
+  words = [f"--config.{name}={value}" for name, value in fields.items()]
+  print("  alexnet train --config=alexnet", *words)
 
 
 def _define_flags() -> None:
