@@ -5,6 +5,7 @@ A canary lies outside of every root; no test may find its bytes or a change.
 
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -329,3 +330,15 @@ def test_what_a_run_left_is_json_alone(tmp_path, name):
     read(tmp_path)
   one_line(error)
   assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["features.json", "shard", "colour_pca.json"])
+def test_a_pipe_in_a_directory_is_not_opened(dataset, name):
+  """A read of it would wait for ever."""
+  if name == "shard":
+    name = next(p.name for p in dataset.iterdir() if "array_record" in p.name)
+  (dataset / name).unlink()
+  os.mkfifo(dataset / name)
+  with pytest.raises(errors.InputError) as error:
+    read_back(dataset)
+  assert f"{str(dataset / name)!r} is no regular file" in one_line(error)
