@@ -32,7 +32,8 @@ def main(_) -> None:
       print(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/CONFIG if none."
   )
@@ -40,10 +41,5 @@ def _define_flags() -> None:
   config_files.define_config()
 
 
-def command() -> None:
-  """`alexnet train`."""
-  cli.run(main, _define_flags)
-
-
 if __name__ == "__main__":
-  command()
+  cli.run(main, define_flags)

@@ -11,7 +11,6 @@ import pytest
 from absl import flags
 
 from alexnet_jax.runs import config_files
-from alexnet_jax.runtime import cli
 from alexnet_jax.tools import commands
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +40,9 @@ def flags_of():
   found = {}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "argv", ["alexnet"])
-    patch.setattr(cli, "run", lambda main, define, *_, **__: define())
     for name, (module, _) in commands.COMMANDS.items():
       before = set(flags.FLAGS)
-      importlib.import_module(f"alexnet_jax.{module}").command()
+      importlib.import_module(f"alexnet_jax.{module}").define_flags()
       found[name] = set(flags.FLAGS) - before
       flags.FLAGS.remove_flag_values(found[name])
   return found

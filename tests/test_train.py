@@ -219,7 +219,7 @@ def test_data_may_live_on_the_device_or_be_streamed(finished, data, tmp_path):
 LOOPING = """
 from alexnet_jax import main
 from alexnet_jax.parallel import train_loop
-from alexnet_jax.runtime import platforms
+from alexnet_jax.runtime import cli, platforms
 platforms.UNROLLING = ()
 make = train_loop.make_train_loop
 
@@ -231,7 +231,7 @@ def make_and_print(*args):
   return run
 
 train_loop.make_train_loop = make_and_print
-main.command()
+cli.run(main.main, main.define_flags)
 """
 
 

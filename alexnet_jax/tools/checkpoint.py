@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax.runs import checkpoint, digests
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import errors
 
 
 def _verify(workdir: Path) -> None:
@@ -53,11 +53,7 @@ def main(words: Sequence[str]) -> None:
       )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Of digest: newest, best or a step.")
-
-
-def command() -> None:
-  """`alexnet checkpoint`."""
-  cli.run(main, _define_flags, takes_files=True)

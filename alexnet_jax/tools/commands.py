@@ -3,10 +3,9 @@
 import importlib
 import sys
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors
 
-# Each module has `command()`. It is imported when it is asked for: jax alone
-# takes a second.
+# Modules with `main` and `define_flags`; they are imported when needed.
 COMMANDS = {
   "train": ("main", "train a net, then test it"),
   "prepare": ("data.prepare.command", "turn images into a data set"),
@@ -22,6 +21,7 @@ COMMANDS = {
   "plan": ("tools.plan.command", "the memory and traffic of a layout"),
   "checkpoint": ("tools.checkpoint", "verify or digest a run's checkpoints"),
 }
+TAKES_FILES = {"predict", "summary", "report", "probe", "checkpoint"}
 
 
 def main() -> None:
@@ -39,4 +39,5 @@ def main() -> None:
     )
     sys.exit(1)
   sys.argv[:2] = [f"alexnet {name}"]
-  importlib.import_module(f"alexnet_jax.{COMMANDS[name][0]}").command()
+  module = importlib.import_module(f"alexnet_jax.{COMMANDS[name][0]}")
+  cli.run(module.main, module.define_flags, name in TAKES_FILES)

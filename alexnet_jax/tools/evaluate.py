@@ -22,11 +22,9 @@ def evaluate_runs(
   data_dir: str = "",
   split: str = "",
 ) -> tuple[list[trained.TrainedRun], int, dict[str, float]]:
-  """Evaluates runs, several as an ensemble.
+  """Evaluates runs, several as an ensemble; the arguments are the flags.
 
-  The flags of `alexnet evaluate` describe the arguments. Returns the runs, the
-  number of images, and loss, top-1 and top-5 error. Raises InputError if a run
-  or the data cannot be opened, or if they do not fit together.
+  Returns the runs, the number of images, and loss, top-1 and top-5 error.
   """
   if views is not None and views not in augment.VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
@@ -85,14 +83,10 @@ def main(_) -> None:
   )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_list("workdir", None, "Folder of each run.", required=True)
   flags.DEFINE_integer("views", None, "1 or 10; by default the config's.")
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")
-
-
-def command() -> None:
-  """`alexnet evaluate`."""
-  cli.run(main, _define_flags)

@@ -32,10 +32,7 @@ def nearest(
 def write(
   file: Path, model: inference.Model, examples: records.Examples, layer: str
 ) -> None:
-  """Writes an .npz file as np.savez would, with one batch in memory at a time.
-
-  Raises InputError if the model has no such layer.
-  """
+  """Writes an .npz file as np.savez would, batch after batch."""
   empty = model.features([], layer)
   header = np.lib.format.header_data_from_array_1_0(empty)
   header["shape"] = (len(examples), *empty.shape[1:])
@@ -74,15 +71,11 @@ def main(_: Any) -> None:
   )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")
   flags.DEFINE_string("layer", "fc7", "conv1, norm1, pool1, ... or the last.")
   flags.DEFINE_string("output", None, "FILE.npz to write.", required=True)
-
-
-def command() -> None:
-  """`alexnet features`."""
-  cli.run(main, _define_flags)

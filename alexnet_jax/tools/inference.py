@@ -92,15 +92,12 @@ class Model:
     self._run = platforms.jit(self._forward, static_argnames="layer")
 
   def predict(self, images: Any, views: int = 1) -> np.ndarray:
-    """Returns the probability of each class.
+    """Returns the probability of each class, float32 [N, K].
 
     Args:
       images: uint8 [N, H, W, 3] in RGB, 0..255, or a list of such images of
         any sizes; they are scaled and cropped to a square as by `prepare`.
       views: 1, the centre, or 10, whose probabilities are averaged (paper 4.1).
-
-    Returns:
-      float32 [N, K].
     """
     if views not in augment.VIEWS:
       raise errors.InputError(f"views={views} must be 1 or 10.")
@@ -119,13 +116,12 @@ class Model:
   def features(self, images: Any, layer: str = "fc7") -> np.ndarray:
     """Returns a layer's output for the centre view of each image.
 
+    It is float32 [N, H, W, C] or [N, units]; of an ensemble [M, N, ...].
+
     Args:
       images: as for `predict`.
       layer: one of `layers`, which have Caffe's names. conv1 and fc7 are after
         their activation, and before dropout's factor.
-
-    Returns:
-      float32 [N, H, W, C] or [N, units]; for an ensemble [M, N, ...], by net.
     """
     if layer not in self.shapes:
       raise errors.unknown("layer", layer, self.layers)

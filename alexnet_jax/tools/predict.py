@@ -53,7 +53,7 @@ def predictions(
   remaining = iter(paths)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     while chunk := list(itertools.islice(remaining, _CHUNK)):
-      read = list(pool.map(_read, chunk, [size] * len(chunk)))
+      read = list(pool.map(read_image, chunk, [size] * len(chunk)))
       images = [image for image in read if not isinstance(image, str)]
       rows = iter(model.predict(images, views))
       for path, image in zip(chunk, read, strict=True):
@@ -70,7 +70,7 @@ def predictions(
         yield path, image, {"top": classes, "true": true}
 
 
-def _read(path: Path, size_px: int) -> np.ndarray | str:
+def read_image(path: Path, size_px: int) -> np.ndarray | str:
   """Returns an image, uint8 [S, S, 3], or why it cannot be read."""
   try:
     return decode.square(decode.decode(path.read_bytes()), size_px)
@@ -80,19 +80,10 @@ def _read(path: Path, size_px: int) -> np.ndarray | str:
     return " ".join(str(e).split()) or "it is too large"
 
 
-def _print_table(path: Path, found: dict[str, Any]) -> None:
+def _as_table(path: Path, found: dict[str, Any]) -> str:
   true = f"  (true: {found['true']})" if found["true"] else ""
-  print(f"{path}{true}")
-  for guess in found["top"]:
-    print(f"  {guess['probability']:7.2%}  {guess['class']}")
-  print()
-
-
-def _print_json(path: Path, found: dict[str, Any]) -> None:
-  print(json.dumps({"image": str(path), **found}))
-
-
-FORMATS = {"table": _print_table, "jsonl": _print_json}
+  guesses = (f"  {x['probability']:7.2%}  {x['class']}" for x in found["top"])
+  return "\n".join([f"{path}{true}", *guesses, ""])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -113,7 +104,10 @@ def main(argv: Sequence[str]) -> None:
       bad.append(f"{str(path)!r} ({found['error']})")
       continue
     good += 1
-    FORMATS[options.format](path, found)
+    if options.format == "jsonl":
+      print(json.dumps({"image": str(path), **found}))
+    else:
+      print(_as_table(path, found))
     if len(shown) < _MOST_IN_PANEL:
       shown.append((path, image, found))
   if panel and shown:
@@ -129,15 +123,11 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_integer("views", 1, "Views of each image, 1 or 10.")
   flags.DEFINE_integer("top", 5, "Classes of each image.", lower_bound=1)
-  flags.DEFINE_enum("format", "table", list(FORMATS), "Format of the output.")
+  flags.DEFINE_enum("format", "table", ["table", "jsonl"], "Of the output.")
   flags.DEFINE_string("panel", None, "PNG or PDF of 24 answers, as in Fig. 4.")
-
-
-def command() -> None:
-  """`alexnet predict`."""
-  cli.run(main, _define_flags, takes_files=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import errors
 
 # On half the squared weights, beside the mean loss over the images.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -84,6 +84,5 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def command() -> None:
-  """`alexnet probe`."""
-  cli.run(main, lambda: None, takes_files=True)
+def define_flags() -> None:
+  """The command has none."""

@@ -3,7 +3,6 @@
 alexnet show --data=DIR --output=PNG [--config=NAME]
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from alexnet_jax.data import batches, checks, records, statistics
 from alexnet_jax.data.records import Examples
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors
+from alexnet_jax.tools.figures import plots
 
 _ROWS, _VIEWS, _NAMED_CLASSES = 6, 4, 30
 
@@ -36,8 +36,7 @@ def draw(
   examples: Examples, stats: statistics.Statistics, config: Any, seed: int
 ) -> figure.Figure:
   """Returns the figure of a split; the seed chooses images and views."""
-  # Short, and a dollar would begin a formula.
-  names = [x[:24].replace("$", r"\$") for x in examples.dataset.class_names]
+  names = [plots.plain(name, 24) for name in examples.dataset.class_names]
   rows = min(_ROWS, len(examples))
   chosen = np.random.default_rng(seed).choice(len(examples), rows, False)
   batch = batches.load(examples, chosen, config.image_size_px)
@@ -98,20 +97,14 @@ def main(_) -> None:
   config_files.check(config)
   page = draw(examples, checks.check(examples, config), config, args.seed)
   cli.make_folder("output", Path(args.output).parent)
-  with cli.replacing(Path(args.output)) as file, warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "Glyph")  # The font lacks some scripts.
-    page.savefig(file, dpi=110)
+  plots.save(page, Path(args.output), dpi=110)
   print(f"wrote {args.output}")
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("data", None, "Directory of images.", required=True)
   flags.DEFINE_string("output", None, "PNG file to write.", required=True)
   flags.DEFINE_string("split", "train", "Split, or a slice of one.")
   flags.DEFINE_integer("seed", 0, "Another seed shows other images.")
   config_files.define_config("alexnet")
-
-
-def command() -> None:
-  """`alexnet show`."""
-  cli.run(main, _define_flags)

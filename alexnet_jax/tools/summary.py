@@ -18,23 +18,24 @@ from rich.table import Table
 
 from alexnet_jax import model, networks
 from alexnet_jax.runs import config_files
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import errors
 
 Line = tuple[str, str, str, str, str]
 """Name, output shape, settings, parameters and MACs of a layer, as text."""
 
 # Fields that other columns show, or that matter only in training.
 _HIDDEN = (
-  "name", "parent", "filters", "units", "sigma", "bias", "dropout_index",
-  "axis", "output_dtype", "branches",
+  "name", "parent", "filters", "units", "bias", "dropout_index", "axis",
+  "output_dtype", "branches",
 )  # fmt: skip
 
 
 def lines(network: model.Network) -> list[Line]:
-  """Returns a line for every layer of a net, and one for the totals."""
+  """Returns a line per layer, the total, and the shares of conv and fc."""
   side = network.input_size_px
   rows = networks.rows(network)
-  layers = [
+  found = [("input", f"{side} x {side} x 3", "", "", "")]
+  found += [
     (
       _name(row.layer),
       " x ".join(map(str, row.output_shape)),
@@ -44,23 +45,28 @@ def lines(network: model.Network) -> list[Line]:
     )
     for row in rows
   ]
-  parameters = sum(row.parameters for row in rows)
-  macs = sum(row.macs for row in rows)
-  return [
-    ("input", f"{side} x {side} x 3", "", "", ""),
-    *layers,
-    ("total", "", "", f"{parameters:,}", f"{macs:,}"),
-  ]
+
+  def counts(kind: type[model.Layer]) -> tuple[int, int]:
+    of_kind = [row for row in rows if isinstance(row.layer, kind)]
+    parameters = sum(row.parameters for row in of_kind)
+    return parameters, sum(row.macs for row in of_kind)
+
+  parameters, macs = counts(model.Layer)
+  found.append(("total", "", "", f"{parameters:,}", f"{macs:,}"))
+  for name, kind in (("conv", model.Conv), ("fc", model.Dense)):
+    own, own_macs = counts(kind)
+    shares = f"{own / parameters:.1%}", f"{own_macs / macs:.1%}"
+    found.append((f"  {name} layers", "", "", *shares))
+  return found
 
 
 def table(network: model.Network) -> Table:
-  """Returns the table of a net: a line for every layer, and the totals."""
-  *layers, totals = lines(network)
+  """Returns the table of a net, its totals apart."""
   grid = _grid("layer")
-  for line in layers:
+  for line in lines(network):
+    if line[0] == "total":
+      grid.add_section()
     grid.add_row(*line)
-  grid.add_section()
-  grid.add_row(*totals)
   return grid
 
 
@@ -103,7 +109,8 @@ def _settings(layer: model.Layer) -> str:
   for field in dataclasses.fields(layer):
     value = getattr(layer, field.name)
     is_plain = value == field.default and value in (0, 1, None)
-    if field.name in _HIDDEN or is_plain:
+    is_initial = field.name == "sigma" and isinstance(layer, model.Weighted)
+    if field.name in _HIDDEN or is_plain or is_initial:
       continue
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if not isinstance(value, str):
@@ -138,11 +145,7 @@ def main(argv: Sequence[str]) -> None:
     console.print(layers)
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_bool("diff", False, "Compare two configs.")
   config_files.define_config()
-
-
-def command() -> None:
-  """`alexnet summary`."""
-  cli.run(main, _define_flags, takes_files=True)

@@ -33,6 +33,7 @@ import orbax.checkpoint as ocp
 
 from alexnet_jax import main as command
 from alexnet_jax.data.prepare import shapes
+from alexnet_jax.runtime import cli
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -69,7 +70,7 @@ def _train(arguments: list[str], output: Path) -> None:
   os.dup2(stream, 1)
   os.dup2(stream, 2)
   sys.argv = ["alexnet train", *arguments]
-  command.command()
+  cli.run(command.main, command.define_flags)
 
 
 class Command:

@@ -41,7 +41,7 @@ def test_help_shows_usage_and_the_flags_with_defaults(command, capsys):
   assert (code, err) == (0, "")
   assert f"alexnet {command} " in out
   defined = re.findall(r"^  --(\w+)", out, re.MULTILINE)
-  assert defined
+  assert defined or command == "probe"
   # Flags of libraries are not those of the command.
   assert not {"help", "verbosity", "config.seed"} & set(defined)
   assert ("config" in defined) == (command in WITH_CONFIG)

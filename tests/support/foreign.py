@@ -7,7 +7,6 @@ torchvision's ("features.0.weight" ... "classifier.6.bias"), and Caffe's
 For each: shapes, logits by torch's plain operations, writers of the files.
 """
 
-import argparse
 import collections
 import math
 import os
@@ -118,13 +117,6 @@ def write_checkpoint(path, state, wrapped="features"):
   checkpoint["best_acc1"] = torch.tensor(56.5)
   checkpoint["optimizer"] = {"state": momentum, "param_groups": [group]}
   torch.save(checkpoint, path)
-
-
-def write_reference_checkpoint(path, state):
-  """Write torchvision's references/classification checkpoint."""
-  options = argparse.Namespace(model="alexnet", lr=0.01, world_size=8)
-  checkpoint = {"model": _tensors(state), "optimizer": {}, "epoch": 89}
-  torch.save(checkpoint | {"args": options}, path)
 
 
 def write_safetensors(path, state):

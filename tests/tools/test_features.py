@@ -50,12 +50,9 @@ def test_file_holds_features_and_labels_in_the_order_of_the_split(
 def test_one_batch_is_in_memory_and_a_full_disk_is_reported(
   place, tmp_path, monkeypatch
 ):
-  read = batches.eval_batches
-  monkeypatch.setattr(
-    batches,
-    "eval_batches",
-    lambda *args, **options: read(*args, **options | {"batch_size": 8}),
-  )
+  # The reader keeps several batches of images, so the test has its own.
+  batch = {"image": np.zeros((10, 32, 32, 3), np.uint8), "label": np.zeros(10)}
+  monkeypatch.setattr(batches, "all_once", lambda *_: [batch] * 60)
   model = alexnet_jax.load(place / "run")
   examples = trained.examples_of(model.config, "", "train")
   file = tmp_path / "features.npz"

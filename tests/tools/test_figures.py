@@ -1,6 +1,7 @@
 """Figures of a net: what is planted in it and its images is on the picture."""
 
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from drawn_runs import small_config, write_run, write_run_on_shapes
 from PIL import Image
 from tfds_files import encoded, write
 
+from alexnet_jax import networks
+from alexnet_jax.configs import run131
 from alexnet_jax.data import records
 from alexnet_jax.runtime import errors
 from alexnet_jax.tools import inference
@@ -275,10 +278,21 @@ def test_bad_command_is_refused(look, place, tmp_path, capsys):
   model = look[0].model
   bad = types.SimpleNamespace(image="no.png")
   with pytest.raises(errors.InputError, match=r"--image='no.png'.*No such"):
-    figures.FigureContext(model, bad)
+    figures.FigureContext(model, bad).image  # noqa: B018
   bad = types.SimpleNamespace(image="", data_dir="", split="none")
   with pytest.raises(errors.InputError, match=r"--split.*none"):
     figures.FigureContext(model, bad).image  # noqa: B018
   write_run(tmp_path / "run", small_config(ensemble=2), seeds=(0, 1))
   with pytest.raises(errors.InputError, match="ensemble of 2 nets"):
     inference.load_single(tmp_path / "run")
+
+
+def test_filters_of_a_net_with_branches_are_those_of_conv1():
+  network = networks.from_config(run131.get_config())
+  layers = {name: {} for name in networks.layer_names(network)}
+  layers["conv1"]["kernel"] = np.zeros((11, 11, 3, 64), np.float32)
+  net = types.SimpleNamespace(network=network)
+  model = types.SimpleNamespace(net=net, members=[{"features": layers}])
+  context: Any = types.SimpleNamespace(model=model)
+  (axes,) = figures.FIGURES["filters"](context).axes
+  assert axes.texts[0].get_text().startswith("tower 1: 32 filters")

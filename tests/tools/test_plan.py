@@ -43,9 +43,7 @@ def memory(*arguments, **changes):
   ("layout", "devices", "changes"),
   [
     ("data", 2, {}),
-    ("data", 2, {"ensemble": 4}),  # two members on each device
-    ("data", 3, {"ensemble": 2, "batch_size": 12}),  # all members on each
-    ("data", 4, {"ensemble": 2}),  # each on two devices
+    ("data", 3, {"batch_size": 12}),
     ("towers", 2, {"optimizer": "lars"}),
     ("towers", 8, {"microbatches": 2}),
     ("owt_a", 8, {"num_classes": 16}),
@@ -175,8 +173,6 @@ EXAMPLES = 128 * 8
         "all-reduce": (18, 2 * SHARE * 4 * (CONV + BIASES + 4 + 16)),
       },
     ),
-    # A net on each device; four numbers and 16 flags of both at the end.
-    ("data", 2, {"ensemble": 2}, 0, {"all-gather": (5, 20 * 2 * 4 / 2)}),
   ],
 )
 def test_exchanges_by_hand(layout, devices, changes, megabytes, expected):
@@ -199,8 +195,6 @@ def test_each_join_of_towers_has_its_line():
 
 def test_parameters_of_a_device():
   assert memory("data", 8)["parameters"] == 4 * TOTAL
-  assert memory("data", 2, ensemble=2)["parameters"] == 4 * TOTAL
-  assert memory("data", 2, ensemble=4)["parameters"] == 8 * TOTAL
   split = 4 * (CONV + BIASES + KERNELS // 8)
   assert memory("fsdp", 8)["parameters"] == split
 
@@ -262,11 +256,6 @@ dimensions={1}, to_apply=%add
 device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}
   %one = f32[77]{0} all-reduce(%p0), replica_groups={{0},{1},{2},{3}}
   %p = u8[5]{0} collective-permute(%p0), source_target_pairs={{0,2},{1,3},{4,5}}
-  %start = (f32[2]{0}, f32[8]{0}) all-gather-start(%p0), \
-replica_groups={{0,1,2,3}}, dimensions={0}
-  %done = f32[8]{0} all-gather-done(%start)
-  %sent = (f32[7]{0}, f32[7]{0}, u32[], u32[]) collective-permute-start(%p0), \
-source_target_pairs={{0,1}}
   ROOT %not = f32[96]{0} fusion(%all-reduce.1), calls=%add
 }
 """
@@ -283,8 +272,6 @@ def test_every_notation_of_the_program_is_read():
     hlo.Collective("reduce-scatter", "f32", 128 * 2048 * 4, 4),
     hlo.Collective("all-gather", "f32", 3, 4),
     hlo.Collective("collective-permute", "u8", 5, 3),
-    hlo.Collective("all-gather", "f32", 8, 4),
-    hlo.Collective("collective-permute", "f32", 7, 1),
   ]
 
 
@@ -373,3 +360,17 @@ def test_1024_devices_are_planned_on_paper():
 def test_what_a_layout_cannot_divide_is_refused(layout, devices, words):
   with pytest.raises(errors.InputError, match=words):
     paper(layout, devices)
+
+
+def test_layers_inside_branches_are_planned():
+  config = config_files.load_config("run131").unlock()
+  config.update(learning_rate_of_layers=(), layout="owt_a", batch_size=4)
+  plan = plan_command.make_plan(config, 2, False)
+  (activities,) = (x for x in plan.lines if x.what == "activities to fc layers")
+  assert activities.received == 4 * 9216 * 4 / 2
+  assert "features/conv2_image/kernel" in {x.name for x in plan.costs.arrays}
+
+
+def test_an_ensemble_is_refused():
+  with pytest.raises(errors.InputError, match=r"ensemble=2 is not planned"):
+    paper("data", 2, ensemble=2)

@@ -217,7 +217,7 @@ def test_panel_shows_names_and_bars_and_marks_the_true_class(tmp_path):
       "true": None,
     }),
   ]  # fmt: skip
-  first, bars, second, others = drawings.panel(shown).axes
+  first, second, bars, others = drawings.panel(shown).axes
   np.testing.assert_array_equal(first.images[0].get_array(), shown[0][1])
   assert [text.get_text() for text in first.texts] == ["cat"]
   assert [text.get_text() for text in second.texts] == [f"{'b' * 23}…"]

@@ -12,24 +12,42 @@ from alexnet_jax.tools import summary
 
 def layers_and_totals(name):
   config = importlib.import_module(f"configs.{name}").get_config()
-  *layers, totals = summary.lines(networks.from_config(config))
-  return layers, totals
+  *layers, total, conv, fc = summary.lines(networks.from_config(config))
+  return layers, (total, conv, fc)
 
 
 @pytest.mark.parametrize(
-  ("name", "parameters", "macs"),
+  ("name", "parameters", "macs", "conv", "fc"),
   [
-    ("alexnet", "60,965,224", "724,406,816"),
-    ("run145", "60,965,224", "724,406,816"),
-    ("one_tower", "62,378,344", "1,135,256,096"),
-    ("one_weird_trick", "61,100,840", "714,188,480"),
-    ("run145_half", "59,798,312", "391,514,384"),
-    ("run146", "61,555,304", "745,640,480"),
+    ("alexnet", "60,965,224", "724,406,816", (3.8, 91.9), (96.2, 8.1)),
+    ("run145", "60,965,224", "724,406,816", (3.8, 91.9), (96.2, 8.1)),
+    ("one_tower", "62,378,344", "1,135,256,096", (6.0, 94.8), (94.0, 5.2)),
+    ("one_weird_trick", "61,100,840", "714,188,480", (4.0, 91.8), (96.0, 8.2)),
+    ("run145_half", "59,798,312", "391,514,384", (2.0, 85.0), (98.0, 15.0)),
+    ("run146", "61,555,304", "745,640,480", (4.8, 92.1), (95.2, 7.9)),
   ],
 )
-def test_totals_are_those_of_the_original(name, parameters, macs):
+def test_totals_are_those_of_the_original(name, parameters, macs, conv, fc):
+  """The shares, in per cent, are counted by hand."""
   _, totals = layers_and_totals(name)
-  assert totals == ("total", "", "", parameters, macs)
+  assert totals == (
+    ("total", "", "", parameters, macs),
+    ("  conv layers", "", "", *(f"{share}%" for share in conv)),
+    ("  fc layers", "", "", *(f"{share}%" for share in fc)),
+  )
+
+
+def test_layers_inside_branches_are_listed_and_counted():
+  layers, totals = layers_and_totals("run131")
+  assert [line[:3] for line in layers[:3]] == [
+    ("input", "224 x 224 x 3", ""),
+    ("  blur", "56 x 56 x 3", "sigma 4, window 9, stride 4"),
+    ("conv2_image", "27 x 27 x 256", "kernel 5, stride 2"),
+  ]
+  assert "  sum" in [line[0] for line in layers]
+  counts = [int(x[3].replace(",", "")) for x in layers if x[3]]
+  assert f"{sum(counts):,}" == totals[0][3]
+  assert f"{sum(counts[:6]) / sum(counts):.1%}" == totals[1][3]
 
 
 def test_lines_of_the_paper_show_grids_towers_and_counts():
@@ -74,7 +92,7 @@ def test_what_is_not_the_default_shows():
     (line[0].strip(), line[2]) for line in lines
   ]
   lines, _ = layers_and_totals("run150")
-  assert ("fc7", "8192", "towers 2") in [line[:3] for line in lines]
+  assert ("fc7", "4096", "towers 2") in [line[:3] for line in lines]
 
 
 def cells(table):
@@ -89,17 +107,17 @@ def difference(*paths):
 
 def test_difference_has_each_field_and_layer_that_changed_and_no_other():
   fields, layers = difference("alexnet", "run145")
-  drops = "(25.0, 51.0, 79.0)"
-  of_layers = "((67.0, 'conv1', 1e-05), (72.0, 'conv1', 0.0))"
+  drops = "(24.0, 50.0, 78.0)"
+  of_layers = "((66.0, 'conv1', 1e-05), (71.0, 'conv1', 0.0))"
   normed = "('activation', 'lrn', 'max_pool')"
   assert fields == [
-    ("schedule_of_biases", "weights", "constant"),
     ("colour_noise_divisor", "1.0", "1.1"),
-    ("colour_noise_epochs", "None", "67.0"),
+    ("colour_noise_epochs", "None", "66.0"),
     ("images_per_view", "1", "32"),
     ("learning_rate_drop_epochs", "()", drops),
     ("learning_rate_of_biases", "1.0", "2.0"),
     ("learning_rate_of_layers", "()", of_layers),
+    ("mean_crop", "own place", "centre"),
     ("network.conv1.then", normed, "('lrn', 'max_pool', 'activation')"),
     ("network.conv2.then", normed,
      "('activation', 'lrn', 'map_norm', 'max_pool')"),
@@ -110,7 +128,7 @@ def test_difference_has_each_field_and_layer_that_changed_and_no_other():
      "('max_pool', 'activation')"),
     ("network.lrn.alpha", "0.0001", "2e-05"),
     ("schedule", "plateau", "epochs"),
-    ("total_epochs", "90.0", "91.0"),
+    ("schedule_of_biases", "weights", "constant"),
     ("weight_decay_of_biases", "True", "False"),
   ]  # fmt: skip
   assert [
@@ -136,7 +154,11 @@ def test_difference_ends_in_both_totals_where_they_differ():
     ("-", "  activation", "6 x 6 x 256", "relu", "", ""),
     ("-", "  join", "6 x 6 x 256", "", "", ""),
     ("-", "total", "", "", "61,555,304", "745,640,480"),
+    ("-", "  conv layers", "", "", "4.8%", "92.1%"),
+    ("-", "  fc layers", "", "", "95.2%", "7.9%"),
     ("+", "total", "", "", "60,965,224", "724,406,816"),
+    ("+", "  conv layers", "", "", "3.8%", "91.9%"),
+    ("+", "  fc layers", "", "", "96.2%", "8.1%"),
   ]  # fmt: skip
   assert ("network.conv6.filters", "256", "no such field") in fields
 
@@ -157,12 +179,12 @@ def test_command_prints_the_whole_table(run):
   assert result.returncode == 0, result.stderr
   printed = {"".join(line.split()) for line in result.stdout.splitlines()}
   layers, totals = layers_and_totals("alexnet")
-  for line in (*layers, totals):
+  for line in (*layers, *totals):
     assert "".join("".join(line).split()) in printed
 
 
 def test_command_prints_a_difference(run):
-  assert run("--diff", "run145", "run135").stdout == "no field differs\n"
+  assert run("--diff", "run145", "run145").stdout == "no field differs\n"
   printed = run("--diff", "run145", "run146").stdout
   assert "network.conv6.filters" in printed
   assert "61,555,304" in printed

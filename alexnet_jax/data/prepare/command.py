@@ -22,7 +22,7 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.prepare import shards, sources, splits
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import errors
 
 
 def encode(item: Any, *, size_px: int, raw: bool) -> tuple[np.ndarray, bytes]:
@@ -113,7 +113,8 @@ def main(_) -> None:
   print("  alexnet train --config=alexnet", *words)
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   text, integer = flags.DEFINE_string, flags.DEFINE_integer
   text("source", None, "Images to read; see above.", required=True)
   text("output", None, "Directory to make.", required=True)
@@ -129,8 +130,3 @@ def _define_flags() -> None:
   )
   text("synsets", "", "File of WNID WORDS in order of the labels.")
   flags.DEFINE_bool("skip_bad", False, "Leave out unreadable images.")
-
-
-def command() -> None:
-  """`alexnet prepare`."""
-  cli.run(main, _define_flags)

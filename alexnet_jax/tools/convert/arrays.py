@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import model, networks
+from alexnet_jax.runs import states
 from alexnet_jax.runtime import errors
 
 # Marks the files that this package writes; their config lies beside them.
@@ -35,9 +35,7 @@ def shapes(network: model.Network) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of a net's arrays in torch's layout, by name."""
 
   def draw():
-    images = jnp.zeros((1, network.input_size_px, network.input_size_px, 3))
-    variables = model.AlexNet(network).init(jax.random.key(0), images)
-    return to_torch(network, variables["params"])
+    return to_torch(network, states.init_params(model.AlexNet(network), 0))
 
   return {name: x.shape for name, x in jax.eval_shape(draw).items()}
 
@@ -61,10 +59,7 @@ def to_torch(network: model.Network, params: Any) -> dict[str, Any]:
 
 
 def from_torch(network: model.Network, arrays: Arrays) -> dict[str, Any]:
-  """Returns a net's parameters, float32, from arrays as `shapes` has them.
-
-  Raises InputError if an array is not of floats, or not finite.
-  """
+  """Returns a net's parameters, float32, from arrays as `shapes` has them."""
   pixels = _pixels(network)
   params: dict[str, Any] = {"features": {}, "classifier": {}}
   for name in networks.layer_names(network):

@@ -21,7 +21,7 @@ from absl import flags
 from alexnet_jax import networks
 from alexnet_jax.data import records, statistics
 from alexnet_jax.runs import checkpoint, run_files
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import errors
 from alexnet_jax.tools import inference
 from alexnet_jax.tools.convert import arrays, exports, files, nets
 
@@ -31,22 +31,17 @@ def import_file(
   output: Path,
   *,
   net: str | None = None,
-  mean: str = "",
   classes: str = "",
   data_dir: str = "",
 ) -> list[str]:
-  """Writes a file of weights as a run, and returns lines that describe it.
-
-  The flags of `alexnet convert` describe the arguments. Raises InputError if
-  the file is of no known net, or an option does not fit it.
-  """
+  """Writes a file of weights as a run; returns lines that describe it."""
   loaded = files.read(path)
   weights = dict(loaded.arrays)
   if loaded.is_ours:
-    if net or mean or classes:
+    if net or classes:
       raise errors.InputError(
-        f"this package wrote {str(path)!r}, with net, mean and classes beside"
-        " it; drop --net, --mean and --classes."
+        f"this package wrote {str(path)!r}, with net and classes beside it;"
+        " drop --net and --classes."
       )
     config, names, stats = _read_metadata(path, loaded)
     lines = [f"{path} was written by this package; its config is beside it."]
@@ -57,27 +52,21 @@ def import_file(
       raise errors.InputError(f"{str(path)!r}: {e}") from e
     known = nets.NETS[name]
     names = _class_names(classes, data_dir, config.num_classes)
-    mean = mean or ",".join(map(str, known.mean))
-    image = _mean_image(mean, config.image_size_px)
-    stats = statistics.Statistics(image, *nets.COLOURS)
-    means = ", ".join(f"{x:.4g}" for x in image.mean((0, 1), np.float64))
-    scales = ", ".join(f"{x:.4g}" for x in config.input_scale)
+    shape = (config.image_size_px, config.image_size_px, 3)
+    mean_image = np.full(shape, known.mean, np.float32)
+    stats = statistics.Statistics(mean_image, *nets.COLOURS)
+    means = ", ".join(f"{x:.4g}" for x in known.mean)
+    scales = ", ".join(f"{x:.4g}" for x in known.scale)
     lines = [
       f"{path} is {name} (config {known.config}).",
-      f"Its input is RGB of 0..255 less the mean ({means} on average), times"
-      f" {scales}. Mean and scale are kept with the weights.",
+      f"Its input is RGB of 0..255 less the mean ({means}), times {scales}."
+      " Mean and scale are kept with the weights.",
     ]
     if known.bgr:
       weights["conv1.weight"] = weights["conv1.weight"][:, ::-1]
       lines.append("conv1 took blue first; its filters now take RGB.")
   config.unlock()
-  if data_dir:
-    if records.open_directory(Path(data_dir)).class_names != names:
-      raise errors.InputError(
-        f"--data_dir={data_dir!r} has other classes than the net; give the"
-        " data of its classes, or leave --data_dir out."
-      )
-    config.data_dir = data_dir
+  config.data_dir = data_dir or config.data_dir
   params = arrays.from_torch(networks.from_config(config), weights)
   del loaded, weights  # Hundreds of megabytes, not needed any more.
   with _new_folder(output) as folder:
@@ -91,10 +80,7 @@ def import_file(
 def export_run(
   workdir: Path, output: Path, kind: str, step: str = "newest"
 ) -> list[str]:
-  """Writes a run as a file of `exports.KINDS`; returns lines that describe it.
-
-  `step` is as for `inference.load`.
-  """
+  """Writes a run as a kind of `KINDS`; returns lines that describe the file."""
   model = inference.load_single(workdir, step)
   with _new_folder(output) as folder:
     run_files.write_config(folder, model.config)
@@ -128,26 +114,6 @@ def _new_folder(output: Path) -> Iterator[Path]:
     raise errors.InputError(
       f"output={str(output)!r} cannot be written ({errors.reason(e)}); choose"
       " another place, with room."
-    ) from e
-
-
-def _mean_image(text: str, size_px: int) -> np.ndarray:
-  """Returns [S, S, 3] in RGB, from `R,G,B` or Caffe's file of BGR."""
-  try:
-    if text.endswith(".npy"):
-      mean = np.load(text, allow_pickle=False)
-    else:
-      mean = np.array([float(word) for word in text.split(",")]).reshape(3)
-      mean = np.tile(mean[::-1, None, None], (1, size_px, size_px))
-    if mean.shape != (3, size_px, size_px):
-      raise ValueError(f"its shape is {list(mean.shape)}")
-    if not ((mean >= 0) & (mean <= 255)).all():
-      raise ValueError("some of it is not from 0 to 255")
-    return mean[::-1].transpose(1, 2, 0).astype(np.float32)
-  except Exception as e:
-    raise errors.InputError(
-      f"--mean={text!r} is no mean image ({e}); give R,G,B, or Caffe's .npy of"
-      f" 3 x {size_px} x {size_px} numbers."
     ) from e
 
 
@@ -185,10 +151,11 @@ def _read_metadata(
       " config.json, class_names.json, mean_image.npy and colour_pca.json; put"
       " them into its folder."
     ) from e
-  if differing := nets.differences(networks.from_config(config), loaded):
+  count, which = nets.differences(networks.from_config(config), loaded)
+  if count:
     raise errors.InputError(
-      f"the config beside {str(file)!r} is of another net:"
-      f" {errors.first_few(differing)}. Copy both again."
+      f"the config beside {str(file)!r} is of another net: {which}. Copy both"
+      " again."
     )
   return config, names, stats
 
@@ -204,24 +171,18 @@ def main(_) -> None:
       path,
       output,
       net=options.net,
-      mean=options.mean,
       classes=options.classes,
       data_dir=options.data_dir,
     )
   print("\n".join(lines))
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("from", None, "File of weights, or a run.", required=True)
   flags.DEFINE_string("output", None, "Folder to make.", required=True)
   flags.DEFINE_enum("to", None, list(exports.KINDS), "What a run becomes.")
   flags.DEFINE_string("step", "newest", "Of a run: newest, best or a step.")
   flags.DEFINE_enum("net", None, list(nets.NETS), "The net, if several fit.")
-  flags.DEFINE_string("mean", "", "R,G,B of 0..255, or Caffe's .npy.")
   flags.DEFINE_string("classes", "", "File of class names, one a line.")
   flags.DEFINE_string("data_dir", "", "Prepared data set, for evaluate.")
-
-
-def command() -> None:
-  """`alexnet convert`."""
-  cli.run(main, _define_flags)

@@ -1,6 +1,5 @@
 """Reads files of weights. Nothing in a file is run."""
 
-import argparse
 import importlib
 import pickle
 import re
@@ -60,11 +59,7 @@ def _read_safetensors(path: Path) -> LoadedWeights:
 def _read_torch(path: Path) -> LoadedWeights:
   torch = optional_package("torch")
   try:
-    # torchvision's training script saves its options, a Namespace of values.
-    with (
-      torch.serialization.safe_globals([argparse.Namespace]),
-      warnings.catch_warnings(action="ignore"),
-    ):
+    with warnings.catch_warnings(action="ignore"):
       content = torch.load(path, map_location="cpu", weights_only=True)
   except pickle.UnpicklingError as e:
     # Its own text is a page of advice; the reason is the error below it.
@@ -88,10 +83,7 @@ READERS: dict[str, Callable[[Path], LoadedWeights]] = {
 
 
 def read(path: Path) -> LoadedWeights:
-  """Returns what a file of weights holds.
-
-  Raises InputError if it is missing, damaged, or wants to run code.
-  """
+  """Returns what a file holds; raises InputError if it wants to run code."""
   if not path.is_file():
     raise errors.InputError(
       f"{str(path)!r} is no file; name a file of weights, or a run and --to."

@@ -1,7 +1,6 @@
 """The nets whose weights are in circulation, and which of them a file holds."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -72,43 +71,31 @@ def config_of(known: KnownNet, weights: arrays.Arrays) -> Any:
   return config.copy_and_resolve_references().lock()
 
 
-def differences(network: model.Network, weights: LoadedWeights) -> list[str]:
-  """Returns how a file's arrays and steps differ from those of a net."""
-  wanted = arrays.shapes(network)
-  found = {name: values.shape for name, values in weights.arrays.items()}
-  lines = []
-  for name in wanted | found:
-    if name not in found:
-      lines.append(f"{name} is missing")
-    elif name not in wanted:
-      lines.append(f"{name} is not expected")
-    elif found[name] != wanted[name]:
-      lines.append(f"{name} is {list(found[name])}, not {list(wanted[name])}")
+def differences(
+  network: model.Network, weights: LoadedWeights
+) -> tuple[int, str]:
+  """Returns how many arrays and steps of a file are not a net's, and which."""
+  there: dict[str, Any] = {name: x.shape for name, x in weights.arrays.items()}
+  here: dict[str, Any] = dict(arrays.shapes(network))
   if weights.steps is not None:
-    pairs = itertools.zip_longest(
-      weights.steps, caffe.steps(network), fillvalue="the end"
-    )
-    lines += [
-      f"step {number} is {theirs}, not {ours}"
-      for number, (theirs, ours) in enumerate(pairs, start=1)
-      if theirs != ours
-    ][:1]
-  return lines
+    for found, steps in ((there, weights.steps), (here, caffe.steps(network))):
+      found.update({f"step {n:02}": step for n, step in enumerate(steps, 1)})
+  count = sum(there.get(name) != here.get(name) for name in there | here)
+  return count, errors.differences(there, here, ("in the file", "in the net"))
 
 
 def detect(weights: LoadedWeights, name: str | None = None) -> tuple[str, Any]:
   """Returns name and config of the net that a file fits.
 
-  `name`, in `NETS`, is the only one that is tried. Raises InputError if the
-  file fits none of them, or several.
+  `name`, in `NETS`, is the only one that is tried.
   """
   names = [name] if name else list(NETS)
   configs = {name: config_of(NETS[name], weights.arrays) for name in names}
-  lines = {
+  differing = {
     name: differences(networks.from_config(config), weights)
     for name, config in configs.items()
   }
-  fitting = [name for name in names if not lines[name]]
+  fitting = [name for name in names if not differing[name][0]]
   if len(fitting) == 1:
     return fitting[0], configs[fitting[0]]
   if fitting:
@@ -116,8 +103,8 @@ def detect(weights: LoadedWeights, name: str | None = None) -> tuple[str, Any]:
       f"the file fits {' and '.join(fitting)}, whose weights look the same;"
       " pass --net=NAME with the one that it is."
     )
-  nearest = min(names, key=lambda name: len(lines[name]))
+  nearest = min(names, key=lambda name: differing[name][0])
   raise errors.InputError(
-    f"the file fits no known net. Compared with {nearest},"
-    f" {errors.first_few(lines[nearest])}. Known: {', '.join(NETS)}."
+    f"the file fits no known net. Compared with {nearest}:"
+    f" {differing[nearest][1]}. Known: {', '.join(NETS)}."
   )

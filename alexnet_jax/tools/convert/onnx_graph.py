@@ -61,18 +61,20 @@ def _add_layer(
 ) -> str:
   """Adds a layer with input `x` of a shape, and returns its output's name."""
   add, layer, out = graph.add, row.layer, row.output_shape
-  weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+  names = (f"{layer.name}.weight", f"{layer.name}.bias")
+  weights = [name for name in names if name in graph.constants]
   match layer:
     case model.Conv():
       window = _window(shape, out, layer.kernel, layer.stride, layer.padding)
-      return add("Conv", x, weight, bias, group=layer.towers, **window)
+      return add("Conv", x, *weights, group=layer.towers, **window)
     case model.Dense(towers=1):
-      return add("Gemm", x, weight, bias, transB=1)
+      return add("Gemm", x, *weights, transB=1)
     case model.Dense():  # Only a convolution has groups.
       pixel = np.array([2, 3])
-      filters = add("Unsqueeze", weight, pixel)
+      filters = add("Unsqueeze", weights[0], pixel)
       x = add("Unsqueeze", x, pixel)
-      return add("Flatten", add("Conv", x, filters, bias, group=layer.towers))
+      x = add("Conv", x, filters, *weights[1:], group=layer.towers)
+      return add("Flatten", x)
     case model.Activation(function="scaled_tanh"):
       x = add("Tanh", add("Mul", x, np.float32(2 / 3)))
       return add("Mul", x, np.float32(1.7159))
@@ -107,8 +109,8 @@ def _add_layer(
     case model.Join() | model.Dropout():
       return x
   raise errors.InputError(
-    f"{type(layer).__name__} of this net has no ONNX node here; write"
-    " safetensors instead: --to=FILE.safetensors."
+    f"{type(layer).__name__} of this net has no ONNX node here; write its"
+    " weights, --to=safetensors, or all of it, --to=stablehlo."
   )
 
 

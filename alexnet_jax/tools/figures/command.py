@@ -10,6 +10,7 @@ classes      the surest and the worst predictions for each class
 neighbours   images that are near in the last hidden layer (Fig. 4, right)
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,11 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from alexnet_jax.data import batches, decode, records
+from alexnet_jax import networks
+from alexnet_jax.data import batches, records
 from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
-from alexnet_jax.tools import features, inference
+from alexnet_jax.tools import features, inference, predict
 from alexnet_jax.tools.figures import drawings, plots
 
 _ACROSS = 6  # Images in a row.
@@ -46,15 +48,12 @@ def hide(
   return copies
 
 
+@dataclasses.dataclass
 class FigureContext:
   """The net, the image and the split that figures are drawn from."""
 
-  def __init__(self, model: inference.Model, options: Any):
-    """Reads the image of --image before anything is drawn."""
-    self.model = model
-    self.options = options
-    if options.image:
-      self.image = _read(options.image, model.config.image_size_px)
+  model: inference.Model
+  options: Any  # the flags
 
   @functools.cached_property
   def examples(self) -> records.Examples:
@@ -77,7 +76,15 @@ class FigureContext:
   @functools.cached_property
   def image(self) -> np.ndarray:
     """The image of --image, or the first of the split."""
-    return self.images([0])[0]
+    file = self.options.image
+    if not file:
+      return self.images([0])[0]
+    image = predict.read_image(Path(file), self.model.config.image_size_px)
+    if isinstance(image, str):
+      raise errors.InputError(
+        f"--image={file!r} cannot be read ({image}); name an image."
+      )
+    return image
 
   @functools.cached_property
   def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,19 +114,13 @@ class FigureContext:
     return chosen or present[:_CLASSES]
 
 
-def _read(file: str, size_px: int) -> np.ndarray:
-  try:
-    return decode.square(decode.decode(Path(file).read_bytes()), size_px)
-  except (OSError, decode.UnreadableError) as e:
-    raise errors.InputError(
-      f"--image={file!r} cannot be read ({e}); name an image."
-    ) from e
-
-
 def _filters(context: FigureContext) -> Figure:
-  network = context.model.config.network
-  params = context.model.members[0]["features"][network.layers[0]]
-  return drawings.filters(np.asarray(params["kernel"]), network.towers)
+  network = context.model.net.network
+  names = networks.layer_names(network)
+  # Run 131 has a layer over the blurred image before it.
+  name = "conv1" if "conv1" in names else names[0]
+  kernel = context.model.members[0]["features"][name]["kernel"]
+  return drawings.filters(np.asarray(kernel), network.towers)
 
 
 def _activations(context: FigureContext) -> Figure:
@@ -214,7 +215,8 @@ def main(_: Any) -> None:
     print(f"wrote {folder / name}.png and .pdf", flush=True)
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("output", None, "Folder for the files.", required=True)
@@ -223,8 +225,3 @@ def _define_flags() -> None:
   flags.DEFINE_string("image", "", "Image file; by default the split's first.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
   flags.DEFINE_string("split", "", "Split; by default the run's test split.")
-
-
-def command() -> None:
-  """`alexnet figures`."""
-  cli.run(main, _define_flags)

@@ -41,23 +41,19 @@ def panel(
   """
   across = min(_PANELS_ACROSS, len(shown))
   down = math.ceil(len(shown) / across)
-  # In inches, so that the bars of all images have one scale.
-  side, caption, gap = 1.55, 0.22, 0.1
   bars = 0.2 * max(len(found["top"]) for _, _, found in shown)
-  width, height = side + gap, side + caption + bars + gap
-  plot = figure.Figure((width * across, height * down))
-  scale = np.array([width * across, height * down] * 2)
+  size = 1.65 * across, (1.9 + bars) * down
+  plot = figure.Figure(size, layout="constrained")
+  heights = [1.55, bars] * down
+  grid = plot.subplots(2 * down, across, height_ratios=heights, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
   for place, (path, image, found) in enumerate(shown):
     row, column = divmod(place, across)
-    left = column * width + gap / 2
-    bottom = (down - 1 - row) * height + gap / 2
-    top = bottom + bars + caption
-    above = plot.add_axes(tuple((left, top, side, side) / scale))
+    above, below = grid[2 * row : 2 * row + 2, column]
     above.imshow(image)
-    above.set_axis_off()
     weight = "bold" if found["true"] else "normal"
     _write_under(above, found["true"] or path.name, 24, weight)
-    below = plot.add_axes(tuple((left, bottom, side, bars) / scale))
     _draw_bars(below, found)
   return plot
 
@@ -77,10 +73,7 @@ def _draw_bars(axes: Any, found: dict[str, Any]) -> None:
       colour, weight = TRUE, "bold"
     axes.barh(row, each["probability"], color=colour, alpha=0.45, height=0.86)
     axes.text(0.015, row, plots.plain(name), va="center", weight=weight)
-  rows = len(found["top"])
-  axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xticks=(), yticks=())
-  for side in ("bottom", "left"):
-    axes.spines[side].set_visible(False)
+  axes.set(xlim=(0, 1), ylim=(len(found["top"]) - 0.5, -0.5))
 
 
 def sheet(pictures_NxHxWx3: np.ndarray, across: int) -> np.ndarray:
@@ -125,8 +118,7 @@ def tile_filters(kernel_HxWx3xN: np.ndarray, towers: int) -> np.ndarray:
 def colourfulness(kernel_HxWx3xN: np.ndarray) -> np.ndarray:
   """Returns how much of each filter's energy is in colour, 0 to 1, [N].
 
-  It is the share of its squared weights that is left when each pixel's mean
-  over R, G and B is subtracted.
+  That is the share that is left without each pixel's mean over R, G and B.
   """
   grey = kernel_HxWx3xN.mean(axis=2, keepdims=True)
   chroma = ((kernel_HxWx3xN - grey) ** 2).sum(axis=(0, 1, 2))

@@ -17,14 +17,12 @@ STYLE: Any = {
   "font.size": 7,
   "axes.titlesize": 7,
   "axes.linewidth": 0.6,
-  "lines.linewidth": 1.0,
   "axes.spines.top": False,
   "axes.spines.right": False,
-  "legend.frameon": False,
 }
 
 
-def save(plot: figure.Figure, file: Path) -> None:
+def save(plot: figure.Figure, file: Path, dpi: int = 300) -> None:
   """Writes a plot as PNG or PDF; the same plot gives the same bytes."""
   with (
     matplotlib.rc_context(STYLE),
@@ -34,7 +32,7 @@ def save(plot: figure.Figure, file: Path) -> None:
     # The font lacks some scripts, whose letters become boxes.
     warnings.filterwarnings("ignore", "Glyph")
     undated = {"CreationDate": None} if file.suffix == ".pdf" else None
-    plot.savefig(new, dpi=300, metadata=undated)
+    plot.savefig(new, dpi=dpi, metadata=undated)
 
 
 def plain(name: str, most: int = 28) -> str:

@@ -28,9 +28,9 @@ from rich.table import Table
 from alexnet_jax import augment, networks, optimizer, steps
 from alexnet_jax.data import statistics
 from alexnet_jax.model import AlexNet
-from alexnet_jax.parallel import ensemble, layouts, placement
+from alexnet_jax.parallel import layouts, placement
 from alexnet_jax.runs import config_files, states
-from alexnet_jax.runtime import cli, platforms
+from alexnet_jax.runtime import errors, platforms
 from alexnet_jax.tools.plan import hlo
 from alexnet_jax.tools.plan.costs import Costs
 
@@ -91,17 +91,16 @@ class Plan:
 
 
 def make_plan(config: Any, devices: int, compiled: bool) -> Plan:
-  """Returns the plan of a config's training step.
-
-  Raises:
-    InputError: the layout cannot divide the config over so many devices.
-  """
+  """Returns the plan of a config's training step."""
   config_files.check(config)
+  if config.ensemble > 1:
+    raise errors.InputError(
+      f"ensemble={config.ensemble} is not planned; plan one net with"
+      " --config.ensemble=1."
+    )
   net = networks.make_model(config)
   layout = layouts.from_config(config, net.network, devices)
   params = jax.eval_shape(lambda: states.init_params(net, 0))
-  if layout.members > 1:
-    params = jax.eval_shape(ensemble.stack, [params] * layout.members)
   costs = Costs(config, layout, net.network, params)
   if not compiled:
     return Plan(costs)
@@ -210,11 +209,7 @@ def main(_) -> None:
   console.print(verdict(plan))
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+  """Defines the flags of the command."""
   flags.DEFINE_integer("devices", 1, "How many.", 1)
   config_files.define_config()
-
-
-def command() -> None:
-  """`alexnet plan`."""
-  cli.run(main, _define_flags)

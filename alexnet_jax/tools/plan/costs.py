@@ -1,7 +1,6 @@
 """What a training step exchanges and keeps in memory, by formula.
 
 The formulas read the layout and the table of layers, never a compiled program.
-Members of an ensemble that share a device count one by one, as they run on CPU.
 """
 
 import dataclasses
@@ -78,7 +77,7 @@ class Costs:
       for path, leaf in self._leaves
       if layout.is_fsdp(path) and layout.data > 1
     )
-    images = layout.batch_size // layout.shards * self._local_members
+    images = layout.batch_size // layout.shards
     return {
       "parameters": stored,
       "momentum": stored,
@@ -98,16 +97,11 @@ class Costs:
     return jax.tree.leaves_with_path(self.params)
 
   @property
-  def _local_members(self) -> int:
-    """Nets that one device trains."""
-    layout = self.layout
-    return layout.members // layout.model if layout.members > 1 else 1
-
-  @property
   def _flat_size(self) -> int:
     """Inputs of the fc layers for one image."""
     rows = networks.rows(self.network)
-    return rows[len(self.network.features) - 1].output_shape[0]
+    flattened = (x for x in rows if isinstance(x.layer, model.Flatten))
+    return next(flattened).output_shape[0]
 
   def _runs(self, half: str) -> tuple[int, int]:
     """Returns how often a device runs a half, and on how many examples."""
@@ -181,17 +175,15 @@ class Costs:
     for path, leaf in self._leaves:
       half = path[0].key
       updates = layout.fc_updates if half == "classifier" else 1
-      count = updates * self._local_members
       if layout.is_fsdp(path):
         gathered = Collective("all-gather", "f32", leaf.size, layout.data)
-        yield Exchange(f"kernels of {half}", count, gathered)
+        yield Exchange(f"kernels of {half}", updates, gathered)
         summed = Collective("reduce-scatter", "f32", leaf.size, layout.data)
       else:
         parts = self._devices_along(layout.spec_of(path, leaf.ndim))
-        elements = leaf.size // parts // self._local_members
         group_size = self._devices_along(layout.axes_to_add(path))
-        summed = Collective("all-reduce", "f32", elements, group_size)
-      yield Exchange(f"gradients of {half}", count, summed)
+        summed = Collective("all-reduce", "f32", leaf.size // parts, group_size)
+      yield Exchange(f"gradients of {half}", updates, summed)
       if self.config.optimizer == "lars" and path[-1].key == "kernel":
         # Of weights and of updates.
         group_size = self._devices_along(layout.axes_of(path))
@@ -200,26 +192,17 @@ class Costs:
 
   def _metrics(self) -> Iterator[Exchange]:
     """Softmax, loss, two errors, examples, and whether gradients are finite."""
-    layout, members = self.layout, self._local_members
+    layout = self.layout
     runs, examples = self._runs("classifier")
     leaves = len(self._leaves)
     group_size = self._devices_along(layout.class_axes)
     for dtype, count in (("f32", 3 * runs), ("s32", runs)):
       array = Collective("all-reduce", dtype, examples, group_size)
       yield Exchange("softmax", count, array)
-    # All members have as many examples, so XLA sums that number once.
     summed = Collective("all-reduce", "f32", 1, layout.data)
-    yield Exchange("loss and errors", 3 * members + 1, summed)
+    yield Exchange("loss and errors", 4, summed)
     for axes in {layout.axes_of(path) for path, _ in self._leaves}:
       flags = Collective("all-reduce", "s32", leaves, self._devices_along(axes))
-      yield Exchange("finite gradients", 1, flags)
-    if layout.members > 1:
-      # XLA gathers no number of examples that it knows when it compiles.
-      known = layout.data == 1 and members > 1
-      shown = Collective("all-gather", "f32", layout.members, layout.model)
-      yield Exchange("loss and errors", 3 if known else 4, shown)
-      elements = layout.members * leaves
-      flags = Collective("all-gather", "s32", elements, layout.model)
       yield Exchange("finite gradients", 1, flags)
 
   def _activations(self) -> int:
@@ -247,4 +230,4 @@ class Costs:
       # The gathered inputs of up to two passes.
       held = min(self.layout.passes, 2) * examples["classifier"]
       total += held * self._flat_size * width
-    return total * self._local_members
+    return total

@@ -49,7 +49,7 @@ class Collective:
 
 
 _INSTRUCTION = re.compile(
-  rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(.*?\)(, .*)?$", re.MULTILINE
+  rf"= (.*?) ({'|'.join(KINDS)})\(.*?\)(, .*)?$", re.MULTILINE
 )
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
@@ -63,14 +63,9 @@ def read(text: str) -> list[Collective]:
   partitions = re.search(r"num_partitions=(\d+)", text)
   devices = int(partitions[1]) if partitions else 1
   found = []
-  for result, kind, start, attributes in _INSTRUCTION.findall(text):
+  for result, kind, attributes in _INSTRUCTION.findall(text):
     group_size = _group_size(kind, attributes, devices)
-    outputs = _ARRAY.findall(result)
-    if start and kind != "all-reduce":
-      # The result holds the operands, the outputs and u32 scalars of XLA's.
-      outputs = [output for output in outputs if output != ("u32", "")]
-      outputs = outputs[len(outputs) // 2 :]
-    for dtype, shape in outputs:
+    for dtype, shape in _ARRAY.findall(result):
       elements = math.prod(int(side) for side in shape.split(",") if side)
       if kind == "reduce-scatter":
         elements *= group_size

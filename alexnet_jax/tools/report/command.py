@@ -37,10 +37,6 @@ def main(argv: Sequence[str]) -> None:
   print(f"wrote {output}: {len(found.runs)} runs, {size_mb:.2f} MB")
 
 
-def command() -> None:
-  """`alexnet report`."""
-  cli.run(
-    main,
-    lambda: flags.DEFINE_string("output", "report.html", "File to write."),
-    takes_files=True,
-  )
+def define_flags() -> None:
+  """Defines the flags of the command."""
+  flags.DEFINE_string("output", "report.html", "File to write.")

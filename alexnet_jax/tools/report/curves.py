@@ -86,8 +86,7 @@ def reduce(lines: reader.Lines, most: int) -> Curve:
   if count > most:
     even = np.linspace(0, count, most * 2 // 3)
     growing = np.geomspace(1, count, most // 3 - 1)
-    ends = [*even, *growing, count - 1]
-    bounds = np.unique(np.array(ends, np.int64))
+    bounds = np.unique(np.array([*even, *growing, count - 1], np.int64))
   starts = bounds[:-1]
 
   def means(values: np.ndarray) -> np.ndarray:

@@ -61,9 +61,6 @@ def read(folders: Sequence[Path]) -> Found:
   """Reads runs, experiments and folders of runs, each run once.
 
   Where several folders are named, a name is the path from their common parent.
-
-  Raises:
-    InputError: a folder is none of these, or its results.csv is damaged.
   """
   found = Found([], [], [])
   named = list(dict.fromkeys(folder.resolve() for folder in folders))
@@ -98,10 +95,8 @@ def _runs_of(folder: Path, experiment: Experiment | None) -> list[Path]:
   places = [folder, *sorted(folder.glob("*"))]
   if experiment:
     runs = folder / "runs"
-    places = [
-      *(runs / name for name in experiment.rows),
-      *sorted(runs.glob("*")),
-    ]
+    listed = [runs / name for name in experiment.rows]
+    places = [*listed, *sorted(runs.glob("*"))]
   found = [x for x in places if (x / "config.json").is_file()]
   if not found and not experiment:
     raise errors.InputError(
@@ -132,10 +127,6 @@ def _read_run(
     row = experiment.rows.get(folder.name, row)
     group = name.removesuffix(folder.name) + row["arm"]
     return Run(name, group, True, row["outcome"] or "no outcome", config, lines)
-  if lines and config["test_split"]:
-    if "test" not in {split for _, split in lines}:
-      step = max(each["step"][-1] for each in lines.values())
-      notes.append(f"{name} is at step {step:,.0f}: it is not tested yet.")
   return Run(name, name, False, FINISHED, config, lines)
 
 

@@ -8,8 +8,6 @@ import numpy as np
 
 from alexnet_jax.tools.report import curves, reader
 
-_CONFIDENCE = 0.95
-
 
 class Cell(NamedTuple):
   """Mean, half of the interval's width (None for one value), and n."""
@@ -40,15 +38,15 @@ class Table(NamedTuple):
     return list(dict.fromkeys(name for row in self.rows for name in row.cells))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-  """Returns the mean and half of Student's 95 % interval, None of one value."""
-  mean = float(np.mean(values))
-  if len(values) < 2:
-    return mean, None
-  from scipy import stats  # It takes a second to import.
+def cell(values: Sequence[float]) -> Cell:
+  """Returns the mean and half of Student's 95 % interval."""
+  count, half = len(values), None
+  if count > 1:
+    from scipy import stats  # It takes a second to import.
 
-  quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
-  return mean, float(quantile * stats.sem(values))
+    quantile = stats.t.ppf(0.975, count - 1)
+    half = float(quantile * stats.sem(values))
+  return Cell(float(np.mean(values)), half, count)
 
 
 def error_tables(
@@ -56,11 +54,8 @@ def error_tables(
 ) -> list[Table]:
   """Returns a table for each experiment, and one for runs that are in none."""
   tables = [Table(each.name, _rows_of_arms(each)) for each in found.experiments]
-  runs = [
-    _row_of_run(group)
-    for group in groups
-    if not group.seeds[0].run.in_experiment
-  ]
+  others = [x for x in groups if not x.seeds[0].run.in_experiment]
+  runs = [_row_of_run(group) for group in others]
   return [*tables, Table("runs", runs)] if runs else tables
 
 
@@ -103,7 +98,7 @@ def _cells(figures: dict[str, list[float]]) -> dict[str, Cell]:
   cells = {}
   for name, values in figures.items():
     if known := [value for value in values if np.isfinite(value)]:
-      cells[name] = Cell(*interval(known), len(known))
+      cells[name] = cell(known)
   return cells
 
 

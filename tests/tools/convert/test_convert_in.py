@@ -85,7 +85,6 @@ def test_torchvisions_net_gives_torchs_logits(tmp_path):
       "parallel.pth",
       functools.partial(foreign.write_checkpoint, wrapped="all"),
     ),
-    ("reference.pth", foreign.write_reference_checkpoint),
   ],
 )
 def test_every_file_of_torchvisions_net_holds_its_weights(
@@ -132,19 +131,6 @@ def test_the_user_chooses_between_nets_whose_weights_look_the_same(tmp_path):
   name, config = nets.detect(files.read(path), "bvlc_reference_caffenet")
   assert name == "bvlc_reference_caffenet"
   assert config.network.conv1.then == ("activation", "max_pool", "lrn")
-
-
-def test_caffes_mean_image_is_kept(tmp_path):
-  mean = RNG.uniform(80, 150, (3, 256, 256)).astype(np.float32)
-  np.save(tmp_path / "mean.npy", mean.astype(np.float64))
-  foreign.write_safetensors(tmp_path / "net.safetensors", TORCHVISION)
-  convert.import_file(
-    tmp_path / "net.safetensors",
-    tmp_path / "run",
-    mean=str(tmp_path / "mean.npy"),
-  )
-  kept = np.load(tmp_path / "run" / "mean_image.npy")
-  np.testing.assert_array_equal(kept, mean[::-1].transpose(1, 2, 0))
 
 
 # Refusals.
@@ -204,11 +190,14 @@ def test_half_a_file_is_refused(kind, write, options, tmp_path):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    (lambda s: s.pop("classifier.4.bias"), r"fc7\.bias is missing"),
-    (lambda s: s.update(extra=np.zeros(3)), "extra is not expected"),
+    (
+      lambda s: s.pop("classifier.4.bias"),
+      r"fc7\.bias .absent in the file",
+    ),
+    (lambda s: s.update(extra=np.zeros(3)), "extra .* absent in the net"),
     (
       lambda s: s.update({"features.0.weight": np.zeros((64, 3, 7, 7))}),
-      r"conv1\.weight is \[64, 3, 7, 7\], not \[64, 3, 11, 11\]",
+      r"conv1\.weight .* 7, 7. in the file, .* 11, 11. in the net",
     ),
   ],
 )
@@ -216,7 +205,7 @@ def test_weights_of_another_net_are_told_apart(change, words, tmp_path):
   state = dict(TORCHVISION)
   change(state)
   foreign.write_safetensors(tmp_path / "net.safetensors", state)
-  words = f"Compared with torchvision, .*{words}"
+  words = f"Compared with torchvision: .*{words}"
   refused(tmp_path / "net.safetensors", words)
 
 
@@ -237,7 +226,7 @@ def test_arrays_that_are_no_weights_are_refused(change, words, tmp_path):
 def test_another_graph_of_the_same_weights_is_another_net(tmp_path):
   path = tmp_path / "net.caffemodel"
   foreign.write_caffemodel(path, CAFFE, "caffenet", version=2)
-  words = "step 3 is max pool 3 x 3, stride 2, not norm over 5"
+  words = "step 03 .max pool 3 x 3, stride 2 in the file, norm over"
   refused(path, words, net="bvlc_alexnet")
 
 
@@ -252,7 +241,9 @@ def test_a_caffe_layer_that_computes_something_is_not_passed_over(
   assert nets.detect(files.read(path))[0] == "bvlc_alexnet"
   foreign.add_caffe_layer(path, version, 23, "TanH")
   named = {1: "kind 23", 2: "TanH"}[version]
-  refused(path, f"step 21 is an unsupported {named}, not the end")
+  refused(
+    path, f"step 21 .an unsupported {named} in the file, absent in the net"
+  )
 
 
 def write_data(folder, labels, names):
@@ -271,16 +262,9 @@ def write_data(folder, labels, names):
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"mean": "1,2"}, "--mean='1,2' is no mean image"),
-    ({"mean": "nan,1,2"}, "not from 0 to 255"),
-    ({"mean": "hwc.npy"}, r"no mean image .its shape is .256, 256, 3."),
     ({"classes": "missing.txt"}, "missing.txt' cannot be read"),
     ({"classes": "six.txt"}, "has 6 class names, but the net has 7 classes"),
     ({"data_dir": "missing"}, "data_dir=.missing. cannot be opened"),
-    (
-      {"data_dir": "data", "classes": "seven.txt"},
-      "has other classes than the net",
-    ),
   ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -288,9 +272,6 @@ def test_options_that_do_not_fit_are_refused(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "six.txt").write_text("a\nb\nc\nd\ne\nf\n")
-  (tmp_path / "seven.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
-  write_data(tmp_path / "data", [], "abcdexg")
-  np.save(tmp_path / "hwc.npy", np.full((256, 256, 3), 100.0))
   foreign.write_safetensors(tmp_path / "net.safetensors", TORCHVISION)
   refused(tmp_path / "net.safetensors", words, **options)
 
