@@ -44,13 +44,17 @@ class Layer(nn.Module):
   def describe(self, shape: Shape) -> Row:
     """Returns the row for an image's input shape; raises ValueError if bad."""
     if len(shape) not in self.input_ranks:
-      wanted = "maps" if self.input_ranks == (3,) else "units, after Flatten"
+      maps = "maps; put it before the fully connected layers"
+      wanted = maps if self.input_ranks == (3,) else "units, after Flatten"
       raise ValueError(f"it needs {wanted}")
     towers = getattr(self, "towers", 1)
     outputs = getattr(self, "filters", 0) or getattr(self, "units", 0)
     for count, what in ((shape[-1], "inputs"), (outputs, "outputs")):
       if count % towers:
-        raise ValueError(f"{count} {what} are not divisible by {towers} towers")
+        raise ValueError(
+          f"{count} {what} are not divisible by {towers} towers; change"
+          " network.towers, or filters or units"
+        )
     layer: Any = self
     y, arrays = _shapes(layer, shape)
     weights = sum(array.size for array in arrays if array.ndim > 1)

@@ -6,9 +6,8 @@ from typing import Any
 
 from alexnet_jax import augment, evaluate
 from alexnet_jax.parallel import ensemble, placement
-from alexnet_jax.runs import diagnose, ends, setup
+from alexnet_jax.runs import ends, setup
 from alexnet_jax.runs.run import Figures, InFlight, Run
-from alexnet_jax.runtime.errors import InputTimeoutError
 
 
 def train_and_evaluate(
@@ -47,7 +46,7 @@ def train(run: Run) -> bool:
       record_training(run)
     if not run.saved and (stop or done or improved or run.save_is_due()):
       finish_steps(run)
-      run.save(wait=stop or done, retry=not stop)
+      run.save(wait=stop or done)
       run.meter.restart_clock()
     if stop or done:
       return not stop
@@ -57,12 +56,8 @@ def train(run: Run) -> bool:
 def take_steps(run: Run) -> None:
   """Starts the next step, or those up to the next event as one program."""
   count = run.steps_until_event()
-  try:
-    with run.meter.waiting():
-      batches = run.next_batches(count)
-  except InputTimeoutError:
-    finish_steps(run)  # Before the run is saved.
-    raise
+  with run.meter.waiting():
+    batches = run.next_batches(count)
   run.state, sums = run.step_fn(run.state, *batches)  # steps.train_step
   run.progress.batches = run.feed.get_state()
   finish_steps(run)  # The metrics of step n - 1 are read while step n runs.
@@ -81,7 +76,7 @@ def finish_steps(run: Run) -> None:
   in_flight, run.in_flight = run.in_flight, None
   finite = []
   for step, sums in in_flight.sums_of_steps():
-    if diagnose.is_finite(run, step, sums):
+    if ends.is_finite(run, step, sums):
       finite.append(sums)
     run.log.advance(step, run.epoch(step))
   run.meter.add(finite)

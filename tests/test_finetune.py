@@ -139,7 +139,7 @@ def test_what_cannot_be_started_from_is_refused(place, tmp_path):
   config.unlock().init_from = str(place / "nowhere")
   with pytest.raises(InputError, match="nowhere' holds no run"):
     trained.load_pretrained(config, [params])
-  with pytest.raises(InputError, match=r"holds only parameters.*init_from="):
+  with pytest.raises(InputError, match=r"cannot resume .*init_from="):
     checkpoint.restore(place / "source", 0, None)
 
 

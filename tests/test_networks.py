@@ -121,7 +121,8 @@ TABLES = {
   ),
   "filters that towers do not divide": (
     2, [CONV1, conv("conv2", 5, 3, towers=2)],
-    ["conv2 with input 9 x 9 x 4", "5 outputs", "not divisible by 2 towers"],
+    ["conv2 with input 9 x 9 x 4", "5 outputs", "not divisible by 2 towers",
+     "change network.towers"],
   ),
   "channels that towers do not divide": (
     2, [conv("conv1", 5, 3), conv("conv2", 4, 3, towers=2)],
@@ -156,7 +157,7 @@ TABLES = {
   ),
   "a convolution after flattening": (
     1, [CONV1, Flatten(), conv("conv2", 4, 3)],
-    ["conv2 with input 324", "needs maps"],
+    ["conv2 with input 324", "needs maps", "before the fully connected"],
   ),
   "pooling after flattening": (
     1, [CONV1, Flatten(), AveragePool(3, 2)],
@@ -169,6 +170,11 @@ TABLES = {
   "flattening twice": (
     1, [CONV1, Flatten(), Flatten()],
     ["Flatten after conv1 with input 324", "needs maps"],
+  ),
+  "branches that end in other shapes": (
+    1, [Sum((Branch((CONV1,)), Branch((conv("conv2", 5, 3),))))],
+    ["Sum after the image with input 9 x 9 x 3", "(7, 7, 5), (9, 9, 4)",
+     "filters, strides and padding"],
   ),
   "pooling of the image itself": (
     1, [MaxPool(10, 1)],

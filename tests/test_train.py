@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -31,10 +30,9 @@ from tiny_runs import (
 )
 
 from alexnet_jax.configs import quickstart
-from alexnet_jax.data import batches
 from alexnet_jax.data.prepare import shapes
-from alexnet_jax.runs import checkpoint, trained
-from alexnet_jax.runtime.errors import InputError, InputTimeoutError
+from alexnet_jax.runs import trained
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools.evaluate import evaluate_runs
 from alexnet_jax.train import train_and_evaluate
 
@@ -273,56 +271,6 @@ def test_steps_in_one_program_are_those_taken_one_by_one(count, data, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.usefixtures("quick_compilation")
-def test_stalled_input_costs_no_step_of_the_records(
-  data, tmp_path, monkeypatch
-):
-  """Steps 3 and 4 are in flight while the reader of the next batch blocks.
-
-  Catches their loss, which a resumed run could not make good.
-  """
-  load, reads_on = batches.load, threading.Event()
-  number = {
-    frozenset(
-      batches.examples_of(COUNTS["train"], batch_size=16, seed=0, batch=i)
-    ): i
-    for i in range(40)
-  }
-
-  def records_of(workdir, first_blocked):
-    def blocking_load(examples, indices, size_px):
-      if number.get(frozenset(indices), 0) >= first_blocked:
-        reads_on.wait()
-      return load(examples, indices, size_px)
-
-    monkeypatch.setattr(batches, "load", blocking_load)
-    config = quickstart.get_config()
-    fields = {
-      "data_dir": str(data), "validation_split": "", "test_split": "",
-      "device_cache_fraction": 0.0, "input_timeout_s": 3.0, "total_steps": 6,
-      "checkpoint_every_steps": 100,
-    }  # fmt: skip
-    config.update_from_flattened_dict(QUICK | fields)
-    if first_blocked < 40:
-      with pytest.raises(InputTimeoutError, match="input_timeout_s=3"):
-        train_and_evaluate(config, workdir)
-    else:
-      train_and_evaluate(config, workdir)
-    return [(r["step"], r["loss"]) for r in records(workdir)]
-
-  whole = records_of(tmp_path / "whole", 40)
-  assert [step for step, _ in whole] == [2, 4, 6]
-  for steps, count in ((3, 1), (4, 2)):
-    workdir = tmp_path / str(steps)
-    reads_on.clear()
-    try:
-      assert records_of(workdir, steps) == whole[:count]
-    finally:
-      reads_on.set()
-    assert checkpoint.steps_of(workdir) == [steps]
-    assert records_of(workdir, 40) == whole
-
-
 def refused(workdir, *words, **fields):
   """Asserts that training ends with a line that holds the words."""
   config = quickstart.get_config()
@@ -330,6 +278,12 @@ def refused(workdir, *words, **fields):
   with pytest.raises(InputError) as refusal:
     train_and_evaluate(config, workdir)
   assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_workdir_that_cannot_be_written_is_refused(data, tmp_path):
+  (tmp_path / "file").write_text("")
+  words = "run' cannot be written (Not a directory)", "choose another"
+  refused(tmp_path / "file" / "run", *words, data_dir=str(data))
 
 
 def test_run_goes_on_with_its_own_data_alone(finished, data, tmp_path):

@@ -39,7 +39,10 @@ class Sum(Layer):
   def describe(self, shape: Shape) -> Row:
     ends = {branch.describe(shape) for branch in self.branches}
     if len(ends) > 1:
-      raise ValueError(f"its branches end in the shapes {sorted(ends)}")
+      raise ValueError(
+        f"its branches end in the shapes {sorted(ends)}; give their rows"
+        " filters, strides and padding that make these equal"
+      )
     return Row(self, ends.pop(), 0, 0)
 
   def local(self, parts: int, axis: str) -> "Sum":

@@ -1,9 +1,8 @@
 """The checkpoints of a run: where they are, verified, restored.
 
-A checkpoint is a folder WORKDIR/checkpoints/STEP: the arrays and the progress
-of a run as Orbax writes them, and SHA256SUMS. That file is written last and
-compared before use, as Orbax restores flipped bits without an error. Folders
-with other names, such as STEP.unfinished, are no checkpoints.
+A checkpoint is a folder WORKDIR/checkpoints/STEP: arrays and progress as Orbax
+writes them, and SHA256SUMS. That file is written last and compared before use,
+as Orbax restores flipped bits without an error.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ def folder_of(workdir: Path, step: int) -> Path:
 
 
 def unfinished_folder(workdir: Path, step: int) -> Path:
-  """Returns the folder to write a checkpoint into, before `commit`."""
+  """Returns the folder to write a checkpoint into, for `commit` to rename."""
   return folder_of(workdir, step).with_name(f"{step}{_UNFINISHED}")
 
 
@@ -74,33 +73,27 @@ def remove(workdir: Path, step: int) -> None:
 
 
 def clean(workdir: Path) -> None:
-  """Removes what is left of saves and removals that a kill has ended."""
+  """Removes what killed saves and removals have left."""
   for folder in (workdir / _FOLDER).glob(f"*{_UNFINISHED}*"):
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe_latest(workdir: Path) -> str:
   """Returns a sentence that says which step a run can resume from."""
-  steps = steps_of(workdir)
-  if not steps:
-    return "There is no checkpoint yet."
-  return f"The newest checkpoint is that of step {steps[-1]}."
+  if steps := steps_of(workdir):
+    return f"The newest checkpoint is that of step {steps[-1]}."
+  return "There is no checkpoint yet."
 
 
 def latest_valid(workdir: Path) -> int | None:
-  """Returns the newest undamaged step, None if nothing was saved.
-
-  Warns of damaged ones. Raises InputError if all are.
-  """
+  """Returns the newest good step, None without any; raises if all are bad."""
   steps = steps_of(workdir)
   for step in reversed(steps):
     problem = digests.problem(folder_of(workdir, step))
     if not problem:
       return step
-    print(
-      f"WARNING: the checkpoint of step {step} is damaged ({problem})",
-      file=sys.stderr,
-    )
+    line = f"WARNING: the checkpoint of step {step} is damaged ({problem})"
+    print(line, file=sys.stderr)
   if steps:
     raise errors.InputError(
       f"no checkpoint in workdir={str(workdir)!r} is undamaged. Put one back"
@@ -110,10 +103,7 @@ def latest_valid(workdir: Path) -> int | None:
 
 
 def quarantine_damaged(workdir: Path) -> int | None:
-  """Renames damaged checkpoints, so that their steps can be saved again.
-
-  Returns the newest undamaged step, as `latest_valid`.
-  """
+  """Returns `latest_valid`, after renaming the damaged steps above it."""
   newest = latest_valid(workdir)
   for step in steps_of(workdir):
     if newest is not None and step > newest:
@@ -126,22 +116,16 @@ def quarantine_damaged(workdir: Path) -> int | None:
 def restore(
   workdir: Path, step: int, state: TrainState
 ) -> tuple[TrainState, Progress]:
-  """Returns the state after a step, and the progress that goes with it.
-
-  `state` has the shapes and shardings to restore to. Raises InputError if the
-  checkpoint holds other arrays, only params, or another version's progress.
-  """
+  """Returns a step's state, laid out as `state`, and its progress."""
   folder = folder_of(workdir, step)
-  fields = _read_progress(folder)
-  if not fields:
-    raise errors.InputError(
-      f"{str(folder)!r} holds only parameters, from which training cannot"
-      f" resume; use --config.init_from={workdir} and another --workdir."
-    )
   try:
-    progress = Progress(**fields)
+    progress = Progress(**_read_progress(folder))
   except TypeError as e:
-    raise another_version(workdir, e) from e
+    raise errors.InputError(
+      f"training cannot resume from {str(folder)!r}, which another program or"
+      f" version wrote ({errors.reason(e)}); start a run from its parameters"
+      f" with --config.init_from={workdir} and another --workdir."
+    ) from e
   names = "params", "opt_state", "plateau"
   parts = {name: getattr(state, name) for name in names}
   _check_shapes(folder, parts)
@@ -151,19 +135,8 @@ def restore(
   return TrainState(step_array, *(found[name] for name in parts)), progress
 
 
-def another_version(workdir: Path, cause: Exception) -> errors.InputError:
-  """Returns the error for a run that this version of the program cannot use."""
-  return errors.InputError(
-    f"workdir={str(workdir)!r} holds a run of another version"
-    f" ({errors.reason(cause)}); train it anew."
-  )
-
-
 def read_params(workdir: Path, step: int, expected: Any = None) -> Any:
-  """Returns the parameters of a checkpoint as numpy arrays.
-
-  Raises InputError if their shapes are not those of the `expected` ones.
-  """
+  """Returns parameters as numpy arrays; refuses shapes that differ."""
   folder = folder_of(workdir, step)
   if expected:
     _check_shapes(folder, {"params": expected})
@@ -188,20 +161,18 @@ def find_step(workdir: Path, which: str) -> int:
     raise errors.InputError(f"{where} holds no checkpoint yet; train it first.")
   if which == "newest":
     return newest
-  name, steps = which, [str(step) for step in steps_of(workdir)]
+  steps = {str(step): step for step in steps_of(workdir)}
   if which == "best":
-    name = str(_read_progress(folder_of(workdir, newest)).get("best_step"))
-  if name not in steps:
+    which = str(_read_progress(folder_of(workdir, newest)).get("best_step"))
+  problem = "there is none"
+  if which in steps:
+    problem = digests.problem(folder_of(workdir, steps[which]))
+  if problem:
     raise errors.InputError(
-      f"{where} has no checkpoint of step {name} (step={which!r}); choose one"
+      f"{where} has no good checkpoint of step {which} ({problem}); choose one"
       f" of {', '.join(steps)}, or newest."
     )
-  if problem := digests.problem(folder_of(workdir, int(name))):
-    raise errors.InputError(
-      f"the checkpoint of step {name} in {where} is damaged ({problem}); choose"
-      f" another, such as {newest}."
-    )
-  return int(name)
+  return steps[which]
 
 
 def write_params(workdir: Path, params: Any) -> None:
@@ -217,15 +188,14 @@ def write_params(workdir: Path, params: Any) -> None:
 def digest(params: Any) -> str:
   """Returns one SHA-256 of a tree of arrays, in the order of their paths.
 
-  It covers a line of each, as `classifier/fc6/bias float32 (4096,)`, and then
+  Of each it covers a line such as `classifier/fc6/bias float32 (4096,)`, then
   its bytes in C order, little endian.
   """
   total = hashlib.sha256()
   for name, leaf in sorted(_flatten(params).items()):
     values = np.asarray(leaf)
     total.update(f"{name} {values.dtype} {values.shape}\n".encode())
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    total.update(np.ascontiguousarray(little).data)
+    total.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
   return total.hexdigest()
 
 
@@ -243,7 +213,7 @@ def _restore(folder: Path, **items: Any) -> Any:
 
 
 def _read_progress(folder: Path) -> dict[str, Any]:
-  """Returns the fields of Progress, {} where only parameters were written."""
+  """Returns the fields of Progress; {} if only parameters were written."""
   if not (folder / "progress").exists():
     return {}
   return _restore(folder, progress=ocp.args.JsonRestore()).progress

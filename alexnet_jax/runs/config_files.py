@@ -1,6 +1,5 @@
 """Configs: found by name or path, loaded, overridden by flags, checked."""
 
-import inspect
 import runpy
 from collections.abc import Collection
 from pathlib import Path
@@ -19,36 +18,31 @@ CONFIGS = Path(configs.__path__[0])
 
 def load_config(path: str) -> config_dict.ConfigDict:
   """Returns the config of `NAME` or `FILE.py`, either with `:ARGUMENT`."""
-  file, _, argument = path.partition(":")
-  arguments = [argument] if argument else []
+  name, _, argument = path.partition(":")
+  file = find_config(name)
   try:
-    get_config = runpy.run_path(str(find_config(file)))["get_config"]
-    inspect.signature(get_config).bind(*arguments)
-  except (SyntaxError, ImportError, NameError, KeyError, TypeError) as e:
-    raise errors.InputError(
-      f"{path!r} cannot be loaded ({errors.reason(e)}); the file needs a"
-      " get_config(), as in configs/alexnet.py, which takes what follows a"
-      " colon, such as list in ablations:list."
-    ) from e
-  try:
-    found = get_config(*arguments)
+    get_config = runpy.run_path(str(file))["get_config"]
+    found = get_config(argument) if argument else get_config()
     if not isinstance(found, config_dict.ConfigDict):
-      raise ValueError(
-        f"get_config() returns {found!r}, which is no ConfigDict"
-      )
+      raise TypeError(f"get_config() returns {found!r}, no ConfigDict")
+  except (SyntaxError, ImportError, NameError, LookupError, TypeError) as e:
+    raise errors.InputError(
+      f"{path!r} cannot be loaded ({errors.reason(e)}); write get_config() as"
+      " in configs/alexnet.py. It gets what follows a colon: ablations:list."
+    ) from e
   except ValueError as e:
     raise errors.InputError(f"{path!r}: {e}.") from e
   return found
 
 
 def find_config(name: str) -> Path:
-  """Returns the file of a config of the package by its name, or of a path."""
+  """Returns the file of a config, by its name in the package or its path."""
   if name.endswith(".py") or "/" in name:
-    if Path(name).is_file():
-      return Path(name)
-    raise errors.InputError(
+    rule = (
       f"config={name!r} does not exist; give a .py file or a config's name."
     )
+    _require(Path(name).is_file(), rule)
+    return Path(name)
   _check_known("config", name, [p.stem for p in CONFIGS.glob("[a-z]*.py")])
   return CONFIGS / f"{name}.py"
 
@@ -118,7 +112,6 @@ RANGES: dict[str, tuple[float, float]] = {
   "network.blur.sigma": (1e-3, 1e3),
   "network.blur.window": (1, 99),
   "network.blur.stride": (1, 99),
-  "seed": (0, 2**32 - 1),
   **dict.fromkeys((
     "image_size_px", "crop_size_px", "images_per_view", "reader_threads",
     "steps_per_call", "batch_size", "batch_scaling_base", "microbatches",
@@ -126,7 +119,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "log_every_steps", "checkpoint_every_steps", "checkpoints_to_keep",
   ), COUNT),
   **dict.fromkeys((
-    "plateau_drops", "check_learning_after_steps", "skip_nonfinite_steps",
+    "seed", "plateau_drops", "check_learning_after_steps",
+    "skip_nonfinite_steps",
   ), (0, 2**31 - 1)),
   **dict.fromkeys((
     "input_scale", "colour_noise_divisor", "colour_noise_epochs", "lars_trust",
@@ -168,16 +162,16 @@ def check(config: Any) -> None:
   with cli.refuse_unknown_fields():
     for name, value in flatten(load_config("alexnet").to_dict()).items():
       if isinstance(value, bool) and not name.startswith("network."):
-        right = isinstance(fields[name], bool)
-        _require(right, f"{name}={fields[name]!r} must be True or False.")
+        rule = f"{name}={fields[name]!r} must be True or False."
+        _require(isinstance(fields[name], bool), rule)
     for name, bounds in RANGES.items():
       for value in fields[name] if name in TUPLES else (fields[name],):
         if value is not None or name not in MAY_BE_NONE:
           _check_number(name, value, bounds)
     for name, known in CHOICES.items():
       _check_known(name, fields[name], known)
-  _check_layers(fields)
-  _check_layer_names(fields)
+  rows = _check_rows(config)
+  _check_exceptions(fields, rows)
   _check_between(config)
 
 
@@ -202,58 +196,80 @@ def _require(holds: bool, rule: str) -> None:
     raise errors.InputError(rule)
 
 
-def _check_layers(fields: dict[str, Any]) -> None:
-  layers = fields["network.layers"]
-  rows = [name.split(".")[1] for name in fields if name.endswith(".then")]
-  for layer in layers:
-    _check_known("network.layers", layer, rows)
-    for name, bounds in ROW_RANGES.items():
-      field = f"network.{layer}.{name}"
-      if field in fields:
-        _check_number(field, fields[field], bounds)
-    for word in fields[f"network.{layer}.then"]:
-      _check_known(f"network.{layer}.then", word, networks.LAYERS)
-  shown, classes = f"network.layers={tuple(layers)}", fields["num_classes"]
-  _require(len(set(layers)) == len(layers), f"{shown} names a layer twice.")
+def _check_rows(config: Any) -> dict[str, Any]:
+  """Checks the rows of the net; returns them, also those inside branches."""
+  net = config.network.to_dict()
+  known = [
+    x for x, row in net.items() if isinstance(row, dict) and "then" in row
+  ]
+  rows: dict[str, Any] = {}
+
+  def check_rows(field: str, names: Any) -> None:
+    _require(
+      isinstance(names, list | tuple),
+      f"{field}={names!r} must be a tuple of names; one name needs a comma.",
+    )
+    for name in names:
+      _check_known(field, name, known)
+      _require(name not in rows, f"{field} names {name!r} twice; add a row.")
+      row = rows[name] = net[name]
+      for key, bounds in ROW_RANGES.items():
+        has_no_bias = key == "bias" and "filters" in row and row[key] is None
+        if key in row and not has_no_bias:
+          _check_number(f"network.{name}.{key}", row[key], bounds)
+      for word in row["then"]:
+        _check_known(f"network.{name}.then", word, networks.LAYERS)
+      for branch in row.get("branches", ()):
+        check_rows(f"network.{name}.branches", branch)
+
+  check_rows("network.layers", net["layers"])
+  layers, classes = tuple(net["layers"]), config.num_classes
   _require(
-    bool(layers) and fields.get(f"network.{layers[-1]}.units") == classes,
-    f"{shown} must end in a fully connected layer of num_classes={classes}"
-    " units.",
+    bool(layers) and net[layers[-1]].get("units") == classes,
+    f"network.layers={layers} must end in a fully connected layer of"
+    f" num_classes={classes} units.",
   )
+  return rows
 
 
-def _check_layer_names(fields: dict[str, Any]) -> None:
+def _check_exceptions(fields: dict[str, Any], rows: dict[str, Any]) -> None:
   """Checks the fields that name layers."""
-  layers = list(fields["network.layers"])
+  layers = [name for name, row in rows.items() if "sigma" in row]
+  arrays = [f"{layer}/{x}" for layer in layers for x in ("kernel", "bias")]
   for layer in fields["reinit_layers"]:
     _check_known("reinit_layers", layer, layers)
-  arrays = [f"{layer}/{x}" for layer in layers for x in ("kernel", "bias")]
-  for field, parts, known in (
-    ("weight_decay_of_layers", ("layer", "decay"), layers),
-    ("learning_rate_of_layers", ("epoch", "layer", "rate"), layers + arrays),
-  ):
+  for field, parts in {
+    "weight_decay_of_layers": {"layer": layers, "decay": NOT_NEGATIVE},
+    "learning_rate_of_layers": {
+      "epoch": NOT_NEGATIVE, "layer": layers + arrays, "rate": NOT_NEGATIVE,
+    },
+    "network.dropout_rate_of_layers": {
+      "layer": list(rows), "rate": RANGES["network.dropout_rate"],
+    },
+  }.items():  # fmt: skip
     for entry in fields[field]:
       _require(
         isinstance(entry, list | tuple) and len(entry) == len(parts),
         f"{field} holds {entry!r}, which is not ({', '.join(parts)}).",
       )
-      for part, value in zip(parts, entry, strict=True):
+      for (part, allowed), value in zip(parts.items(), entry, strict=True):
         if part == "layer":
-          _check_known(field, value, known)
+          _check_known(field, value, allowed)
         else:
-          _check_number(f"{field}: {part}", value, NOT_NEGATIVE)
+          _check_number(f"{field}: {part}", value, allowed)
 
 
 def _check_between(c: Any) -> None:
   """Checks fields that depend on each other."""
+  net = c.network
   for norm in ("lrn", "map_norm"):
-    size = c.network[norm].window
+    size = net[norm].window
     rule = f"network.{norm}.window={size} must be odd: it is centred."
     _require(size % 2 == 1, rule)
   _require(
-    c.network.pool_stride <= c.network.pool_window,
-    f"network.pool_stride={c.network.pool_stride} must be at most"
-    f" network.pool_window={c.network.pool_window}, or pixels are left out.",
+    net.pool_stride <= net.pool_window,
+    f"network.pool_stride={net.pool_stride} must be at most"
+    f" network.pool_window={net.pool_window}, or pixels are left out.",
   )
   _require(
     len(c.input_scale) == 3,
@@ -263,11 +279,6 @@ def _check_between(c: Any) -> None:
     c.crop_size_px <= c.image_size_px,
     f"crop_size_px={c.crop_size_px} must be at most"
     f" image_size_px={c.image_size_px}.",
-  )
-  _require(
-    c.seed + c.ensemble <= 2**32,
-    f"seed={c.seed} must be at most 2**32 - {c.ensemble} for"
-    f" ensemble={c.ensemble}.",
   )
   _require(
     c.schedule != "plateau" or bool(c.validation_split),

@@ -21,10 +21,8 @@ def problem(folder: Path) -> str:
   try:
     listed = (folder / NAME).read_text(errors="replace")
     lines = _lines(folder)
-  except FileNotFoundError as e:
-    return f"{Path(e.filename).name} is missing"
   except OSError as e:
-    return f"its files cannot be read ({e})"
+    return str(e)
   if listed == "".join(lines):
     return ""
   differing = {*listed.splitlines(keepends=True)} ^ {*lines}
@@ -36,17 +34,14 @@ def _lines(folder: Path) -> list[str]:
   """Returns the lines of SHA256SUMS, sorted by the names of the files."""
 
   def line_of(file: Path) -> str:
+    name = file.relative_to(folder).as_posix()
     if file.is_symlink():  # It leads out of the checkpoint.
-      digest = "a link"
-    else:
-      with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return f"{digest}  {file.relative_to(folder).as_posix()}\n"
+      return f"a link  {name}\n"
+    with file.open("rb") as stream:
+      digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return f"{digest}  {name}\n"
 
-  files = sorted(
-    path
-    for path in folder.rglob("*")
-    if (path.is_symlink() or not path.is_dir()) and path != folder / NAME
-  )
+  paths = sorted({*folder.rglob("*")} - {folder / NAME})
+  files = [path for path in paths if path.is_symlink() or not path.is_dir()]
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     return list(pool.map(line_of, files))

@@ -1,10 +1,13 @@
-"""When the rate of a net drops, and when its training ends."""
+"""When a step is skipped, a rate drops, and a net or a run ends."""
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
+import numpy as np
 
+from alexnet_jax import networks
 from alexnet_jax.runs.run import Figures, Run
 from alexnet_jax.runtime import errors
 
@@ -30,17 +33,63 @@ def stop_at_train_error(run: Run, figures: Figures) -> None:
 
 def check_above_chance(run: Run, figures: Figures) -> None:
   """Raises NotLearningError if a loss is still that of equal chances."""
-  config, step = run.config, run.step
-  if not 0 < config.check_learning_after_steps <= step:
+  config = run.config
+  if not 0 < config.check_learning_after_steps <= run.step:
     return
   chance = math.log(config.num_classes)
   for loss in (each["loss"] for each in figures):
     if abs(loss / chance - 1) < CHANCE_TOLERANCE:
       raise errors.NotLearningError(
-        f"the net learns nothing: at step {step} its loss is {loss:.4f}, and"
-        f" ln(num_classes={config.num_classes}) is {chance:.4f}. Usual causes:"
+        f"the net learns nothing: at step {run.step} its loss is {loss:.4f},"
+        f" and ln(num_classes={config.num_classes}) is {chance:.4f}. Causes:"
         f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
         " or bias of a layer, so that no unit is active; labels that have"
         " nothing to do with the images (alexnet show draws them). To train"
         " on, pass --config.check_learning_after_steps=0."
       )
+
+
+def is_finite(run: Run, step: int, sums: dict[str, Any]) -> bool:
+  """Returns whether loss and gradients are finite; if not, the step is skipped.
+
+  Members of an ensemble that have ended do not count. Takes "nonfinite" out of
+  the sums of `steps.make_step`. Raises DivergedError after more than
+  `skip_nonfinite_steps`.
+  """
+  nonfinite = np.atleast_2d(sums.pop("nonfinite"))  # By member and array.
+  losses = np.atleast_1d(sums["loss"] / sums["examples"])
+  bad = nonfinite.any(axis=1) | ~np.isfinite(losses)
+  bad &= ~np.atleast_1d(run.plateau.stopped)
+  if not bad.any():
+    return True
+  member = int(np.argmax(bad))
+  whose = f" of member {member}" if len(losses) > 1 else ""
+  loss = f"the loss{whose} is {losses[member]:g} at step {step}"
+  allowed = run.config.skip_nonfinite_steps
+  if run.progress.skipped >= allowed:
+    arrays = _nonfinite_arrays(run, nonfinite[member])
+    raise errors.DivergedError(
+      f"{loss} (gradients that are not finite: {arrays}), with"
+      f" learning_rate={run.rates()[member]:g}; lower it, or skip such steps"
+      f" with --config.skip_nonfinite_steps=N. {run.describe_latest()}"
+    )
+  run.progress.skipped += 1
+  run.log.print(
+    f"WARNING: {loss}, or a gradient is not finite; the step is skipped"
+    f" ({run.progress.skipped} of skip_nonfinite_steps={allowed})"
+  )
+  return False
+
+
+def _nonfinite_arrays(run: Run, counts: np.ndarray) -> str:
+  """Returns the arrays whose gradients are not finite, last layer first."""
+  layers = networks.layer_names(run.net.network)
+  paths = [path[1:] for path, _ in jax.tree.leaves_with_path(run.state.params)]
+  bad = [
+    (layer.key, array.key)
+    for (layer, array), count in zip(paths, counts, strict=True)
+    if count
+  ]
+  # Gradients are computed from the last layer down.
+  bad.sort(key=lambda path: layers.index(path[0]), reverse=True)
+  return errors.first_few(map("/".join, bad)) or "none"

@@ -15,20 +15,14 @@ from alexnet_jax.runtime import errors
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-  """Returns the records of `metrics.jsonl`; a cut last line is left out.
-
-  Raises InputError if another line is damaged.
-  """
+  """Returns the records of `metrics.jsonl`, but for a last line that is cut."""
   file = workdir / "metrics.jsonl"
   lines = file.read_bytes().splitlines() if file.exists() else []
   records = []
   for number, line in enumerate(lines, start=1):
     try:
-      record = json.loads(line)
-      if not isinstance(record["step"], int):
-        raise ValueError("its step is no number")
-      records.append(record)
-    except (ValueError, KeyError, TypeError) as e:
+      records.append(json.loads(line))
+    except ValueError as e:
       if number < len(lines):
         raise errors.InputError(
           f"{file} is damaged in line {number} ({e}); remove that line."
@@ -47,19 +41,17 @@ class Logger(contextlib.AbstractContextManager):
     total_steps: int,
     is_first: bool = True,
   ):
-    """Opens the files of a run, and drops records after its checkpoint.
+    """Opens the files, and drops records after the checkpoint of `start_step`.
 
-    That is of `start_step`, and `evaluated` if the validation that is due then
-    is done. If not `is_first`, the logger writes nothing.
+    Its own validation is dropped if not `evaluated`. Only `is_first` writes.
     """
-    # The test comes after the last validation.
-    splits = ("train", "validation", "test") if evaluated else ("train",)
-    self._before = [
-      record
-      for record in read_metrics(workdir)
-      if record["step"] < start_step
-      or (record["step"] == start_step and record["split"] in splits)
-    ]
+
+    def is_kept(record: dict[str, Any]) -> bool:
+      if record["step"] == start_step:
+        return evaluated or record["split"] == "train"
+      return record["step"] < start_step
+
+    self._before = [x for x in read_metrics(workdir) if is_kept(x)]
     self._total_steps = total_steps
     self._unwritten = b""
     self._file = self._scalars = None
@@ -71,7 +63,6 @@ class Logger(contextlib.AbstractContextManager):
       console=self._console, disable=not self._console.is_terminal
     )
     self._task = self._bar.add_task("starting", total=total_steps)
-    self._figures = ""  # Of training, beside the bar.
     if is_first:
       file = workdir / "metrics.jsonl"
       lines = [json.dumps(record) + "\n" for record in self._before]
@@ -104,8 +95,7 @@ class Logger(contextlib.AbstractContextManager):
   def advance(self, step: int, epoch: float) -> None:
     """Moves the bar to a step."""
     where = f"step {step}/{self._total_steps}  epoch {epoch:.2f}"
-    description = f"{where}  {self._figures}"
-    self._bar.update(self._task, completed=step, description=description)
+    self._bar.update(self._task, completed=step, description=where)
 
   def record(self, record: dict[str, Any]) -> None:
     """Writes and shows the metrics of a split."""
@@ -119,20 +109,15 @@ class Logger(contextlib.AbstractContextManager):
     self._scalars.write(step, {f"{group}/{k}": v for k, v in scalars.items()})
     if member is not None:
       return
-    figures = (
-      f"loss {record['loss']:.4f}  error {record['top1_error']:.2%}"
-      f"  {record['images_per_second']:,.0f} images/s"
-    )
-    if split == "train" and not self._bar.disable:
-      self._figures = figures
-      return
     self.print(
       f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
-      f"  {split:<10}  {figures}"
+      f"  {split:<10}  loss {record['loss']:.4f}"
+      f"  error {record['top1_error']:.2%}"
+      f"  {record['images_per_second']:,.0f} images/s"
     )
 
   def flush(self) -> bool:
-    """Writes what a full disk has held up; returns whether all is written."""
+    """Writes what a full disk has delayed; returns whether all is written."""
     if not self._file or not self._unwritten:
       return True
     size = self._file.seek(0, os.SEEK_END)

@@ -59,8 +59,7 @@ class Meter:
   def take(self) -> list[dict[str, float]]:
     """Returns the means of each member since the last call, and clears them.
 
-    The mean over members follows, if there are several; it leaves out a member
-    that has ended and whose loss is not finite.
+    If there are several, the mean over those whose loss is finite follows.
     """
     means = metrics.means(self._totals)
     each = [

@@ -136,24 +136,23 @@ class Run:
   def record(self, split: str, figures: Figures) -> None:
     """Records the figures of a split; raises DivergedError if a loss is NaN.
 
-    Of an ensemble, members that have ended have no new figures before the test.
+    Members of an ensemble that have ended have new figures only of the test.
     """
-    epoch = self.epoch(self.step)
+    about = {"step": self.step, "epoch": self.epoch(self.step), "split": split}
     rates, ended = self.rates(), np.atleast_1d(self.plateau.stopped)
-    records = []
-    for member, each in enumerate(figures):
-      about: dict[str, Any] = {"step": self.step, "epoch": epoch}
-      about["split"], rate = split, rates.mean()
-      if member < len(figures) - 1:
-        if ended[member] and split != "test":
-          continue
-        about["member"], rate = member, rates[member]
-      if not math.isfinite(each["loss"]):
+    records = [
+      about | {"member": i} | each | {"learning_rate": float(rates[i])}
+      for i, each in enumerate(figures[:-1])
+      if split == "test" or not ended[i]
+    ]
+    rate = float(rates.mean())
+    records.append(about | figures[-1] | {"learning_rate": rate})
+    for record in records:
+      if not math.isfinite(record["loss"]):
         raise errors.DivergedError(
-          f"the {split} loss is {each['loss']} at step {self.step}; lower"
+          f"the {split} loss is {record['loss']} at step {self.step}; lower"
           f" learning_rate. {self.describe_latest()}"
         )
-      records.append(about | each | {"learning_rate": float(rate)})
     for record in records:
       self.log.record(record)
 
@@ -165,12 +164,10 @@ class Run:
     may_ask = jax.process_count() == 1 or self.logs_after(self.step)
     return may_ask and self.saver.is_due()
 
-  def save(self, *, wait: bool, retry: bool) -> None:
+  def save(self, *, wait: bool) -> None:
     """Saves the state; see `Saver.save`."""
     self.progress.totals = self.meter.totals()
-    self.saved = self.saver.save(
-      self.state, self.progress, wait=wait, retry=retry
-    )
+    self.saved = self.saver.save(self.state, self.progress, wait=wait)
 
   def describe_latest(self) -> str:
     """Returns a sentence that says which step the run can resume from."""

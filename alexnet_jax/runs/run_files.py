@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.data import statistics
 from alexnet_jax.runs import config_files
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors
 
 # Fields that say where, how often and when to give up, not what is computed.
 MAY_CHANGE_ON_RESUME = (
@@ -25,26 +24,23 @@ MAY_CHANGE_ON_RESUME = (
 
 @contextlib.contextmanager
 def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
-  """Locks a workdir, new or of the same run, and writes its `config.json`.
+  """Locks a workdir until the process ends, and writes its `config.json`.
 
-  The lock ends with the process, however that ends. Raises InputError if the
-  workdir cannot be written, is locked, or holds a run whose config differs in
-  more than `MAY_CHANGE_ON_RESUME`.
+  Raises InputError if it is locked, or holds a run whose config differs in more
+  than `MAY_CHANGE_ON_RESUME`; OSError if it cannot be written.
   """
-  with contextlib.ExitStack() as stack:
-    with errors.writing("workdir", workdir):
-      workdir.mkdir(parents=True, exist_ok=True)
-      lock = stack.enter_context((workdir / ".lock").open("w"))
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as e:
-        raise errors.InputError(
-          f"workdir={str(workdir)!r} is in use by another program; wait until"
-          " it ends, or choose another --workdir."
-        ) from e
-      if (workdir / "config.json").exists():
-        _check_same_run(workdir, config)
-      write_config(workdir, config)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / ".lock").open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise errors.InputError(
+        f"workdir={str(workdir)!r} is in use by another program; wait until"
+        " it ends, or choose another --workdir."
+      ) from e
+    if (workdir / "config.json").exists():
+      _check_same_run(workdir, config)
+    write_config(workdir, config)
     yield
 
 
@@ -64,9 +60,8 @@ def _check_same_run(workdir: Path, config: ConfigDict) -> None:
 
 def replace_text(file: Path, text: str) -> None:
   """Writes a file; whoever reads it meanwhile sees the old or the new text."""
-  new = file.with_suffix(".new")
-  new.write_text(text, encoding="utf-8")
-  os.replace(new, file)
+  with cli.replacing(file) as new:
+    new.write_text(text, encoding="utf-8")
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
@@ -79,11 +74,7 @@ def _to_json(config: ConfigDict) -> str:
 
 
 def read_config(workdir: Path) -> Any:
-  """Returns the config of a run; raises InputError if there is none.
-
-  Fields that are newer than the run are as in configs/alexnet.py, which is what
-  the code did before it had them.
-  """
+  """Returns the config of a run; newer fields are as in configs/alexnet.py."""
   try:
     saved = json.loads((workdir / "config.json").read_text())
     added = json.loads(config_files.load_config("alexnet").to_json())
@@ -108,20 +99,13 @@ def write_run_metadata(
 def read_run_metadata(
   workdir: Path,
 ) -> tuple[tuple[str, ...], statistics.Statistics]:
-  """Returns the class names and statistics that a run was trained with.
-
-  Raises InputError if they are missing or damaged.
-  """
+  """Returns the class names and statistics that a run was trained with."""
   file = workdir / "class_names.json"
   try:
-    class_names = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(class_names, list) or not all(
-      isinstance(name, str) for name in class_names
-    ):
-      raise ValueError("it is no list of names")
-  except (OSError, ValueError) as e:
+    class_names = tuple(json.loads(file.read_text(encoding="utf-8")))
+  except (OSError, ValueError, TypeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} has no usable {file.name} ({e}); train the run"
       " again."
     ) from e
-  return tuple(class_names), statistics.read(workdir)
+  return class_names, statistics.read(workdir)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import math
 import shutil
 import threading
 import time
@@ -20,14 +21,13 @@ from alexnet_jax.steps import TrainState
 
 _SAVE_AGAIN_S = 60  # After a failed save, while training goes on.
 _RETRY_S = 10  # After a failed save that is waited for.
-_TIMEOUT_S = 300  # For the other processes, when one of them cannot save.
 
 
 class Saver(contextlib.AbstractContextManager):
   """Saves the states of a run, one at a time, in the background.
 
-  A failed save prints a warning and leaves no checkpoint; the run goes on.
-  All processes of a run call the methods in the same order.
+  A failed save prints a warning; the run goes on. All processes of a run call
+  the methods in the same order.
   """
 
   def __init__(
@@ -57,10 +57,9 @@ class Saver(contextlib.AbstractContextManager):
 
   def is_due(self) -> bool:
     """Whether to save now, by the clock of process 0: the same in all."""
-    every_s = self._every_s
-    if self._failed:
-      every_s = min(every_s, _SAVE_AGAIN_S)
-    return hosts.from_first(time.monotonic() - self._tried_at >= every_s)
+    most_s = _SAVE_AGAIN_S if self._failed else math.inf
+    waited_s = time.monotonic() - self._tried_at
+    return hosts.from_first(waited_s >= min(self._every_s, most_s))
 
   def save(
     self,
@@ -68,22 +67,18 @@ class Saver(contextlib.AbstractContextManager):
     progress: checkpoint.Progress,
     *,
     wait: bool = False,
-    retry: bool = True,
   ) -> bool:
-    """Saves a state, while the next steps run.
+    """Saves a state while the next steps run; returns False if it has failed.
 
-    With `wait` it returns when checkpoint and log are on disk. A save that
-    fails meanwhile is tried again until `should_stop`, or raises InputError
-    without `retry`. Raises InputError if the parameters are not finite.
-
-    Returns:
-      False if the save has failed already.
+    With `wait` it returns when checkpoint and log are on disk. If that fails,
+    it tries again, or raises InputError once the run `should_stop`. Raises
+    InputError if the parameters are not finite.
     """
     self._start(state, progress)
     if not wait:
       return not self._failed
     while not hosts.from_first(self.wait() and self._log.flush()):
-      if not retry or self._should_stop():
+      if self._should_stop():
         raise errors.InputError(
           f"step {int(state.step)} could not be saved."
           f" {checkpoint.describe_latest(self._workdir)}"
@@ -109,7 +104,12 @@ class Saver(contextlib.AbstractContextManager):
       )
     self._failed, self._tried_at = False, time.monotonic()
     with self._report_errors(step):
-      self._check_free_space(state)
+      # TensorStore prints a traceback for each array that it cannot write.
+      arrays = jax.tree.leaves((state.params, state.opt_state))
+      needed = sum(array.nbytes for array in arrays)
+      free = shutil.disk_usage(self._workdir).free
+      if hosts.from_first(free < needed):
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
       self._checkpointer.save(
         checkpoint.unfinished_folder(self._workdir, step),
         args=ocp.args.Composite(
@@ -125,19 +125,11 @@ class Saver(contextlib.AbstractContextManager):
       )
       self._thread.start()
 
-  def _check_free_space(self, state: TrainState) -> None:
-    # TensorStore prints a traceback for each array that it cannot write.
-    arrays = jax.tree.leaves((state.params, state.opt_state))
-    needed = sum(array.nbytes for array in arrays)
-    free = shutil.disk_usage(self._workdir).free
-    if hosts.from_first(free < needed):
-      raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
-
   def _finish(self, step: int, best_step: int | None) -> None:
     """Makes a checkpoint of the files of Orbax, and removes old ones."""
     with self._report_errors(step):
       self._checkpointer.wait_until_finished()
-      if hosts.is_first():
+      if jax.process_index() == 0:
         checkpoint.commit(self._workdir, step)
         if step == best_step:
           self._best_step = step
@@ -150,20 +142,18 @@ class Saver(contextlib.AbstractContextManager):
     """Turns an error into a warning: a run survives a full disk."""
     try:
       yield
-    # For a disk that is full, read-only or gone, Orbax and TensorStore raise
-    # errors of many types.
-    except Exception as e:
+    except Exception as e:  # Orbax and TensorStore raise errors of many types.
       self._failed, self._tried_at = True, time.monotonic()
       # Another file may have failed too, which the next save would raise.
       with contextlib.suppress(Exception):
         self._checkpointer.close()
       self._checkpointer = _open_checkpointer()
-      if hosts.is_first():
+      if jax.process_index() == 0:
         checkpoint.clean(self._workdir)
       # TensorStore adds codes, options and source lines in brackets.
       cause, *_ = f"{type(e).__name__}: {e}".split(" [")
       # A process without a log may be the only one that has this error.
-      show = self._log.print if hosts.is_first() else print
+      show = self._log.print if jax.process_index() == 0 else print
       show(
         f"WARNING: step {step} could not be saved ({' '.join(cause.split())})."
         f" Make room in {self._workdir}; the run goes on and tries again in"
@@ -172,10 +162,10 @@ class Saver(contextlib.AbstractContextManager):
 
 
 def _open_checkpointer() -> ocp.AsyncCheckpointer:
-  return ocp.AsyncCheckpointer(
-    ocp.CompositeCheckpointHandler(),
-    async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_S),
-  )
+  # Of several processes, others wait for so long when one cannot save.
+  options = ocp.AsyncOptions(timeout_secs=300)
+  handler = ocp.CompositeCheckpointHandler()
+  return ocp.AsyncCheckpointer(handler, async_options=options)
 
 
 @jax.jit

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from alexnet_jax import augment, networks, optimizer, schedules, steps
 from alexnet_jax.data import checks, feed, records, statistics
@@ -30,10 +29,8 @@ from alexnet_jax.runtime import errors, hosts, platforms
 def open_run(
   config: Any, workdir: Path, should_stop: Callable[[], bool]
 ) -> Iterator[Run]:
-  """Yields a run, new or resumed from its newest valid checkpoint.
-
-  Raises InputError for a bad config, data set or workdir.
-  """
+  """Yields a run, new or resumed from its newest undamaged checkpoint."""
+  is_first = jax.process_index() == 0
   fields = config_files.flatten(config.to_dict())
   hosts.assert_same_on_all_hosts(fields | {"workdir": str(workdir)})
   config_files.check(config)
@@ -72,21 +69,20 @@ def open_run(
   with contextlib.ExitStack() as stack:
     # Nothing is written before here, where the config is known to run.
     newest = None
-    with hosts.raise_on_all_hosts():
-      if hosts.is_first():
+    with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
+      if is_first:
         stack.enter_context(run_files.claim_workdir(workdir, config))
-        with errors.writing("workdir", workdir):
-          if not resumes:
-            names = data.dataset.class_names
-            run_files.write_run_metadata(workdir, names, data.statistics)
-          checkpoint.clean(workdir)
-          newest = checkpoint.quarantine_damaged(workdir)
+        if not resumes:
+          run_files.write_run_metadata(
+            workdir, data.class_names, data.statistics
+          )
+        checkpoint.clean(workdir)
+        newest = checkpoint.quarantine_damaged(workdir)
     hosts.assert_shared_folder(workdir)
     newest = hosts.from_first(newest)
     if newest is not None:
       state, progress = checkpoint.restore(workdir, newest, state)
-      changed = errors.differences(progress.fingerprint, data.fingerprint)
-      if changed:
+      if changed := errors.differences(progress.fingerprint, data.fingerprint):
         raise errors.InputError(
           f"data_dir={config.data_dir!r} is not what the run had at step"
           f" {newest}: {changed}. Put the data back, or choose another"
@@ -96,17 +92,16 @@ def open_run(
     start_step = int(state.step)
     with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       log = logs.Logger(
-        workdir, start_step, progress.evaluated, total_steps, hosts.is_first()
+        workdir, start_step, progress.evaluated, total_steps, is_first
       )
     stack.enter_context(log)
     if start_step:
-      log.print(
-        f"resuming from step {start_step} of {total_steps} in {workdir}"
-      )
+      where = f"step {start_step} of {total_steps} in {workdir}"
+      log.print(f"resuming from {where}")
     elif origin:
       log.print(f"starting with {origin}")
     saver = saving.Saver(workdir, config, log, progress.best_step, should_stop)
-    run = Run(
+    yield Run(
       config=config,
       workdir=workdir,
       splits=data.splits,
@@ -124,19 +119,10 @@ def open_run(
       state=state,
       progress=progress,
     )
-    try:
-      yield run
-    except errors.InputTimeoutError as e:
-      # Of several processes, the others would not come to save.
-      if jax.process_count() == 1 and not run.saved:
-        log.print(f"WARNING: {e}")  # The disk may stall the saving too.
-        with contextlib.suppress(errors.InputError):  # It has been printed.
-          run.save(wait=True, retry=False)
-      raise
 
 
 class _Data(NamedTuple):
-  dataset: records.Dataset
+  class_names: tuple[str, ...]
   splits: dict[str, records.Examples]  # Of train, validation and test.
   statistics: statistics.Statistics  # That the net's input is made with.
   fingerprint: dict[str, str]  # The digest of each file.
@@ -148,16 +134,15 @@ def _open_data(config: Any, workdir: Path, resumes: bool) -> _Data:
   # By its name, as a mistyped data_dir does not exist either.
   draws = config.generate_shapes and data_dir.name == "shapes"
   with hosts.raise_on_all_hosts():
-    if draws and hosts.is_first() and not data_dir.exists():
+    if draws and jax.process_index() == 0 and not data_dir.exists():
       print(f"drawing the shapes data set into {data_dir}", flush=True)
       shapes.generate(data_dir, size_px=config.image_size_px)
   with hosts.raise_on_all_hosts():
     dataset = records.open_directory(data_dir)
-    names = {x: config[f"{x}_split"] for x in ("train", "validation", "test")}
     splits = {
-      split: records.open_split(dataset, name, f"{split}_split")
-      for split, name in names.items()
-      if name or split == "train"
+      split: records.open_split(dataset, config[field], field)
+      for split in ("train", "validation", "test")
+      if config[field := f"{split}_split"] or split == "train"
     }
     if config.batch_size > len(splits["train"]):
       raise errors.InputError(
@@ -172,13 +157,12 @@ def _open_data(config: Any, workdir: Path, resumes: bool) -> _Data:
     elif config.init_inherits:  # The net knows pixels less that run's mean.
       _, stats = run_files.read_run_metadata(Path(config.init_from))
     fingerprint = checks.fingerprint(splits.values())
-  pixels = np.ascontiguousarray(stats.mean_image)
+  mean_image = stats.mean_image.tobytes()
   hosts.assert_same_on_all_hosts(
     {
-      "class names of data_dir": list(dataset.class_names),
-      "mean image of data_dir": hashlib.sha256(pixels.tobytes()).hexdigest(),
+      "class names of data_dir": dataset.class_names,
+      "mean image of data_dir": hashlib.sha256(mean_image).hexdigest(),
     }
     | {f"file {k} of data_dir": v for k, v in fingerprint.items()}
-    | {f"images in {k}_split": len(v) for k, v in splits.items()}
   )
-  return _Data(dataset, splits, stats, fingerprint)
+  return _Data(dataset.class_names, splits, stats, fingerprint)

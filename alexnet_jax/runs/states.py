@@ -49,8 +49,4 @@ def abstract(
     lambda: init_state([init_params(net, 0)] * layout.members, tx)
   )
   where = placement.shardings(mesh, placement.specs(layout, state))
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    where,
-  )
+  return jax.tree.map(lambda x, s: x.update(sharding=s), state, where)

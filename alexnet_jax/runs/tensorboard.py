@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# tensorboardX would import torch, which takes seconds. A module that is None
-# counts as not installed.
+# tensorboardX would import torch, which takes seconds; None hides it.
 try:
   sys.modules.setdefault("torch", None)  # pyright: ignore[reportCallIssue, reportArgumentType]
   from tensorboardX.event_file_writer import EventsWriter
@@ -20,9 +19,7 @@ _event_pb2: Any = event_pb2  # Protobuf makes its classes on import.
 
 
 class ScalarWriter:
-  """Writes scalars by step; drops those that a full disk does not take."""
-
-  # SummaryWriter of tensorboardX hangs after its thread has met a full disk.
+  """Writes scalars; drops what a full disk refuses (SummaryWriter hangs)."""
 
   def __init__(self, folder: Path, first_step: int):
     """Makes the folder; readers drop older files' `first_step` and later."""
@@ -40,14 +37,14 @@ class ScalarWriter:
   def close(self) -> None:
     """Closes the file."""
     writer, self._writer = self._writer, None
-    with contextlib.suppress(OSError):
-      if writer:
+    if writer:
+      with contextlib.suppress(OSError):
         writer.close()
 
   def _write(self, **fields: Any) -> None:
     event = _event_pb2.Event(wall_time=time.time(), **fields)
     try:
-      # The name has only seconds, and would replace a file of this second.
+      # By default a new file could replace one of the same second.
       suffix = f".{time.time_ns()}"
       self._writer = self._writer or EventsWriter(self._prefix, suffix)
       self._writer.write_event(event)

@@ -19,7 +19,7 @@ from alexnet_jax.runtime import errors
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-  """What a workdir holds, loaded."""
+  """A checkpoint, with the config and the net of its run."""
 
   config: Any
   net: model.AlexNet
@@ -33,7 +33,10 @@ def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
   try:
     net = networks.make_model(config)
   except (AttributeError, KeyError) as e:
-    raise checkpoint.another_version(workdir, e) from e
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds a run of another version"
+      f" ({errors.reason(e)}); train it anew."
+    ) from e
 
   def draw():
     drawn = [states.init_params(net, 0)] * config.ensemble
@@ -51,9 +54,9 @@ def with_pretrained_net(
 ) -> Any:
   """Returns a config with the net and the input of the run in `init_from`.
 
-  Only if `init_inherits` is set. The last layer has `num_classes` units, which
-  are drawn anew, and the `overridden` fields of the command line stay. Once the
-  run in `workdir` has begun, its own config has the net.
+  Only if `init_inherits` is set. The last layer gets `num_classes` new units,
+  and the `overridden` fields of the command line stay. Once the run in
+  `workdir` has begun, the net is that of its own config.
   """
   if not config.init_inherits:
     return config
@@ -79,10 +82,8 @@ def with_pretrained_net(
 def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
   """Replaces layers of nets, as drawn, by those of the run in `init_from`.
 
-  Layers in `reinit_layers` stay, and those that do not fit.
-
-  Returns:
-    The parameters of each net, and a text that says which layers are whose.
+  Layers in `reinit_layers` stay, and those that do not fit. Returns the
+  parameters of each net, and a text that says which layers are whose.
   """
   source = Path(config.init_from)
   other, *more = load_run(source, placement.make_mesh()).members
@@ -91,12 +92,9 @@ def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
       f"init_from={str(source)!r} holds {1 + len(more)} nets of an ensemble;"
       " start from a run of a single net."
     )
-
   started = [{half: dict(net[half]) for half in net} for net in drawn]
-  taken: list[str] = []
-  kept: list[str] = []
-  # A dict that jax has handled has its keys sorted.
-  for half in ("features", "classifier"):
+  taken, kept = [], []
+  for half in ("features", "classifier"):  # jax has sorted the keys.
     for name, layer in drawn[0][half].items():
       found = other[half].get(name)
       fits = jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, layer)
@@ -111,10 +109,8 @@ def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
       f"init_from={str(source)!r} has no layer of this net's names and shapes;"
       " start from a run of a like net."
     )
-  origin = f"{', '.join(taken)} from {source}"
-  if kept:
-    origin += f"; {', '.join(kept)} drawn anew"
-  return started, origin
+  new = ", ".join(kept) or "no layer"
+  return started, f"{', '.join(taken)} from {source}; {new} drawn anew"
 
 
 def examples_of(config: Any, data_dir: str, split: str) -> records.Examples:

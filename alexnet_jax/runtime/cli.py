@@ -89,10 +89,9 @@ def _help(main: Callable[..., Any], names: Sequence[str]) -> str:
 
 
 def configure_process() -> None:
-  """Lets glibc keep freed memory for the next step, and jax its programs.
+  """Lets glibc keep freed memory, and jax compiled programs in ~/.cache.
 
-  Programs are cached in ~/.cache/alexnet_jax. JAX_COMPILATION_CACHE_DIR names
-  another folder, or none if it is empty.
+  JAX_COMPILATION_CACHE_DIR names another folder, or none if it is empty.
   """
   # By default glibc returns large blocks, and the system maps each page again.
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

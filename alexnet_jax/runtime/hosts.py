@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax._src import distributed  # No public name leads to its client.
 from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime import errors
 
 HEARTBEAT_S = 20  # jax aborts the run when a process is silent for so long.
-_FLAGS = "--coordinator=HOST:PORT --num_processes=N --process_id=I"
-# jax's name of a launcher, by the variable that holds its number of processes.
-# Open MPI comes first: in a SLURM job it runs inside a step of SLURM.
+# jax's name of a launcher, by the variable that holds its number of processes;
+# Open MPI first, as it may run inside a step of SLURM.
 _LAUNCHERS = {
   "OMPI_COMM_WORLD_SIZE": "ompi",
   "SLURM_STEP_NUM_TASKS": "slurm",
@@ -34,9 +34,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer("num_processes", None, "Processes of the run.")
   flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-  flags.DEFINE_integer(
-    "timeout_s", 300, "Seconds to wait for the other processes."
-  )
+  flags.DEFINE_integer("timeout_s", 300, "Seconds to wait for the others.")
 
 
 @contextlib.contextmanager
@@ -48,9 +46,9 @@ def initialize(
 ) -> Iterator[None]:
   """Connects the processes of a run. Enter it before jax sees its devices.
 
-  If all but the timeout is None, jax reads who is who from SLURM, Open MPI or a
-  Cloud TPU slice; a process that none of these started runs alone. Raises
-  InputError if processes cannot connect, or one is lost in a computation.
+  If all but the timeout is None, jax asks SLURM, Open MPI or Cloud TPU; a
+  process that none of these started runs alone. Raises InputError if processes
+  cannot connect, or one is lost in a computation.
   """
   given = coordinator, num_processes, process_id
   method = _detect_launcher() if given == (None, None, None) else "deactivate"
@@ -58,8 +56,9 @@ def initialize(
     yield
     return
   _connect(given, method, timeout_s)
+  client: Any = distributed.global_state.client
   try:
-    _check_num_processes()
+    _check_num_processes(client)
     yield
     # In its shutdown jax waits only for HEARTBEAT_S.
     multihost_utils.sync_global_devices("end of the run")
@@ -72,7 +71,7 @@ def initialize(
       )
     # Each process reports its error before the end of another aborts it.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-      _state().client.wait_at_barrier("failed", 5000)
+      client.wait_at_barrier("failed", 5000)
       jax.distributed.shutdown()
     error.exit_immediately = True
     raise error from e
@@ -110,11 +109,11 @@ def raise_on_all_hosts() -> Iterator[None]:
 def assert_shared_folder(folder: Path) -> None:
   """Raises InputError if a process does not see the folder of process 0."""
   name = f".shared-{os.urandom(8).hex()}"
-  if is_first():
+  if jax.process_index() == 0:
     (folder / name).touch()
   mark = folder / from_first(name)
   sees = gather(mark.exists())
-  if is_first():
+  if jax.process_index() == 0:
     mark.unlink()
   if not all(sees):
     raise errors.InputError(
@@ -139,11 +138,6 @@ def gather(value: Any) -> list[Any]:
   return [json.loads(row.tobytes()) for row in np.asarray(rows)]
 
 
-def is_first() -> bool:
-  """Whether this is the process that writes logs."""
-  return jax.process_index() == 0
-
-
 def _detect_launcher() -> str | None:
   """Returns jax's name of the launcher of several processes, or None."""
   for size, method in _LAUNCHERS.items():
@@ -158,7 +152,8 @@ def _detect_launcher() -> str | None:
 
 
 def _connect(given: Any, method: str, timeout_s: int) -> None:
-  remedy = f"start all processes, and give each {_FLAGS}."
+  flags = "--coordinator=HOST:PORT --num_processes=N --process_id=I"
+  remedy = f"start all processes, and give each {flags}."
   late = f"error: not all connected within --timeout_s={timeout_s}; {remedy}"
   # jax itself would abort, and while it waits no handler of Python's runs.
   timer = threading.Timer(timeout_s, errors.exit_immediately, [late, 1])
@@ -182,17 +177,10 @@ def _connect(given: Any, method: str, timeout_s: int) -> None:
     signal.signal(signal.SIGINT, on_interrupt)
 
 
-def _state() -> Any:
-  """Returns where jax keeps its client; no public name leads there."""
-  from jax._src import distributed
-
-  return distributed.global_state
-
-
-def _check_num_processes() -> None:
+def _check_num_processes(client: Any) -> None:
   """Raises InputError if processes were given different numbers of them."""
-  client, me = _state().client, _state().process_id
-  count = str(_state().num_processes)
+  me = distributed.global_state.process_id
+  count = str(distributed.global_state.num_processes)
   client.key_value_set(f"count/{me}", count)
   for process in range(int(count)):
     other = client.blocking_key_value_get(f"count/{process}", 20_000)

@@ -110,10 +110,7 @@ add_bias.defvjp(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-  """Returns `x @ kernel` in a dtype; its gradient by x as the platform likes.
-
-  The gradients are computed in the dtype of x.
-  """
+  """Returns `x @ kernel` in a dtype, and its gradients in the dtype of x."""
   return jnp.matmul(x, kernel, preferred_element_type=dtype)
 
 

@@ -27,6 +27,7 @@ class StopRequest:
 
   def __init__(self):
     self._num_calls = 0
+    self._stop = False
 
   def __call__(self) -> bool:
     """Returns the same in all processes, which must call it equally often."""
@@ -34,7 +35,9 @@ class StopRequest:
     if jax.process_count() == 1:
       return _stop_requested.is_set()
     # jax chooses a call that no process has made yet, and all stop there.
-    return multihost_utils.reached_preemption_sync_point(self._num_calls)
+    reached = multihost_utils.reached_preemption_sync_point
+    self._stop = self._stop or reached(self._num_calls)
+    return self._stop
 
   def _handle(self, number: int, _) -> None:
     # An exception would wait for data threads that may hang.

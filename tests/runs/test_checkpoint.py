@@ -121,7 +121,7 @@ def test_checkpoint_of_another_version_is_refused_in_a_line(
   with saver(tmp_path) as saves:
     saves.save(state_of(1), Other({}))
   monkeypatch.undo()
-  with pytest.raises(InputError, match=r"another version .*mood.* anew\.$"):
+  with pytest.raises(InputError, match=r"or version wrote .*mood.*init_from"):
     checkpoint.restore(tmp_path, 1, state_of(1))
 
 

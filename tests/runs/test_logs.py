@@ -65,13 +65,12 @@ def test_resumed_run_drops_the_lines_after_its_checkpoint(evaluated, tmp_path):
   assert lines(tmp_path) == before[: 3 if evaluated else 2]
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"step": "1", "split": ""}'])
-def test_damaged_line_is_refused_if_it_is_not_the_last(line, tmp_path):
+def test_damaged_line_is_refused_if_it_is_not_the_last(tmp_path):
   file = tmp_path / "metrics.jsonl"
   good = json.dumps(record(1))
-  file.write_text(f"{good}\n{line}\n")
+  file.write_text(f"{good}\n{{\n")
   assert logs.read_metrics(tmp_path) == [record(1)]
-  file.write_text(f"{good}\n{line}\n{good}\n")
+  file.write_text(f"{good}\n{{\n{good}\n")
   with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
     logs.read_metrics(tmp_path)
 

@@ -61,9 +61,3 @@ def test_damaged_config_is_refused(text, tmp_path):
     run_files.read_config(tmp_path)
   with pytest.raises(InputError, match=str(tmp_path)):
     claim(tmp_path)
-
-
-def test_workdir_that_cannot_be_written_is_refused(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(InputError, match=r"run' cannot be written \(Not a dir"):
-    claim(tmp_path / "file" / "run")

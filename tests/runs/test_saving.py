@@ -121,15 +121,6 @@ def test_save_that_is_waited_for_is_tried_until_it_succeeds(
   assert checkpoint.steps_of(tmp_path) == ([] if is_stopped else [1])
 
 
-def test_save_without_retry_gives_up_at_once(tmp_path):
-  with (
-    no_file_grows_beyond(100),
-    saver(tmp_path, should_stop=pytest.fail) as saves,
-    pytest.raises(InputError, match="step 1 could not be saved"),
-  ):
-    saves.save(state_of(1), PROGRESS, wait=True, retry=False)
-
-
 def test_log_is_written_before_the_checkpoint(tmp_path, monkeypatch):
   """Else a kill in between would lose the lines that lead to the step."""
   events = []
