@@ -82,6 +82,7 @@ def test_every_page_and_every_core_file_is_listed():
 
 # ml_collections loads config files by a way that Python is to drop.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.slow
 def test_commands_and_flags_exist(flags_of):
   shown = set()
   for page in PAGES:

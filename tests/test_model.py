@@ -244,9 +244,13 @@ def test_224_pixels_give_the_logits_of_227_padded_with_zeros():
   assert error(wide_logits, logits) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("config", "sigmas"),
-  [(alexnet, {}), (run145, {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03})],
+  [
+    (alexnet, {}),
+    (run145, {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}),
+  ],
 )
 def test_initial_weights_are_the_originals(config, sigmas):
   net = build(config, network={"fc6": {"units": 64}, "fc7": {"units": 512}})
@@ -378,8 +382,8 @@ def test_bfloat16_logits_are_sums_in_float32():
   below = net.clone(
     network=dataclasses.replace(net.network, classifier=layers[:-1])
   )
-  fc7 = np.float64(below.apply({"params": params}, images))
-  logits = net.apply({"params": params}, images)
+  fc7 = np.float64(quick_jit(below.apply)({"params": params}, images))
+  logits = quick_jit(net.apply)({"params": params}, images)
   assert logits.dtype == jnp.float32
   last = params["classifier"]["fc8"]
   kernel = np.float64(jnp.asarray(last["kernel"], jnp.bfloat16))

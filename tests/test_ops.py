@@ -370,6 +370,7 @@ def test_conv_equals_the_loop_at_every_side(ceil):
     close(y, case.loop(*case.inputs))
 
 
+@pytest.mark.slow
 def test_floor_loop_equals_torch_at_every_side():
   """Catches an oracle that rounds down wrongly, as ours would then too."""
   torch = pytest.importorskip("torch")
@@ -395,6 +396,7 @@ def test_pools_equal_the_loop_at_every_side(size):
     close(mean, oracles.average_pool(x, *size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(3, 2), (2, 2), (5, 3)])
 def test_pool_inside_is_torchs_and_so_is_its_gradient(size):
   torch = pytest.importorskip("torch")

@@ -114,6 +114,7 @@ def test_every_product_of_a_step_has_the_precision_of_the_config():
   assert set(found) == {highest}
 
 
+@pytest.mark.slow
 def test_randomness_follows_the_step_and_the_seed():
   # With this rate the weights stand still: views and dropout alone change.
   config = small_config(learning_rate=1e-30)
@@ -168,13 +169,14 @@ def with_overflow(trainer):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("layout", "devices", "changes"),
   [
     ("towers", 2, {}),
-    pytest.param("data", 2, {"microbatches": 2}, marks=pytest.mark.slow),
-    pytest.param("fsdp", 2, {}, marks=pytest.mark.slow),
-    pytest.param("owt_c", 2, {"fc_batch_size": 8}, marks=pytest.mark.slow),
+    ("data", 2, {"microbatches": 2}),
+    ("fsdp", 2, {}),
+    ("owt_c", 2, {"fc_batch_size": 8}),
   ],
 )
 def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
@@ -208,6 +210,7 @@ def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
   )
 
 
+@pytest.mark.slow
 def test_step_whose_loss_alone_is_not_finite_changes_nothing():
   """Softmaxes are, and so are gradients, where a sum of losses overflows."""
   trainer = Trainer(small_config(layout="towers"), 2)

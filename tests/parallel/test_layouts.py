@@ -115,12 +115,13 @@ def assert_equal_params(found, expected, tolerance):
 
 
 QUICK = [
-  ("two towers", "data", 8, {}),
+  ("two towers", "data", 2, {}),
   ("two towers", "towers", 2, {}),
   ("two towers", "owt_c", 2, {}),
-  ("two towers", "fsdp", 8, {}),
 ]
 OTHERS = [
+  ("two towers", "data", 8, {}),
+  ("two towers", "fsdp", 8, {}),
   ("two towers", "owt_b", 4, {}),
   ("two towers", "data", 1, {"microbatches": 4}),
   ("two towers", "towers", 8, {}),
@@ -268,14 +269,19 @@ def test_loops_of_accelerators_compute_the_same(monkeypatch, members):
 @pytest.mark.parametrize(
   ("layout", "devices", "conv", "fc", "bias", "images"),
   [
-    ("data", 8, P(), P(), P(), P("data")),
+    pytest.param(
+      *("data", 8, P(), P(), P(), P("data")), marks=pytest.mark.slow
+    ),
     ("towers", 2, P(*[None] * 3, "model"), P(None, "model"), P("model"), P()),
     pytest.param(
       *("towers", 8, P(*[None] * 3, "model")),
       *(P(None, "model"), P("model"), P("data")),
       marks=pytest.mark.slow,
     ),
-    ("owt_b", 4, P(), P(None, "model"), P("model"), P("model")),
+    pytest.param(
+      *("owt_b", 4, P(), P(None, "model"), P("model"), P("model")),
+      marks=pytest.mark.slow,
+    ),
     ("fsdp", 8, P(), P("data"), P(), P("data")),
   ],
 )
