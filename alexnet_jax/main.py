@@ -14,7 +14,6 @@ from alexnet_jax.runtime import cli, hosts, signals
 
 
 def main(_) -> None:
-  """Runs the command."""
   args = flags.FLAGS
   config, name = config_files.config()
   workdir = Path(args.workdir or f"runs/{name}")
@@ -33,7 +32,6 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/CONFIG if none."
   )

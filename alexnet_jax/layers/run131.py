@@ -40,11 +40,9 @@ def contrast_norm(
   """Divides each activity by the deviations around it (`type=cnorm`).
 
   `x / (k + alpha * sum of (x - m)^2 over the window) ** beta`, where m is the
-  mean of the window around each pixel. Windows end at the edges of the map.
-  cuda-convnet computes it so; the kernels of 2012 are not public.
-
-  Returns:
-    The shape and dtype of the input; computed in float32.
+  mean of the window around each pixel; computed in float32. Windows end at the
+  edges of the map. cuda-convnet computes it so; the kernels of 2012 are not
+  public.
   """
   x = x_BxHxWxC.astype(jnp.float32)
   square = (window, window, 1)

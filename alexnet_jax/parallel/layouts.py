@@ -171,9 +171,8 @@ def _half(path: Any) -> str | None:
 def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   """Returns a config's layout on so many devices, those of all processes.
 
-  Raises:
-    InputError: a net, a batch or a number of devices that cannot be divided so;
-      the nearest that can are named.
+  Raises InputError if net, batch or devices cannot be divided so; the nearest
+  that can are named.
   """
   name, model = config.layout, 1
   if name == "towers":

@@ -41,11 +41,10 @@ def check_above_chance(run: Run, figures: Figures) -> None:
     if abs(loss / chance - 1) < CHANCE_TOLERANCE:
       raise errors.NotLearningError(
         f"the net learns nothing: at step {run.step} its loss is {loss:.4f},"
-        f" and ln(num_classes={config.num_classes}) is {chance:.4f}. Causes:"
-        f" learning_rate={config.learning_rate:g} is too high or too low; sigma"
-        " or bias of a layer, so that no unit is active; labels that have"
-        " nothing to do with the images (alexnet show draws them). To train"
-        " on, pass --config.check_learning_after_steps=0."
+        f" and ln(num_classes={config.num_classes}) is {chance:.4f}. Change"
+        f" learning_rate={config.learning_rate:g} or a layer's sigma, look at"
+        " the labels (alexnet show), or train on with"
+        " --config.check_learning_after_steps=0."
       )
 
 

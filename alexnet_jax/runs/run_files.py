@@ -78,9 +78,14 @@ def read_config(workdir: Path) -> Any:
   try:
     saved = json.loads((workdir / "config.json").read_text())
     added = json.loads(config_files.load_config("alexnet").to_json())
-    del added["network"]
+    net = {
+      name: value
+      for name, value in added["network"].items()
+      if not (isinstance(value, dict) and "then" in value)  # The run has rows.
+    }
+    saved["network"] = net | saved["network"]
     return ConfigDict(added | saved).lock()
-  except (OSError, ValueError, TypeError, AttributeError) as e:
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run (config.json: {e}); choose"
       " another --workdir, or train one with alexnet train --workdir=DIR."

@@ -38,7 +38,6 @@ def _verify(workdir: Path) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-  """Runs the command."""
   workdir = Path(flags.FLAGS.workdir)
   match words[1:]:
     case ["verify"]:
@@ -54,6 +53,5 @@ def main(words: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Of digest: newest, best or a step.")

@@ -59,7 +59,6 @@ def evaluate_runs(
 
 
 def main(_) -> None:
-  """Runs the command."""
   options = flags.FLAGS
   cli.configure_process()
   runs, count, figures = evaluate_runs(
@@ -84,7 +83,6 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_list("workdir", None, "Folder of each run.", required=True)
   flags.DEFINE_integer("views", None, "1 or 10; by default the config's.")
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")

@@ -54,7 +54,6 @@ def write(
 
 
 def main(_: Any) -> None:
-  """Runs the command."""
   options = flags.FLAGS
   output = Path(options.output)
   if output.suffix != ".npz":
@@ -72,7 +71,6 @@ def main(_: Any) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")

@@ -20,7 +20,7 @@ from PIL import Image
 from alexnet_jax import augment, networks
 from alexnet_jax.data import decode as image_files
 from alexnet_jax.data import statistics
-from alexnet_jax.model import AlexNet, Network
+from alexnet_jax.model import Network
 from alexnet_jax.parallel import placement
 from alexnet_jax.runs import run_files, trained
 from alexnet_jax.runtime import errors, platforms
@@ -164,7 +164,7 @@ class Model:
     """Returns a layer's output for one view, "" being the softmax."""
     net: Any = self.net
     if layer:
-      net = AlexNet(self._outputs[layer], net.dtype)
+      net = net.clone(network=self._outputs[layer])
     method = "__call__" if net.network.classifier else "extract"
     images = augment.look(images, view, self.augmentation)
     found = net.apply({"params": params}, images, method=method)

@@ -87,7 +87,6 @@ def _as_table(path: Path, found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the command."""
   options, words = flags.FLAGS, argv[1:]
   panel = Path(options.panel) if options.panel else None
   if panel:
@@ -124,7 +123,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_integer("views", 1, "Views of each image, 1 or 10.")

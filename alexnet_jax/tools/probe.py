@@ -73,7 +73,6 @@ def error(train: Features, test: Features) -> float:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the command."""
   if len(argv) != 3:
     raise errors.InputError("write alexnet probe TRAIN.npz TEST.npz.")
   train, test = (read(Path(name)) for name in argv[1:])

@@ -83,7 +83,6 @@ def count_labels(examples: Examples) -> np.ndarray:
 
 
 def main(_) -> None:
-  """Runs the command."""
   args = flags.FLAGS
   if not args.output.lower().endswith(".png"):
     raise errors.InputError(f"output={args.output!r} must end in .png.")
@@ -102,7 +101,6 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("data", None, "Directory of images.", required=True)
   flags.DEFINE_string("output", None, "PNG file to write.", required=True)
   flags.DEFINE_string("split", "train", "Split, or a slice of one.")

@@ -120,7 +120,6 @@ def _settings(layer: model.Layer) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the command."""
   console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
   if not flags.FLAGS.diff and len(argv) == 1:
     config, _ = config_files.config()
@@ -146,6 +145,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_bool("diff", False, "Compare two configs.")
   config_files.define_config()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from alexnet_jax import networks
 from alexnet_jax.configs import quickstart
 from alexnet_jax.runs import run_files
 from alexnet_jax.runtime.errors import InputError
@@ -48,9 +49,14 @@ def test_run_that_is_older_than_a_field_is_read_and_resumed(tmp_path):
   claim(tmp_path)
   file = tmp_path / "config.json"
   saved = json.loads(file.read_text())
-  del saved["momentum"]
+  for fields in (saved, saved["network"]):
+    for name in ("momentum", "mean_crop", "dropout_rate_of_layers"):
+      fields.pop(name, None)
   file.write_text(json.dumps(saved))
-  assert run_files.read_config(tmp_path).momentum == 0.9
+  config = run_files.read_config(tmp_path)
+  assert config.momentum == 0.9
+  assert config.mean_crop == "own place"
+  networks.make_model(config)
   claim(tmp_path)
 
 

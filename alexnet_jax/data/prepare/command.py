@@ -6,11 +6,8 @@ IMAGES is a folder, a tar or a zip of CLASS/IMAGE or SPLIT/CLASS/IMAGE, perhaps
 inside one more folder; a list file of PATH and LABEL; a folder with the
 ILSVRC-2012 tars; a TFDS directory; or `tfds:NAME`. If it has no splits, a
 seeded tenth of each class goes to `validation` and another to `test`. If the
-command is killed, the same command continues.
-
-  alexnet prepare --source=IMAGES --output=DIR --splits=test
-
-makes a test split alone, for alexnet evaluate --workdir=RUN --data_dir=DIR.
+command is killed, the same command continues. `--splits=test` makes a test
+split alone, for `alexnet evaluate --data_dir=DIR`.
 """
 
 import functools
@@ -83,7 +80,6 @@ def prepare(
 
 
 def main(_) -> None:
-  """Runs the command."""
   args = flags.FLAGS
   names = ("raw", "splits", "seed", "synsets", "skip_bad", "workers")
   options: dict[str, Any] = {name: args[name].value for name in names}
@@ -114,7 +110,6 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   text, integer = flags.DEFINE_string, flags.DEFINE_integer
   text("source", None, "Images to read; see above.", required=True)
   text("output", None, "Directory to make.", required=True)

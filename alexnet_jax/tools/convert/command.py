@@ -161,7 +161,6 @@ def _read_metadata(
 
 
 def main(_) -> None:
-  """Runs the command."""
   options: Any = flags.FLAGS
   path, output = Path(options["from"].value), Path(options.output)
   if options.to:
@@ -178,7 +177,6 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("from", None, "File of weights, or a run.", required=True)
   flags.DEFINE_string("output", None, "Folder to make.", required=True)
   flags.DEFINE_enum("to", None, list(exports.KINDS), "What a run becomes.")

@@ -195,7 +195,6 @@ FIGURES: dict[str, Callable[[FigureContext], Figure]] = {
 
 
 def main(_: Any) -> None:
-  """Runs the command."""
   options = flags.FLAGS
   for name in options.only:
     if name not in FIGURES:
@@ -216,7 +215,6 @@ def main(_: Any) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("output", None, "Folder for the files.", required=True)

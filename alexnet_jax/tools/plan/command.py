@@ -194,7 +194,6 @@ def _mb(size: float) -> str:
 
 
 def main(_) -> None:
-  """Runs the command."""
   config, name = config_files.config()
   devices = flags.FLAGS.devices
   compiled = devices <= MAX_COMPILED
@@ -210,6 +209,5 @@ def main(_) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_integer("devices", 1, "How many.", 1)
   config_files.define_config()

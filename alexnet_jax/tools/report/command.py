@@ -18,7 +18,6 @@ from alexnet_jax.tools.report import page, reader
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the command."""
   output = Path(flags.FLAGS.output)
   if len(argv) < 2:
     raise errors.InputError(
@@ -38,5 +37,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags of the command."""
   flags.DEFINE_string("output", "report.html", "File to write.")
