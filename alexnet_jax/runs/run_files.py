@@ -78,14 +78,12 @@ def read_config(workdir: Path) -> Any:
   try:
     saved = json.loads((workdir / "config.json").read_text())
     added = json.loads(config_files.load_config("alexnet").to_json())
-    net = {
-      name: value
-      for name, value in added["network"].items()
-      if not (isinstance(value, dict) and "then" in value)  # The run has rows.
-    }
-    saved["network"] = net | saved["network"]
+    net = added["network"]
+    for name in ["layers", *net["layers"]]:  # The run has its own.
+      del net[name]
+    saved["network"] = net | saved.get("network", {})
     return ConfigDict(added | saved).lock()
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+  except (OSError, ValueError, TypeError, AttributeError) as e:
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run (config.json: {e}); choose"
       " another --workdir, or train one with alexnet train --workdir=DIR."

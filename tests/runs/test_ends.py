@@ -94,7 +94,6 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
     "at step 6 its loss is 2.3026",
     "learning_rate=1e-12",
     "sigma",
-    "bias",
     "labels",
   )
   assert [r["step"] for r in records(workdir) if r["split"] == "train"] == [
