@@ -179,7 +179,7 @@ def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
   )
 
 
-def look(
+def test_view(
   images_BxHxWxC: jax.Array, view: jax.Array, augmentation: Augmentation
 ) -> jax.Array:
   """Returns one view of each image less the mean image, for evaluation.

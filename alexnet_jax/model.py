@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax import ops
+from alexnet_jax.runtime import platforms
 
 Shape = tuple[int, ...]
 
@@ -249,7 +250,7 @@ class Half(nn.Module):
 
   @nn.compact
   def __call__(self, x, keys_B):
-    with jax.default_matmul_precision(self.precision):
+    with platforms.matmul_precision(self.precision):
       for layer in getattr(self.network, self.half):
         x = layer.clone(parent=self)(x, keys_B)
     return x
@@ -260,7 +261,7 @@ class AlexNet(nn.Module):
 
   network: Network
   dtype: Any = jnp.float32  # of the computation; parameters are float32
-  precision: str = "default"  # of products, as jax.default_matmul_precision
+  precision: str = "default"  # of products: `platforms.matmul_precision`
 
   def setup(self):
     self.features = Half(self.network, "features", self.precision)

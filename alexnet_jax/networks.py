@@ -57,15 +57,15 @@ def from_config(config: Any) -> Network:
   features: list[Layer] = []
   classifier: list[Layer] = []
   for name in net.layers:
-    is_dense = "units" in net[name]
-    is_first_dense = is_dense and not classifier
-    place = len(features) + len(classifier) + is_first_dense
-    layers = _row(net, name, name == net.layers[0], place)
+    is_first_dense = "units" in net[name] and not classifier
+    before = list(flat((*features, *classifier)))
+    sees_image = not any(layer.name for layer in before)
+    layers = _row(net, name, sees_image, len(before) + is_first_dense)
     if is_first_dense:
       *join, first = layers[: len(layers) - len(net[name].then)]
       features += [*join, model.Flatten(first.towers)]
       layers = layers[len(join) :]
-    half = classifier if is_dense else features
+    half = classifier if classifier or is_first_dense else features
     half += layers
   if classifier:  # Of logits in bfloat16, many would be equal.
     at = max(i for i, x in enumerate(classifier) if x.name)
@@ -86,12 +86,13 @@ def _row(net: Any, name: str, sees_image: bool, place: int) -> list[Layer]:
   if sees_all and net.towers > 1 and not sees_image:
     layers.append(model.Join())
   if "branches" in fields:
-    branches = []
+    branches: list[Branch] = []
     for names in fields["branches"]:
       branch: list[Layer] = []
       for each in names:
         first = sees_image and not any(layer.name for layer in branch)
-        branch += _row(net, each, first, place + len(branch))
+        before = flat([*layers, Sum(tuple(branches)), *branch])
+        branch += _row(net, each, first, place + len(list(before)))
       branches.append(Branch(tuple(branch)))
     layers.append(Sum(tuple(branches)))
   elif fields:
@@ -99,7 +100,7 @@ def _row(net: Any, name: str, sees_image: bool, place: int) -> list[Layer]:
     towers = 1 if sees_all or sees_image else net.towers
     layers.append(kind(name=name, towers=towers, **fields))
   for word in then:
-    layers.append(LAYERS[word](net, name, place + len(layers)))
+    layers.append(LAYERS[word](net, name, place + len(list(flat(layers)))))
   return layers
 
 
@@ -131,19 +132,19 @@ def rows(network: Network) -> list[Row]:
   return _rows(layers, shape, "the image")
 
 
-def _rows(layers: Sequence[Layer], shape: Shape, place: str) -> list[Row]:
+def _rows(layers: Sequence[Layer], shape: Shape, after: str) -> list[Row]:
   found: list[Row] = []
   for layer in layers:
     for branch in getattr(layer, "branches", ()):
-      found += _rows(branch.layers, shape, place)
+      found += _rows(branch.layers, shape, after)
     try:
       found.append(layer.describe(shape))
     except ValueError as e:
-      what = layer.name or f"{type(layer).__name__} after {place}"
+      what = layer.name or f"{type(layer).__name__} after {after}"
       size = " x ".join(map(str, shape))
       raise errors.InputError(f"{what} with input {size}: {e}.") from e
     shape = found[-1].output_shape
-    place = layer.name or place
+    after = layer.name or after
   return found
 
 

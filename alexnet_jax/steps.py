@@ -180,7 +180,7 @@ def make_step(
       out_specs=(specs, layout.member_spec),
     )
     # The net sets its precision too; this is for its gradients.
-    with jax.default_matmul_precision(config.matmul_precision):
+    with platforms.matmul_precision(config.matmul_precision):
       state, sums = step_on_device(state, batch, layout.example_order(), seed)
     everywhere = placement.shardings(mesh, placement.REPLICATED)
     return state, lax.with_sharding_constraint(sums, everywhere)
@@ -199,7 +199,10 @@ def make_view_step(
 
   def view_step(params, batch, views_Vx3):
     images = jnp.concatenate(
-      [augment.look(batch["image"], view, augmentation) for view in views_Vx3]
+      [
+        augment.test_view(batch["image"], view, augmentation)
+        for view in views_Vx3
+      ]
     )
     logits: Any = model.apply({"params": params}, images)
     each = jax.nn.log_softmax(logits).reshape(

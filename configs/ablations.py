@@ -65,6 +65,8 @@ def _strip(config: Any, words: tuple[str, ...], kept: str = "") -> None:
     if name != kept:
       row = config.network[name]
       row.then = tuple(word for word in row.then if word not in words)
+  if "dropout" in words:
+    config.network.dropout_rate_of_layers = ()
 
 
 def _overlap(config: Any) -> None:
@@ -164,16 +166,21 @@ def _without(name: str) -> Callable[[Any], None]:
     if index is None:
       raise ValueError(f"the base has no {name}")
     kept = _pools(net[name]) + ("dropout",) * ("dropout" in net[name].then)
+    # Its dropout goes to its neighbour, with its rate.
+    neighbour = net.layers[index - 1 if index else 1]
+    net.dropout_rate_of_layers = tuple(
+      (neighbour if layer == name else layer, rate)
+      for layer, rate in net.dropout_rate_of_layers
+    )
+    heir = net[neighbour]
     if index == 0:
       # The next layer sees the image, through this one's windows.
-      heir = net[net.layers[1]]
       if "filters" not in heir:
         raise ValueError(f"{name} is the only convolution")
       for field in ("kernel", "stride", "padding", "ceil_mode"):
         heir[field] = net[name][field]
       heir.then = (*kept, *heir.then)
     else:
-      heir = net[net.layers[index - 1]]
       heir.then = (*heir.then, *kept)
       net[net.layers[index + 1]].sees_all_towers |= net[name].sees_all_towers
     net.layers = tuple(n for n in net.layers if n != name)
@@ -350,6 +357,8 @@ def get_config(ablations: str) -> ConfigDict:
   names, _, base = ablations.partition("@")
   base = base or "alexnet"
   config: Any = _base(base)
+  if any("branches" in config.network[name] for name in config.network.layers):
+    raise ValueError(f"{base} has branches, which ablations do not change")
   with config.unlocked():
     for name in names.split(","):
       if name not in ABLATIONS:

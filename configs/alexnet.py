@@ -197,7 +197,8 @@ def get_config() -> ConfigDict:
   config.target_factor_of_biases = 10.0
   config.dexp_rates_of_biases = 2
   # For large batches: the rate grows with batch_size / batch_scaling_base, and
-  # rises from 0 during the warm-up.
+  # rises from 0 during the warm-up (not that of biases whose schedule is
+  # constant or dexp).
   config.batch_scaling = "none"  # or linear, sqrt
   config.batch_scaling_base = 128
   config.warmup_epochs = 0.0

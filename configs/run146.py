@@ -6,12 +6,11 @@ last layer, whose rate was 0.01 from batch file 300 (of 1024 images, as we take
 it) to epoch 9 of the log. Rates fell in epochs 22 and 42, those of conv1 in 5
 and 7; the colour noise ended in 38, the run in 54.
 
-Changes from configs/run146_2009.py: network.fc8.units, num_classes, data_dir,
-reinit_layers, learning_rate_drop_epochs, learning_rate_of_layers,
+Changes from configs/run146_2009.py: network.fc8.units, init_from, num_classes,
+data_dir, reinit_layers, learning_rate_drop_epochs, learning_rate_of_layers,
 colour_noise_epochs, total_epochs.
 
-  alexnet train --config=run146 --config.init_from=runs/run146_2011 \
-    --config.test_split=validation
+  alexnet train --config=run146 --config.test_split=validation
 """
 
 from typing import Any
@@ -24,6 +23,7 @@ from alexnet_jax.configs import run146_2009
 def get_config() -> ConfigDict:
   """Returns the config."""
   config: Any = run146_2009.get_config().unlock()
+  config.init_from = "runs/run146_2011"
   config.num_classes = 1000
   config.data_dir = "data/imagenet"
   config.reinit_layers = ()  # fc8 has another size.

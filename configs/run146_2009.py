@@ -1,17 +1,17 @@
 """Run 146-2009: a sixth convolution; the first pre-training of run 146.
 
 No original figure. It was trained on the 10,184 classes of ImageNet's Fall 2009
-release. It began with run 145's convolutions; the others
-were drawn anew and had ten times the rate until batch file 1600 of epoch 2; it
-was ended at file 6491 of epoch 6. We take files of 1024 images, the most that
-convdata.py draws noise for, of 8.9 million (paper 7).
+release. It began with run 145's convolutions; the others were drawn anew and
+had ten times the rate until batch file 1600 of epoch 2; it was ended at file
+6491 of epoch 6. We take files of 1024 images, the most that convdata.py draws
+noise for, of 8.9 million (paper 7).
 
 Changes from configs/run145.py: network.layers, network.conv6.*,
-network.fc8.units, num_classes, data_dir, reinit_layers, learning_rate,
-learning_rate_of_biases, learning_rate_drop_epochs, learning_rate_of_layers,
-colour_noise_epochs, total_epochs.
+network.fc8.units, init_from, num_classes, data_dir, reinit_layers,
+learning_rate, learning_rate_of_biases, learning_rate_drop_epochs,
+learning_rate_of_layers, colour_noise_epochs, total_epochs.
 
-  alexnet train --config=run146_2009 --config.init_from=runs/run145
+  alexnet train --config=run146_2009
 """
 
 from typing import Any
@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
   net.conv6 = alexnet.conv(
     256, 3, padding=1, sees_all_towers=True, sigma=0.03, bias=1.0
   )
+  config.init_from = "runs/run145"
   config.num_classes = 10_184
   config.data_dir = "data/fall2009"
   config.reinit_layers = ("conv6", "fc6", "fc7", "fc8")

@@ -7,10 +7,10 @@ layers had ten times the rate until epoch 6; it was ended at batch file 11295 of
 epoch 8, of 14.2 million images in files of 1024, as we take it.
 
 Changes from configs/run146_2009.py: network.layers, network.fc8.units,
-network.fc9.*, num_classes, data_dir, reinit_layers, learning_rate_of_layers,
-total_epochs.
+network.fc9.*, init_from, num_classes, data_dir, reinit_layers,
+learning_rate_of_layers, total_epochs.
 
-  alexnet train --config=run146_2011 --config.init_from=runs/run146_2009
+  alexnet train --config=run146_2011
 """
 
 from typing import Any
@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
   net.layers = (*net.layers, "fc9")
   net.fc8 = alexnet.dense(2 * 1024, then=())
   net.fc9 = alexnet.dense(config.get_ref("num_classes"), then=())
+  config.init_from = "runs/run146_2009"
   config.num_classes = 21_843
   config.data_dir = "data/fall2011"
   config.reinit_layers = ("fc6", "fc7", "fc8", "fc9")

@@ -1,14 +1,14 @@
 """Run 150: the towers do not meet below the last layer.
 
 Original: 41.828 % top-1, 19.330 % top-5 error on ILSVRC-2012 validation with
-ten views; not in the paper. To make up for the missing links, conv2 has 160
-filters and fc6 4096 units in each tower. Rates fell in epochs 25, 49 and 79 of
-the log, conv1's also in 66 and 72; ended in epoch 92.
+ten views; not in the paper. conv2 has 160 filters and fc6 4096 units in each
+tower instead. Rates fell in epochs 25, 49 and 79 of the log, conv1's also in 66
+and 72; ended in epoch 92.
 
 Changes from configs/run145.py: network.conv3.sees_all_towers,
-network.fc6.sees_all_towers, network.fc7.sees_all_towers,
-network.conv2.filters, network.fc6.units, learning_rate_drop_epochs,
-learning_rate_of_layers, colour_noise_epochs, total_epochs.
+network.fc6.sees_all_towers, network.fc7.sees_all_towers, network.conv2.filters,
+network.fc6.units, learning_rate_drop_epochs, learning_rate_of_layers,
+colour_noise_epochs, total_epochs.
 
   alexnet train --config=run150 --config.test_split=validation
 """

@@ -69,7 +69,7 @@ def views(
 
 def central(batch, a):
   (view,) = augment.views(1, batch.shape[1], a.crop_size_px)
-  return np.asarray(augment.look(batch, view, a))
+  return np.asarray(augment.test_view(batch, view, a))
 
 
 def places(views):
@@ -103,7 +103,9 @@ def test_run_145_subtracts_the_centre_of_the_mean_image_from_every_view():
     assert hits == 1
   a = augmentation(mean_crop="centre")
   for row, col, mirrored in augment.views(10, SIZE, CROP):
-    view = np.asarray(augment.look(BATCH, np.array([row, col, mirrored]), a))
+    view = np.asarray(
+      augment.test_view(BATCH, np.array([row, col, mirrored]), a)
+    )
     crops = np.float64(BATCH[:, row : row + CROP, col : col + CROP])
     crops = crops[:, :, ::-1] if mirrored else crops
     np.testing.assert_allclose(view, crops - centre, atol=1e-3)
@@ -218,7 +220,7 @@ def test_test_views_are_the_corners_the_centre_and_their_mirrors(size, crop):
   mean = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
   a = augmentation(crop_size_px=crop, mean_image=mean.astype(np.float32))
   seen = [
-    augment.look(batch, view, a) for view in augment.views(10, size, crop)
+    augment.test_view(batch, view, a) for view in augment.views(10, size, crop)
   ]
   expected = [oracles.ten_views(image - mean, crop) for image in batch]
   np.testing.assert_allclose(np.swapaxes(seen, 0, 1), expected, atol=1e-4)

@@ -22,6 +22,7 @@ from alexnet_jax.model import (
   MaxPool,
 )
 from alexnet_jax.runs import config_files
+from alexnet_jax.runtime import errors
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(
@@ -458,3 +459,15 @@ def test_every_ablation_of_a_base_builds_or_is_refused_in_a_line(base):
 def test_ablation_that_is_none_is_refused(names, words):
   with pytest.raises(ValueError, match=re.escape(words)):
     ablations.get_config(names)
+
+
+def test_ablations_take_the_rate_of_a_dropout_along():
+  config = load("no_conv4@run177")
+  assert dict(config.network.dropout_rate_of_layers) == {"conv3": 0.2}
+  assert load("no_dropout@run177").network.dropout_rate_of_layers == ()
+  config_files.check(config)
+
+
+def test_ablations_of_a_net_with_branches_are_refused():
+  with pytest.raises(errors.InputError, match="run131 has branches"):
+    load("no_lrn@run131")

@@ -131,6 +131,21 @@ def test_as_many_classes_are_new_classes_too(place, tmp_path):
   assert not found["classifier"]["fc8"]["kernel"].any()
 
 
+def test_finetuning_subtracts_the_part_of_the_mean_image_that_the_run_did(
+  place, tmp_path
+):
+  place, *_ = place
+  workdir = tmp_path / "centre"
+  shutil.copytree(place / "source", workdir)
+  saved = json.loads((workdir / "config.json").read_text())
+  text = json.dumps(saved | {"mean_crop": "centre"})
+  (workdir / "config.json").write_text(text)
+  config = finetune.get_config().unlock()
+  config.init_from = str(workdir)
+  config = trained.with_pretrained_net(config, {}, tmp_path / "new")
+  assert config.mean_crop == "centre"
+
+
 def test_what_cannot_be_started_from_is_refused(place, tmp_path):
   place, params, _, _ = place
   config = finetune.get_config()

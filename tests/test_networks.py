@@ -92,6 +92,36 @@ def test_branches_from_the_image_become_a_sum():
   ))  # fmt: skip
 
 
+def test_rows_after_the_first_dense_row_stay_behind_it():
+  config = changed({"layers": ("conv1", "fc6", "extra", "fc8")}).unlock()
+  config.network.extra = alexnet.words("dropout")
+  net = networks.from_config(config)
+  kinds = [type(layer).__name__ for layer in net.classifier]
+  assert kinds.index("Dense") < kinds.index("Dropout")
+  assert kinds.count("Dropout") == 2
+
+
+def test_each_dropout_of_branches_has_a_place_of_its_own():
+  config = run131.get_config().unlock()
+  for name in ("conv2_image", "conv2", "conv2_sum"):
+    row = config.network[name]
+    row.then = (*row.then, "dropout")
+  net = networks.from_config(config)
+  places = [
+    layer.dropout_index
+    for layer in networks.flat((*net.features, *net.classifier))
+    if isinstance(layer, Dropout)
+  ]
+  assert len(places) == len(set(places)) == 5
+
+
+def test_a_row_of_words_before_the_first_convolution_changes_nothing_else():
+  config = changed({"layers": ("first", "conv1", "conv2", "fc8")}).unlock()
+  config.network.first = alexnet.words("blur")
+  blur, conv1, *_ = networks.from_config(config).features
+  assert (type(blur).__name__, conv1.name, conv1.towers) == ("Blur", "conv1", 1)
+
+
 def test_first_layer_sees_the_image_whether_joined_or_not():
   config = changed({"conv1.sees_all_towers": True})
   assert networks.from_config(config) == networks.from_config(changed({}))

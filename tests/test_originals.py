@@ -147,6 +147,21 @@ def test_net_is_that_of_the_original_file(run):
   assert steps_of_the_config(run) == expected
 
 
+@pytest.mark.parametrize("run", [x for x in WITH_LAYERS if x != "146-2011"])
+def test_what_all_runs_share_is_that_of_the_files(run):
+  config = load(run)
+  values = RUNS[run]["params_at_the_end"].values()
+  both = [x for each in values if "wc" in each for x in (each["wc"],)]
+  decays = {y for x in both for y in (x if isinstance(x, list) else [x])}
+  assert decays == {config.weight_decay}
+  assert not config.weight_decay_of_biases  # layer.cu gives biases 0.
+  momenta = {each["momB"] for each in values if "momB" in each}
+  assert momenta == {config.momentum}
+  # convnet.py's minibatch, and convdata.py's crop_chunk, mean and divisor.
+  assert (config.batch_size, config.images_per_view) == (128, 32)
+  assert (config.mean_crop, config.colour_noise_divisor) == ("centre", 1.1)
+
+
 STEPS_PER_EPOCH = 40
 
 

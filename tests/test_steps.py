@@ -27,7 +27,7 @@ def test_step_is_the_papers_update_of_the_mean_gradient():
   before = trainer.params
   (centre,) = augment.views(1, config.image_size_px, config.crop_size_px)
   images = np.asarray(
-    augment.look(batch["image"], centre, trainer.augmentation)
+    augment.test_view(batch["image"], centre, trainer.augmentation)
   )
   (mean_loss,) = trainer.train([batch])
   assert int(trainer.state.step) == 1

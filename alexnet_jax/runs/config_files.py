@@ -221,6 +221,8 @@ def _check_rows(config: Any) -> dict[str, Any]:
         _check_known(f"network.{name}.then", word, networks.LAYERS)
       for branch in row.get("branches", ()):
         check_rows(f"network.{name}.branches", branch)
+      has_branches = row.get("branches", True)
+      _require(bool(has_branches), f"network.{name}.branches names no row.")
 
   check_rows("network.layers", net["layers"])
   layers, classes = tuple(net["layers"]), config.num_classes
@@ -244,7 +246,8 @@ def _check_exceptions(fields: dict[str, Any], rows: dict[str, Any]) -> None:
       "epoch": NOT_NEGATIVE, "layer": layers + arrays, "rate": NOT_NEGATIVE,
     },
     "network.dropout_rate_of_layers": {
-      "layer": list(rows), "rate": RANGES["network.dropout_rate"],
+      "layer": [name for name, row in rows.items() if "dropout" in row["then"]],
+      "rate": RANGES["network.dropout_rate"],
     },
   }.items():  # fmt: skip
     for entry in fields[field]:
@@ -262,9 +265,9 @@ def _check_exceptions(fields: dict[str, Any], rows: dict[str, Any]) -> None:
 def _check_between(c: Any) -> None:
   """Checks fields that depend on each other."""
   net = c.network
-  for norm in ("lrn", "map_norm"):
-    size = net[norm].window
-    rule = f"network.{norm}.window={size} must be odd: it is centred."
+  for centred in ("lrn", "map_norm", "blur"):
+    size = net[centred].window
+    rule = f"network.{centred}.window={size} must be odd: it is centred."
     _require(size % 2 == 1, rule)
   _require(
     net.pool_stride <= net.pool_window,

@@ -89,6 +89,5 @@ def _nonfinite_arrays(run: Run, counts: np.ndarray) -> str:
     for (layer, array), count in zip(paths, counts, strict=True)
     if count
   ]
-  # Gradients are computed from the last layer down.
   bad.sort(key=lambda path: layers.index(path[0]), reverse=True)
   return errors.first_few(map("/".join, bad)) or "none"

@@ -75,6 +75,7 @@ def with_pretrained_net(
   merged.image_size_px = source.image_size_px
   merged.crop_size_px = source.crop_size_px
   merged.input_scale = tuple(source.input_scale)
+  merged.mean_crop = source.mean_crop
   merged.update_from_flattened_dict(dict(overridden))
   return merged.lock()
 

@@ -3,6 +3,7 @@
 The choices are measured in experiments/throughput.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,6 +40,13 @@ def jit(fun: Callable[..., Any], **settings: Any) -> Any:
 
 
 # Functions that compute the same, by platform, for `lax.platform_dependent`.
+def matmul_precision(name: str) -> contextlib.AbstractContextManager[Any]:
+  """Sets the precision of products; "default" leaves jax's own setting."""
+  if name == "default":
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision(name)
+
+
 Table = Mapping[str, Callable[..., jax.Array]]
 MATERIALIZE: Table = {"cpu": lax.optimization_barrier, "default": lambda x: x}
 

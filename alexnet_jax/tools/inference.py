@@ -166,7 +166,7 @@ class Model:
     if layer:
       net = net.clone(network=self._outputs[layer])
     method = "__call__" if net.network.classifier else "extract"
-    images = augment.look(images, view, self.augmentation)
+    images = augment.test_view(images, view, self.augmentation)
     found = net.apply({"params": params}, images, method=method)
     found = found.astype(jnp.float32)
     return found if layer else jax.nn.softmax(found)

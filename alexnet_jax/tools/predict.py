@@ -80,12 +80,6 @@ def read_image(path: Path, size_px: int) -> np.ndarray | str:
     return " ".join(str(e).split()) or "it is too large"
 
 
-def _as_table(path: Path, found: dict[str, Any]) -> str:
-  true = f"  (true: {found['true']})" if found["true"] else ""
-  guesses = (f"  {x['probability']:7.2%}  {x['class']}" for x in found["top"])
-  return "\n".join([f"{path}{true}", *guesses, ""])
-
-
 def main(argv: Sequence[str]) -> None:
   options, words = flags.FLAGS, argv[1:]
   panel = Path(options.panel) if options.panel else None
@@ -106,7 +100,10 @@ def main(argv: Sequence[str]) -> None:
     if options.format == "jsonl":
       print(json.dumps({"image": str(path), **found}))
     else:
-      print(_as_table(path, found))
+      print(f"{path}  (true: {found['true']})" if found["true"] else path)
+      for x in found["top"]:
+        print(f"  {x['probability']:7.2%}  {x['class']}")
+      print()
     if len(shown) < _MOST_IN_PANEL:
       shown.append((path, image, found))
   if panel and shown:

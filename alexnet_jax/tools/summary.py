@@ -123,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
   console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
   if not flags.FLAGS.diff and len(argv) == 1:
     config, _ = config_files.config()
+    config_files.check(config)
     console.print(table(networks.from_config(config)))
     return
   if len(argv) != 3 or not flags.FLAGS.diff:
@@ -135,6 +136,8 @@ def main(argv: Sequence[str]) -> None:
       "--diff compares two configs as they are; drop --config.FIELD=VALUE."
     )
   a, b = (config_files.load_config(path) for path in argv[1:])
+  for config in (a, b):
+    config_files.check(config)
   fields, layers = difference(a, b)
   if not fields.row_count:
     console.print("no field differs")

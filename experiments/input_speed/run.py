@@ -2,9 +2,11 @@
 
   pip install -e '.[peers,catalogue]'
   python experiments/input_speed/run.py --photos=TAR --cifar=TAR
+  python experiments/input_speed/run.py --photos=TAR --like_for_like
 
-Every trial is a fresh process, the trials of all contestants alternate, and
-nothing else should be running. Results go to results.csv.
+The second command compares with torch's loader over the files that we read, and
+writes like_for_like.csv. Every trial is a fresh process, the trials of all
+contestants alternate, and nothing else should be running.
 """
 
 import argparse
@@ -32,9 +34,9 @@ WARM_BATCHES, BATCHES = 4, 40
 SIZE_PX = 256
 
 
-def photos(folder: Path) -> list[str]:
-  """Returns the files of the photographs."""
-  return sorted(glob.glob(f"{folder}/photos/**/*.JPEG", recursive=True))
+def photos(folder: Path, name: str = "photos") -> list[str]:
+  """Returns the files of the photographs, or of their squares of 256 px."""
+  return sorted(glob.glob(f"{folder}/{name}/**/*.JPEG", recursive=True))
 
 
 def ours(folder: Path, prepared: str) -> Iterator[Any]:
@@ -71,13 +73,13 @@ def grain_items(folder: Path) -> Iterator[Any]:
   )
 
 
-def torch_loader(folder: Path) -> Iterator[Any]:
-  """The usual loader: full-size photographs, views made on the host."""
+def torch_loader(folder: Path, name: str = "photos") -> Iterator[Any]:
+  """The usual loader: views of files, made on the host."""
   import numpy as np
   import torch  # pyright: ignore[reportMissingImports]
   from PIL import Image
 
-  files = photos(folder)
+  files = photos(folder, name)
   mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
   sd = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -140,11 +142,14 @@ def tf_data(folder: Path) -> Iterator[Any]:
   )
 
 
+SAME_FILES = "torch DataLoader, the same 256 px files"
+LIKE_FOR_LIKE = ("ours, JPEG", "torch DataLoader", SAME_FILES)
 READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
   "ours, JPEG": lambda folder: ours(folder, "jpeg"),
   "ours, raw": lambda folder: ours(folder, "raw"),
   "Grain, an example an item": grain_items,
   "torch DataLoader": torch_loader,
+  SAME_FILES: lambda folder: torch_loader(folder, "squares"),
   "tf.data": tf_data,
 }
 
@@ -245,6 +250,18 @@ def make_tfrecords(folder: Path) -> None:
         out.write(record)
 
 
+def write_squares(folder: Path) -> None:
+  """Writes the JPEGs of the shards as files, for torch's loader."""
+  from alexnet_jax.data import records
+
+  dataset = records.open_directory(folder / "jpeg")
+  (folder / "squares").mkdir()
+  examples = records.open_split(dataset, "train", "split")
+  for number in range(len(examples)):
+    file = folder / "squares" / f"{number}.JPEG"
+    file.write_bytes(examples[number].image)
+
+
 def make_small_images(path: Path, count: int) -> None:
   """Writes a tar of generated 32 px images in ten classes."""
   import io
@@ -268,6 +285,7 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument("--photos", help="tar of WNID/NAME.JPEG, full size")
   parser.add_argument("--cifar", help="tar of CIFAR-10 as JPEG files")
+  parser.add_argument("--like_for_like", action="store_true")
   parser.add_argument("--trial", help="of which contestant")
   parser.add_argument("--folder", type=Path)
   args = parser.parse_args()
@@ -287,10 +305,14 @@ def main() -> None:
       archive.extractall(folder / "photos", filter="data")
     one_split = ["--splits=train", f"--source={args.photos}"]
     command("prepare", f"--output={folder}/jpeg", *one_split)
-    command("prepare", f"--output={folder}/raw", "--raw", *one_split)
-    make_tfrecords(folder)
+    write_squares(folder)
+    contestants = LIKE_FOR_LIKE
+    if not args.like_for_like:
+      command("prepare", f"--output={folder}/raw", "--raw", *one_split)
+      make_tfrecords(folder)
+      contestants = (*READERS, *LOOPS)
     for trial in range(TRIALS):
-      for what in (*READERS, *LOOPS):
+      for what in contestants:
         arguments = [f"--trial={what}", f"--folder={folder}"]
         result = subprocess.run(
           [sys.executable, __file__, *arguments],
@@ -298,6 +320,9 @@ def main() -> None:
           check=True,
         )
         record(what, trial, json.loads(result.stdout), "images/s")
+    if args.like_for_like:
+      write("like_for_like.csv", rows)
+      return
     for trial in range(3):
       flags = [f"--source={args.cifar}", f"--output={folder}/cifar{trial}"]
       seconds, _ = command("prepare", *flags, "--size=32", "--splits=train")
@@ -324,9 +349,14 @@ def main() -> None:
     (line,) = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     waited = json.loads(line)["input_wait"]
     record("input_wait of the full net, streamed", 0, waited, "of its time")
+  write("results.csv", rows)
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+  """Writes the trials to a table in this folder."""
   for row in rows:
     row["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"
-  with (HERE / "results.csv").open("w", newline="") as file:
+  with (HERE / name).open("w", newline="") as file:
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)

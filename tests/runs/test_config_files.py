@@ -380,6 +380,9 @@ def test_config_that_lacks_a_field_is_refused():
 IN_BRANCHES = [
   ({"network.conv2_sum.branches": (("conv9",),)}, "branches='conv9' is not"),
   ({"network.conv2_sum.branches": ("conv1",)}, "branches='conv1' .* a comma"),
+  ({"network.conv2_sum.branches": ()}, "conv2_sum.branches names no row"),
+  ({"network.dropout_rate_of_layers": (("conv3", 0.2),)}, "='conv3' is not "),
+  ({"network.blur.window": 8}, "network.blur.window=8 must be odd"),
   ({"network.conv2_sum.branches": ((), ("conv3",))}, "'conv3' twice"),
   ({"network.conv2_sum.branches": (("conv2_sum",),)}, "'conv2_sum' twice"),
   ({"network.conv2.then": ("lnr",)}, "network.conv2.then='lnr' .* 'lrn'"),

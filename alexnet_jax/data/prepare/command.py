@@ -87,17 +87,11 @@ def main(_) -> None:
     args.source, Path(args.output), size_px=args.size, **options
   )
   lines = [f"{split}: {count:,} images" for split, count in counts.items()]
-  print(*notes, *lines, f"wrote {args.output}; next:", sep="\n")
+  print(*notes, *lines, f"wrote {args.output}", sep="\n")
   if "train" not in counts:
-    split = next(iter(counts))
-    print(
-      f"  alexnet evaluate --workdir=RUN --data_dir={args.output}"
-      f" --split={split}"
-    )
     return
   fields = {"data_dir": args.output, "num_classes": len(class_names)}
-  if args.size != 256:
-    fields["image_size_px"] = args.size
+  fields["image_size_px"] = args.size
   if counts["train"] < 128:
     fields["batch_size"] = counts["train"]
   for split in ("validation", "test"):
@@ -106,7 +100,7 @@ def main(_) -> None:
   if "validation" not in counts:
     fields["schedule"] = "epochs"  # The plateau needs a validation error.
   words = [f"--config.{name}={value}" for name, value in fields.items()]
-  print("  alexnet train --config=alexnet", *words)
+  print("to train: alexnet train --config=alexnet", *words)
 
 
 def define_flags() -> None:

@@ -19,7 +19,7 @@ SUFFIXES = frozenset(
   ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm"
   " .avif".split()
 )
-_LISTS = frozenset({".txt", ".tsv", ".csv"})
+_LISTS = (".txt", ".tsv", ".csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +177,10 @@ def _read_synsets(file: Path) -> dict[str, str]:
   return classes
 
 
-def _is_list(source: str) -> bool:
-  return Path(source).suffix.lower() in _LISTS and os.path.isfile(source)
-
-
 # How a family of sources is known, and what reads it; the first that fits.
 _FAMILIES = (
   (tfds_directories.fits, tfds_directories.find),
   (ilsvrc.fits, ilsvrc.find),
-  (_is_list, _find_in_list),
+  (lambda x: x.lower().endswith(_LISTS) and os.path.isfile(x), _find_in_list),
   (os.path.exists, _find_by_path),
 )

@@ -6,8 +6,7 @@ alexnet plan --config=alexnet --config.layout=owt_a \
 `config.batch_size` is that of the whole step: multiply it, as above, to keep
 128 examples on each device. Up to 8 devices the step is also compiled, for
 virtual devices of the CPU, and the program's exchanges are set beside the
-formulas. (XLA:CPU exchanges bfloat16 as float32, which shows as a difference.)
-MB are 10^6 bytes.
+formulas. (XLA:CPU exchanges bfloat16 as float32.) MB are 10^6 bytes.
 """
 
 import collections
