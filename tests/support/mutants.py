@@ -88,8 +88,8 @@ networks.py: test_networks.py
 + towers = 1 if sees_image else net.towers
 # a dropout's place is counted in its half of the net
 networks.py: test_networks.py
-- LAYERS[word](net, name, place + len(layers))
-+ LAYERS[word](net, name, len(layers))
+- LAYERS[word](net, name, place + len(list(flat(layers))))
++ LAYERS[word](net, name, len(list(flat(layers))))
 # a net that has ended goes on
 steps.py: parallel/test_layouts.py -k waits
 tx, skip | state.plateau.stopped) => tx, skip)
