@@ -26,7 +26,7 @@ def main(_) -> None:
     ),
     signals.handle_signals() as should_stop,
   ):
-    train.train_and_evaluate(config, workdir, should_stop)
+    train.train_and_evaluate(config, workdir, should_stop, args.accept_data)
     if jax.process_index() == 0:
       print(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
 
@@ -34,6 +34,9 @@ def main(_) -> None:
 def define_flags() -> None:
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/CONFIG if none."
+  )
+  flags.DEFINE_bool(
+    "accept_data", False, "Resume although files of data_dir have changed."
   )
   hosts.define_flags()
   config_files.define_config()

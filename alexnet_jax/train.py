@@ -14,6 +14,7 @@ def train_and_evaluate(
   config: Any,
   workdir: Path,
   should_stop: Callable[[], bool] = lambda: False,
+  accept_data: bool = False,
 ) -> None:
   """Trains as a config says, resuming what the workdir holds, then tests.
 
@@ -21,12 +22,13 @@ def train_and_evaluate(
     config: a complete config; configs/alexnet.py lists its fields.
     workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
     should_stop: called between steps; once true, the run saves and stops.
+    accept_data: whether to resume on a data set that has changed.
 
   Raises:
     InputError: a bad config, data set or workdir, found before the first step.
     DivergedError: training diverged or learned nothing.
   """
-  with setup.open_run(config, workdir, should_stop) as run:
+  with setup.open_run(config, workdir, should_stop, accept_data) as run:
     if not train(run):
       run.log.print(f"stopped after step {run.step}; the same command resumes")
     elif "test" in run.splits and not run.log.has(run.step, "test"):

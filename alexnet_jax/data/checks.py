@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import batches, records, statistics
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, machine
 
 # Images whose mean colour is compared, and the fewest that allow a verdict.
 _SAMPLE, _SMALLEST_SAMPLE = 256, 16
@@ -36,7 +35,7 @@ def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
         sha256.update(stream.read(_BLOCK))
     return sha256.hexdigest()[:16]
 
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(machine.cpu_count()) as pool:
     digests = pool.map(digest, files, sizes)
     return {file.name: text for file, text in zip(files, digests, strict=True)}
 

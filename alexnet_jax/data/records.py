@@ -87,9 +87,9 @@ class Examples:
     except Exception as e:  # ArrayRecord and protobuf raise their own.
       raise self.unusable(index, e) from e
 
-  def unusable(self, index: int, reason: object) -> errors.InputError:
+  def unusable(self, index: int, reason: object) -> errors.DataError:
     """Returns the error for an example that cannot be used."""
-    return errors.InputError(
+    return errors.DataError(
       f"example {index} of {self.split!r} in {str(self.dataset.directory)!r}"
       f" cannot be used ({' '.join(str(reason).split())}); make the data set"
       " again."

@@ -5,6 +5,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from alexnet_jax.runtime import machine
+
 NAME = "SHA256SUMS"
 
 
@@ -43,5 +45,5 @@ def _lines(folder: Path) -> list[str]:
 
   paths = sorted({*folder.rglob("*")} - {folder / NAME})
   files = [path for path in paths if path.is_symlink() or not path.is_dir()]
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(machine.cpu_count()) as pool:
     return list(pool.map(line_of, files))

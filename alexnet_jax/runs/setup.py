@@ -1,21 +1,20 @@
 """From a config and a workdir to a run that is ready to train."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from alexnet_jax import augment, networks, optimizer, schedules, steps
-from alexnet_jax.data import checks, feed, records, statistics
-from alexnet_jax.data.prepare import shapes
+from alexnet_jax.data import feed
 from alexnet_jax.parallel import layouts, placement, train_loop
 from alexnet_jax.runs import (
   checkpoint,
   config_files,
   logs,
+  run_data,
   run_files,
   saving,
   states,
@@ -27,9 +26,15 @@ from alexnet_jax.runtime import errors, hosts, platforms
 
 @contextlib.contextmanager
 def open_run(
-  config: Any, workdir: Path, should_stop: Callable[[], bool]
+  config: Any,
+  workdir: Path,
+  should_stop: Callable[[], bool],
+  accept_data: bool = False,
 ) -> Iterator[Run]:
-  """Yields a run, new or resumed from its newest undamaged checkpoint."""
+  """Yields a run, new or resumed from its newest undamaged checkpoint.
+
+  With `accept_data` it resumes on a data set that has changed.
+  """
   is_first = jax.process_index() == 0
   fields = config_files.flatten(config.to_dict())
   hosts.assert_same_on_all_hosts(fields | {"workdir": str(workdir)})
@@ -39,7 +44,7 @@ def open_run(
   mesh = placement.make_mesh(layout.devices, layout.model)
   # Processes that do not share a folder would not see the same.
   resumes = hosts.from_first(bool(checkpoint.steps_of(workdir)))
-  data = _open_data(config, workdir, resumes)
+  data = run_data.open_data(config, workdir, resumes)
   num_examples = len(data.splits["train"])
   total_steps = config.total_steps or schedules.step_of_epoch(
     config.total_epochs, num_examples, config.batch_size
@@ -82,11 +87,12 @@ def open_run(
     newest = hosts.from_first(newest)
     if newest is not None:
       state, progress = checkpoint.restore(workdir, newest, state)
-      if changed := errors.differences(progress.fingerprint, data.fingerprint):
+      changed = errors.differences(progress.fingerprint, data.fingerprint)
+      if changed and not accept_data:
         raise errors.InputError(
           f"data_dir={config.data_dir!r} is not what the run had at step"
-          f" {newest}: {changed}. Put the data back, or choose another"
-          " --workdir to start anew."
+          f" {newest}: {changed}. Put the data back, go on with these by"
+          " --accept_data, or choose another --workdir to start anew."
         )
       stream.set_state(progress.batches)
     start_step = int(state.step)
@@ -119,50 +125,3 @@ def open_run(
       state=state,
       progress=progress,
     )
-
-
-class _Data(NamedTuple):
-  class_names: tuple[str, ...]
-  splits: dict[str, records.Examples]  # Of train, validation and test.
-  statistics: statistics.Statistics  # That the net's input is made with.
-  fingerprint: dict[str, str]  # The digest of each file.
-
-
-def _open_data(config: Any, workdir: Path, resumes: bool) -> _Data:
-  """Opens and checks the data set of a config, the same in all processes."""
-  data_dir = Path(config.data_dir)
-  # By its name, as a mistyped data_dir does not exist either.
-  draws = config.generate_shapes and data_dir.name == "shapes"
-  with hosts.raise_on_all_hosts():
-    if draws and jax.process_index() == 0 and not data_dir.exists():
-      print(f"drawing the shapes data set into {data_dir}", flush=True)
-      shapes.generate(data_dir, size_px=config.image_size_px)
-  with hosts.raise_on_all_hosts():
-    dataset = records.open_directory(data_dir)
-    splits = {
-      split: records.open_split(dataset, config[field], field)
-      for split in ("train", "validation", "test")
-      if config[field := f"{split}_split"] or split == "train"
-    }
-    if config.batch_size > len(splits["train"]):
-      raise errors.InputError(
-        f"batch_size={config.batch_size} is larger than train_split="
-        f"{config.train_split!r} with {len(splits['train'])} images; lower it."
-      )
-    stats = checks.check(splits["train"], config)
-    if config.init_from and not resumes:
-      checkpoint.find_step(Path(config.init_from), "newest")
-    if resumes:
-      _, stats = run_files.read_run_metadata(workdir)
-    elif config.init_inherits:  # The net knows pixels less that run's mean.
-      _, stats = run_files.read_run_metadata(Path(config.init_from))
-    fingerprint = checks.fingerprint(splits.values())
-  mean_image = stats.mean_image.tobytes()
-  hosts.assert_same_on_all_hosts(
-    {
-      "class names of data_dir": dataset.class_names,
-      "mean image of data_dir": hashlib.sha256(mean_image).hexdigest(),
-    }
-    | {f"file {k} of data_dir": v for k, v in fingerprint.items()}
-  )
-  return _Data(dataset.class_names, splits, stats, fingerprint)

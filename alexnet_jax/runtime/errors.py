@@ -24,7 +24,11 @@ class NotLearningError(DivergedError):
   """Training failed: the net is no better than chance."""
 
 
-class InputTimeoutError(InputError):
+class DataError(InputError):
+  """An example cannot be used, or none came; the run may go on from here."""
+
+
+class InputTimeoutError(DataError):
   """A thread that may never return did not deliver in time."""
 
   exit_immediately = True

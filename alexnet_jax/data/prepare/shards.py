@@ -24,7 +24,7 @@ from array_record.python import (
 )
 
 from alexnet_jax.data import records, statistics
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import cli, errors, machine
 
 # Many shards let many workers share a small split; a killed run loses one each.
 _SHARDS, _SMALLEST_SHARD, _LARGEST_SHARD = 16, 32, 1024
@@ -282,7 +282,7 @@ def _run(plan: Sequence[_Shard], workers: int | None) -> Iterator[int]:
     return
   # Spawned, as a fork of a process that runs JAX's threads may hang.
   with concurrent.futures.ProcessPoolExecutor(
-    workers or min(os.cpu_count() or 1, max(len(plan), 1)),
+    workers or min(machine.cpu_count(), max(len(plan), 1)),
     multiprocessing.get_context("spawn"),
     _prepare_worker,
   ) as pool:
