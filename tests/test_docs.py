@@ -132,3 +132,20 @@ def test_make_targets_scripts_and_extras_exist():
         assert (ROOT / script).exists(), script
       for module in re.findall(r"python -m ([\w.]+)", code):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+def test_promises_stand_with_their_tests():
+  """In docs/promises.md, each sentence of the README and a test that exists."""
+  page = (ROOT / "docs" / "promises.md").read_text()
+  readme = (ROOT / "README.md").read_text()
+  section = readme.partition("## What is promised")[2].partition("\n## ")[0]
+  promises = " ".join(section.partition("- ")[2].split()).replace(" - ", " ")
+  sentences = re.findall(r"[A-Z].*?\.(?= [A-Z]|$)", promises)
+  assert len(sentences) > 5
+  for sentence in sentences:
+    assert sentence in " ".join(page.split()), sentence
+  rows = re.findall(r"^\| .*", page, re.M)
+  for row in rows[1:]:
+    assert "::" in row, row
+  for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page):
+    assert f"def {name}(" in (ROOT / file).read_text(), name
