@@ -164,15 +164,17 @@ def views(count: int, image_size_px: int, crop_size_px: int) -> np.ndarray:
   """Returns where the views of a test image lie (paper 4.1).
 
   One view is the centre; ten are the corners, the centre and their mirrors.
+  Of an image without a margin the ten are two, of which each is given once.
 
   Returns:
-    int32 [count, 3]: first row, first column, 1 where mirrored.
+    int32 [V, 3]: first row, first column, 1 where mirrored.
   """
   margin = image_size_px - crop_size_px
   centre = (margin // 2, margin // 2)
   if count == 1:
     return np.array([(*centre, 0)], np.int32)
-  corners = [(row, col) for row in (0, margin) for col in (0, margin)]
+  ends = (0, margin) if margin else ()
+  corners = [(row, col) for row in ends for col in ends]
   return np.array(
     [(*at, mirrored) for mirrored in (0, 1) for at in (*corners, centre)],
     np.int32,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from alexnet_jax import metrics, steps
 from alexnet_jax.data import batches
 from alexnet_jax.parallel import placement
+from alexnet_jax.runtime import platforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +68,14 @@ def evaluate_nets(
   Raises:
     InputError: a damaged example, or no batch within `input_timeout_s`.
   """
-  start = time.perf_counter()
+  start = platforms.clock()
   weight = sum(net.weight for net in nets)
   totals: list[metrics.Totals] = [
     {} for _ in range(len(nets) + (len(nets) > 1))
   ]
   # Rounded up to fit any number of devices; extra rows are padding.
-  batch_size = -(-config.batch_size // mesh.size) * mesh.size
+  most = min(config.batch_size, len(examples))
+  batch_size = -(-most // mesh.size) * mesh.size
   shape = (batch_size,)
   (rows,) = placement.local_places(mesh, placement.BATCH, shape)
   stream = batches.eval_batches(
@@ -102,7 +103,7 @@ def evaluate_nets(
       on_batch(batch, each)
     for total, seen in zip(totals, each, strict=True):
       metrics.add(total, _sums(seen, batch["label"], batch["mask"]))
-  seconds = time.perf_counter() - start
+  seconds = platforms.clock() - start
   return [
     metrics.means(total) | {"images_per_second": total["examples"] / seconds}
     for total in totals

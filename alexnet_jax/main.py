@@ -28,16 +28,14 @@ def main(_) -> None:
   ):
     train.train_and_evaluate(config, workdir, should_stop, args.accept_data)
     if jax.process_index() == 0:
-      print(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
+      cli.echo(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
 
 
 def define_flags() -> None:
   flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/CONFIG if none."
   )
-  flags.DEFINE_bool(
-    "accept_data", False, "Resume although files of data_dir have changed."
-  )
+  flags.DEFINE_bool("accept_data", False, "Resume on data that have changed.")
   hosts.define_flags()
   config_files.define_config()
 

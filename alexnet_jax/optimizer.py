@@ -51,6 +51,20 @@ def from_config(
   return tx, lambda step, drops: first * schedule(step, drops)
 
 
+def freeze(config: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `model.apply` without gradients by arrays that never learn."""
+
+  def of(path, w):
+    names = path[-2].key, f"{path[-2].key}/{path[-1].key}"
+    rates = {t: r for t, x, r in config.learning_rate_of_layers if x in names}
+    learns = 0 not in rates or any(rates.values())
+    return w if learns else jax.lax.stop_gradient(w)
+
+  return lambda variables, *args, **kwargs: apply(
+    jax.tree.map_with_path(of, variables), *args, **kwargs
+  )
+
+
 def add_decayed_weights(config: Any) -> optax.GradientTransformation:
   """Returns `u + decay w` for updates u, with the decay of each array."""
   exceptions = dict(config.weight_decay_of_layers)
@@ -113,14 +127,8 @@ def _rates(
     ),
   }
   exceptions = [
-    (
-      schedules.step_of_epoch(epoch, num_examples, config.batch_size),
-      name,
-      rate,
-    )
-    for epoch, name, rate in sorted(
-      config.learning_rate_of_layers, key=lambda exception: exception[0]
-    )
+    (schedules.step_of_epoch(t, num_examples, config.batch_size), *what)
+    for t, *what in sorted(config.learning_rate_of_layers, key=lambda x: x[0])
   ]
 
   def rates(tree, step, drops):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import flax.struct
@@ -12,10 +13,15 @@ Schedule = Callable[[Any, Any], Any]
 """(step, drops on a plateau) -> factor of the first learning rate."""
 
 
+def steps_in(epochs: float, num_examples: int, batch_size: int) -> Fraction:
+  """Returns the exact number of steps in passes; 2.2 are 11/5."""
+  return Fraction(str(epochs)) * num_examples / batch_size
+
+
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
   """Returns the first step that starts at or after `epoch` passes."""
   # Steps are counted in 32 bits.
-  return math.ceil(min(epoch * num_examples / batch_size, 2**31 - 1))
+  return min(math.ceil(steps_in(epoch, num_examples, batch_size)), 2**31 - 1)
 
 
 def from_config(config: Any, num_examples: int, total_steps: int) -> Schedule:

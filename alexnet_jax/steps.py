@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import augment, metrics, schedules
+from alexnet_jax import augment, metrics, optimizer, schedules
 from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import (
   collectives,
@@ -111,12 +111,12 @@ def loss_and_sums(
 
 
 def make_gradients(
-  model: AlexNet, augmentation: augment.Augmentation, loss: Callable[..., Any]
+  apply: Any, augmentation: augment.Augmentation, loss: Callable[..., Any]
 ) -> Gradients:
   """Returns the forward and backward pass of a batch."""
 
   def loss_fn(params, views, labels_B, keys_B):
-    return loss(model.apply({"params": params}, views, keys_B), labels_B)
+    return loss(apply({"params": params}, views, keys_B), labels_B)
 
   def gradients(params, batch, example_index_B, step, seed):
     views = augment.training_views(
@@ -145,10 +145,11 @@ def make_step(
   the layout's shape (`placement.make_mesh`).
   """
   model = model.clone(network=layout.local_network(model.network))
+  apply = optimizer.freeze(config, model.apply)
   loss = functools.partial(loss_and_sums, layout=layout)
   if layout.fc_updates > 1:
     step = one_weird_trick.make_train_step(
-      model,
+      apply,
       augmentation,
       layout,
       loss,
@@ -157,10 +158,10 @@ def make_step(
   else:
     if layout.name in layouts.OWT:
       gradients = one_weird_trick.make_gradients(
-        model, augmentation, layout, loss
+        apply, augmentation, layout, loss
       )
     else:
-      gradients = make_gradients(model, augmentation, loss)
+      gradients = make_gradients(apply, augmentation, loss)
     gradients = microbatches.accumulate(gradients, layout.microbatches)
     step = functools.partial(
       train_step, gradients=gradients, tx=tx, layout=layout
@@ -189,7 +190,10 @@ def make_step(
 
 
 def make_view_step(
-  model: AlexNet, augmentation: augment.Augmentation, mesh: Mesh
+  model: AlexNet,
+  augmentation: augment.Augmentation,
+  mesh: Mesh,
+  deterministic: bool = False,
 ) -> Callable[[Any, Batch, np.ndarray], jax.Array]:
   """Returns the jitted `(params, batch, views_Vx3) -> log_probabilities_BxK`.
 
@@ -198,23 +202,17 @@ def make_view_step(
   """
 
   def view_step(params, batch, views_Vx3):
-    images = jnp.concatenate(
-      [
-        augment.test_view(batch["image"], view, augmentation)
-        for view in views_Vx3
-      ]
-    )
-    logits: Any = model.apply({"params": params}, images)
-    each = jax.nn.log_softmax(logits).reshape(
-      len(views_Vx3), -1, logits.shape[-1]
-    )
-    return jax.nn.logsumexp(each, axis=0) - math.log(len(views_Vx3))
+    def see(view):
+      return augment.test_view(batch["image"], view, augmentation)
 
-  return platforms.jit(
-    jax.shard_map(
-      view_step,
-      mesh=mesh,
-      in_specs=(placement.REPLICATED, placement.BATCH, placement.REPLICATED),
-      out_specs=placement.BATCH,
-    )
+    images = jnp.concatenate([see(view) for view in views_Vx3])
+    logits: Any = model.apply({"params": params}, images)
+    count, classes = len(views_Vx3), logits.shape[-1]
+    each = jax.nn.log_softmax(logits).reshape(count, -1, classes)
+    return jax.nn.logsumexp(each, axis=0) - math.log(count)
+
+  specs = placement.REPLICATED, placement.BATCH, placement.REPLICATED
+  sharded = jax.shard_map(
+    view_step, mesh=mesh, in_specs=specs, out_specs=placement.BATCH
   )
+  return platforms.jit(sharded, deterministic)

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from alexnet_jax import augment, evaluate
 from alexnet_jax.parallel import ensemble, placement
 from alexnet_jax.runs import ends, setup
-from alexnet_jax.runs.run import Figures, InFlight, Run
+from alexnet_jax.runs.run import Figures, Run
 
 
+@jax.enable_x64(False)  # Whatever the program around it has set.
 def train_and_evaluate(
   config: Any,
   workdir: Path,
@@ -28,13 +31,16 @@ def train_and_evaluate(
     InputError: a bad config, data set or workdir, found before the first step.
     DivergedError: training diverged or learned nothing.
   """
-  with setup.open_run(config, workdir, should_stop, accept_data) as run:
+  opened = setup.open_run(config, workdir, should_stop, accept_data)
+  with opened as run, ends.save_on_data_error(run, finish_steps):
     if not train(run):
       run.log.print(f"stopped after step {run.step}; the same command resumes")
     elif "test" in run.splits and not run.log.has(run.step, "test"):
       test(run)
     elif run.step == run.start_step:
-      run.log.print(f"the run in {workdir} is finished; nothing to do")
+      run.log.print(
+        f"the run in {workdir} is finished; alexnet evaluate tests it"
+      )
 
 
 def train(run: Run) -> bool:
@@ -42,10 +48,10 @@ def train(run: Run) -> bool:
   while True:
     improved = not run.progress.evaluated and validate(run)
     stop = run.should_stop()
-    done = run.step == run.total_steps or bool(run.plateau.stopped.all())
+    done = run.step >= run.total_steps or bool(run.plateau.stopped.all())
     if done:
       finish_steps(run)
-      record_training(run)
+    record_training(run, nets=run.plateau.stopped | done)
     if not run.saved and (stop or done or improved or run.save_is_due()):
       finish_steps(run)
       run.save(wait=stop or done)
@@ -63,11 +69,9 @@ def take_steps(run: Run) -> None:
   run.state, sums = run.step_fn(run.state, *batches)  # steps.train_step
   run.progress.batches = run.feed.get_state()
   finish_steps(run)  # The metrics of step n - 1 are read while step n runs.
-  run.in_flight = InFlight(run.step + 1, count, sums, run.steps_per_call > 1)
-  run.step += count
-  run.saved = False
+  run.advance(count, sums)
   run.progress.evaluated = not run.validates_after(run.step)
-  if run.config.stop_at_train_error and run.logs_after(run.step):
+  if run.config.stop_at_train_error and run.ends_period(run.step):
     finish_steps(run)  # A net that ends here must not take the next step.
 
 
@@ -81,19 +85,19 @@ def finish_steps(run: Run) -> None:
     if ends.is_finite(run, step, sums):
       finite.append(sums)
     run.log.advance(step, run.epoch(step))
-  run.meter.add(finite)
+  for meter in (run.meter, run.period):
+    meter.add(finite, ~run.plateau.stopped)
   if run.logs_after(run.step):
     record_training(run)
+  if run.ends_period(run.step):
+    ends.stop_at_train_error(run)
 
 
-def record_training(run: Run) -> None:
-  """Records the means since the last record; may end nets."""
-  if not run.meter:
-    return
-  figures = run.meter.take()
-  run.record("train", figures)
-  ends.stop_at_train_error(run, figures)
-  ends.check_above_chance(run, figures)
+def record_training(run: Run, nets: Any = True) -> None:
+  """Records the means of some nets, by default of all, since their last."""
+  if figures := run.meter.take(nets):
+    run.record("train", figures)
+    ends.check_above_chance(run, figures)
 
 
 def validate(run: Run) -> bool:

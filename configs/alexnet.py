@@ -204,8 +204,8 @@ def get_config() -> ConfigDict:
   config.warmup_epochs = 0.0
   config.total_epochs = 90.0
   config.total_steps = config_dict.placeholder(int)  # instead of total_epochs
-  # Ends the run, or a member of an ensemble, once a logged training error is
-  # below this; 0: never.
+  # Ends the run, or a member of an ensemble, after an evaluate_every_epochs in
+  # which the mean training error was below this; 0: never.
   config.stop_at_train_error = 0.0
   config.seed = 0
 
@@ -213,6 +213,9 @@ def get_config() -> ConfigDict:
   # device has the whole net; towers: one tower each (3.2); owt_a, owt_b, owt_c:
   # One Weird Trick; fsdp: as data, but the fc weights are stored in shards.
   config.layout = "data"
+  # On a GPU, use only programs that give the same bits each time, so that a run
+  # which is resumed ends like one that was not stopped. CPU and TPU always do.
+  config.deterministic = False
   config.microbatches = 1  # a step takes its batch in so many parts
   # Update the fc layers after so many examples, several times a step (One Weird
   # Trick, section 4). None: the whole batch.

@@ -213,7 +213,7 @@ def test_equal_view_keys_give_equal_views_in_other_colours():
 
 
 @pytest.mark.parametrize(
-  ("size", "crop"), [(256, 224), (32, 28), (9, 6), (8, 8)]
+  ("size", "crop"), [(256, 224), (32, 28), (9, 6), (9, 8), (8, 8)]
 )
 def test_test_views_are_the_corners_the_centre_and_their_mirrors(size, crop):
   batch = images(2, size)
@@ -222,9 +222,12 @@ def test_test_views_are_the_corners_the_centre_and_their_mirrors(size, crop):
   seen = [
     augment.test_view(batch, view, a) for view in augment.views(10, size, crop)
   ]
-  expected = [oracles.ten_views(image - mean, crop) for image in batch]
-  np.testing.assert_allclose(np.swapaxes(seen, 0, 1), expected, atol=1e-4)
-  np.testing.assert_array_equal(central(batch, a), seen[4])
+  ten = np.array([oracles.ten_views(image - mean, crop) for image in batch])
+  # Without a margin they are two, each five times.
+  distinct = ten if size > crop else ten[:, [4, 9]]
+  np.testing.assert_allclose(np.swapaxes(seen, 0, 1), distinct, atol=1e-4)
+  np.testing.assert_allclose(np.mean(seen, 0), ten.mean(1), atol=1e-3)
+  assert any(np.array_equal(central(batch, a), view) for view in seen)
 
 
 def test_view_depends_on_its_image_and_keys_alone():

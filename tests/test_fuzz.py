@@ -298,5 +298,5 @@ def data_directory(changed, split):
       (work / name).write_bytes(data)
     examples = records.open_split(records.open_directory(work), split, "")
     batches.load(examples, np.array([0, len(examples) - 1]), 16)
-    checks.check(examples, config)
+    checks.check({"train": examples}, config)
   assert "evil_module" not in sys.modules

@@ -1,5 +1,7 @@
 """The update and the rates, every array and step against the originals'."""
 
+import fractions
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,6 +202,48 @@ def test_layer_that_thaws_goes_on_with_its_old_velocity(thaw, bias_rate):
   assert_follows(config, run_update(rate, lambda *_: 0.0005), steps=20)
 
 
+def learns_ever(exceptions, part):
+  """Whether an array of conv1 has a rate at any time, as configs define it."""
+
+  def newest(rate, epoch, *names):
+    for start, name, value in sorted(exceptions, key=lambda entry: entry[0]):
+      if start <= epoch and name in names:
+        rate = value
+    return rate
+
+  for epoch in range(5):
+    of_layer = newest(0.01, epoch, "conv1")
+    own = newest(0.01, epoch, f"conv1/{part}")
+    if part == "kernel":
+      own = of_layer = newest(0.01, epoch, "conv1", "conv1/kernel")
+    if of_layer > 0 and own > 0:
+      return True
+  return False
+
+
+def test_arrays_that_never_learn_have_no_gradient():
+  """Among random exceptions; no array that learns is among them."""
+  rng = np.random.default_rng(0)
+  params = {"features": {"conv1": {"kernel": 1.0, "bias": 1.0}}}
+  seen = set()
+  for _ in range(300):
+    names = rng.choice(["conv1", "conv1/kernel", "conv1/bias", "conv2"], 3)
+    exceptions = tuple(
+      (float(rng.integers(3)), str(name), float(rng.integers(2)) * 0.1)
+      for name in names[: rng.integers(1, 4)]
+    )
+    config = changed(learning_rate_of_layers=exceptions)
+    apply = optimizer.freeze(config, lambda p: sum(jax.tree.leaves(p)))
+    grads = jax.grad(apply)(params)["features"]["conv1"]
+    for part, grad in grads.items():
+      learns = learns_ever(exceptions, part)
+      assert grad == 1 or not learns, exceptions
+      if part == "kernel" or len(exceptions) == 1:
+        assert (grad == 1) == learns, exceptions
+      seen.add((part, learns))
+  assert len(seen) == 4
+
+
 def lars_config():
   return changed(
     optimizer="lars", weight_decay_of_biases=False, learning_rate=0.1
@@ -254,6 +298,17 @@ def test_rate_drops_at_the_first_step_of_an_epoch():
   ]
   found = rates(config, examples=1000, total_steps=40)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_epochs_are_steps_as_they_are_written():
+  """Catches floats: 2.2 is a little more than 11/5, and 1,100 steps 1,101."""
+  assert schedules.step_of_epoch(2.2, 8000, 16) == 1100
+  for tenths in range(1, 1000):
+    for examples, batch in ((8000, 16), (50_000, 128), (1_281_167, 128)):
+      found = schedules.step_of_epoch(tenths / 10, examples, batch)
+      exact = fractions.Fraction(tenths, 10) * examples / batch
+      assert found - 1 < exact <= found
+  assert schedules.step_of_epoch(2e9, 10**6, 1) == 2**31 - 1
 
 
 def test_no_drops_is_a_constant_rate():

@@ -8,8 +8,11 @@ import json
 import os
 import pickle
 import shutil
+import socket
+import struct
 import sys
 import tarfile
+import types
 import zipfile
 
 import numpy as np
@@ -18,10 +21,10 @@ from directories import write_shards
 from PIL import Image
 
 from alexnet_jax.data import batches, records, statistics
-from alexnet_jax.data.prepare import archives, shards, sources
 from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import shards, sources
 from alexnet_jax.runs import logs, run_files
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, files
 
 pytestmark = pytest.mark.slow  # It makes hostile archives.
 SECRET = b"the canary's"
@@ -162,7 +165,7 @@ def test_a_member_too_large_for_an_image_is_not_unpacked(
   tmp_path, kind, monkeypatch
 ):
   """It is listed as unreadable; the others are read."""
-  monkeypatch.setattr(archives, "MAX_BYTES", 10_000)
+  monkeypatch.setattr(files, "MAX_BYTES", 10_000)
   bomb = bytes(1_000_000)
   (tmp_path / kind).write_bytes(PACKED[kind]([*GOOD, ("a/bomb.png", bomb)]))
   spool = tmp_path / "spool"
@@ -315,7 +318,7 @@ def test_a_mean_image_is_not_unpickled(dataset, tmp_path, how):
     data = zip_bytes([("mean_image.npy", data)])
   (dataset / "mean_image.npy").write_bytes(data)
   with pytest.raises(errors.InputError) as error:
-    statistics.read(dataset)
+    statistics.read(dataset, 16)
   one_line(error)
   assert not ran.exists()
 
@@ -330,6 +333,81 @@ def test_what_a_run_left_is_json_alone(tmp_path, name):
     read(tmp_path)
   one_line(error)
   assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+  "name", ["features.json", "dataset_info.json", "label.labels.txt"]
+)
+def test_metadata_of_any_size_are_not_read(dataset, name):
+  os.truncate(dataset / name, 2**40)
+  with pytest.raises(errors.InputError) as error:
+    records.open_directory(dataset)
+  assert f"{name} is larger than" in one_line(error)
+
+
+@pytest.mark.parametrize("name", statistics.FILES)
+def test_statistics_of_any_size_are_not_read(dataset, name):
+  os.truncate(dataset / name, 2**40)
+  with pytest.raises(errors.InputError) as error:
+    statistics.read(dataset, 16)
+  assert "it has 1,099,511,627,776 bytes" in one_line(error)
+
+
+def test_a_record_of_any_size_is_not_read(tmp_path):
+  length = struct.pack("<Q4x", 2**40)
+  file = tmp_path / "set-train.tfrecord-00000-of-00001"
+  file.write_bytes(length)
+  os.truncate(file, 2**41)
+  part = types.SimpleNamespace(filename=file, skip=0, take=1)
+  with pytest.raises(ValueError, match="an example of 1,099,511,627,776 bytes"):
+    records._starts(part)
+
+
+@pytest.mark.parametrize(
+  "kind", ["source", "list", "synsets", "image of a list", "image", "socket"]
+)
+def test_a_pipe_given_to_prepare_is_not_opened(root, tmp_path, kind):
+  name = {"source": "in.tar", "list": "list.txt", "synsets": "names.txt"}
+  pipe = tmp_path / name.get(kind, "root/a/2.png")
+  if kind == "socket":
+    with socket.socket(socket.AF_UNIX) as server:
+      server.bind(str(pipe))
+  else:
+    os.mkfifo(pipe)
+  source, options = root, {}
+  if kind in ("source", "list"):
+    source = pipe
+  elif kind == "synsets":
+    options = {"synsets": str(pipe)}
+  elif kind == "image of a list":
+    source = root / "list.txt"
+    source.write_text("a/0.png a\nb/0.png b\na/2.png a\n")
+  with pytest.raises(errors.InputError) as error:
+    prepared(source, tmp_path / "out", **options)
+  assert str(pipe) in str(error.value)
+  if "image" not in kind and kind != "socket":
+    one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_in_a_folder_of_a_directory_is_not_opened(dataset, kind):
+  """The metadata may name shards below."""
+
+  def change(value):
+    template = "below/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    value["splits"][0]["filepathTemplate"] = template
+
+  edit(dataset / "dataset_info.json", change)
+  (dataset / "below").mkdir()
+  for shard in list(dataset.glob("*array_record*")):
+    shard.rename(dataset / "below" / shard.name)
+  assert len(read_back(dataset)["label"]) == 20
+  (shard,) = (dataset / "below").iterdir()
+  shard.unlink()
+  os.mkfifo(shard) if kind == "pipe" else shard.symlink_to("/dev/zero")
+  with pytest.raises(errors.InputError) as error:
+    read_back(dataset)
+  assert str(shard) in one_line(error)
 
 
 @pytest.mark.parametrize("name", ["features.json", "shard", "colour_pca.json"])

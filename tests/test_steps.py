@@ -211,6 +211,21 @@ def test_step_that_is_not_finite_names_the_array_and_changes_nothing(
 
 
 @pytest.mark.slow
+def test_gradient_that_a_frozen_array_would_have_skips_no_step():
+  frozen = ((0.0, "fc7/kernel", 0.0),)
+  trainer = Trainer(small_config(learning_rate_of_layers=frozen))
+  with_overflow(trainer)
+  before = jax.device_get(trainer.state.params)["classifier"]
+  after, sums = trainer.step(
+    trainer.state, trainer.put(next(batches(trainer.config, 1)))
+  )
+  assert not np.asarray(sums["nonfinite"]).any()
+  after = jax.device_get(after.params)["classifier"]
+  assert not np.array_equal(after["fc8"]["bias"], before["fc8"]["bias"])
+  np.testing.assert_array_equal(after["fc7"]["kernel"], before["fc7"]["kernel"])
+
+
+@pytest.mark.slow
 def test_step_whose_loss_alone_is_not_finite_changes_nothing():
   """Softmaxes are, and so are gradients, where a sum of losses overflows."""
   trainer = Trainer(small_config(layout="towers"), 2)

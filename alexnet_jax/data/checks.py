@@ -1,8 +1,10 @@
 """Checks before the first step that a data set is what the config says."""
 
 import concurrent.futures
+import functools
 import hashlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,13 @@ _SAMPLE, _SMALLEST_SAMPLE = 256, 16
 _FINGERPRINTED, _BLOCK = 2**28, 2**16
 
 
-def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
-  """Returns a digest of each file of some splits, by file name.
+def fingerprint(examples: records.Examples) -> dict[str, str]:
+  """Returns a digest of each file of a split, by file name.
 
   It covers the size and, of more than `_FINGERPRINTED` bytes, every nth block.
   For single bits ArrayRecord and the images have their own checks.
   """
-  files = sorted({file for examples in splits for file in examples.files})
+  files = sorted(set(examples.files))
   sizes = [file.stat().st_size for file in files]
   stride = -(-sum(sizes) // _FINGERPRINTED)
 
@@ -40,24 +42,27 @@ def fingerprint(splits: Iterable[records.Examples]) -> dict[str, str]:
     return {file.name: text for file, text in zip(files, digests, strict=True)}
 
 
-def check(examples: records.Examples, config: Any) -> statistics.Statistics:
-  """Compares a training split with a config; returns its statistics.
+def check(
+  splits: Mapping[str, records.Examples], config: Any
+) -> statistics.Statistics | None:
+  """Compares splits with a config, and decodes a sample of each.
 
-  Raises InputError if the number of classes or the size of the images differs,
-  the mean is not that of the images, or an example is damaged.
+  Returns the statistics beside the shards, or None. Raises InputError if the
+  number of classes or the size of the images differs, the mean is not that of
+  train, or an example of the samples cannot be used.
   """
-  dataset, size = examples.dataset, config.image_size_px
+  dataset, size = splits["train"].dataset, config.image_size_px
   height, width, _ = dataset.shape
   _compare(dataset, "num_classes", config.num_classes, len(dataset.class_names))
   if height and height == width:
     _compare(dataset, "image_size_px", size, height)
-  stats = _statistics(examples, config)
-  _compare(dataset, "image_size_px", size, len(stats.mean_image))
-  count = min(len(examples), _SAMPLE)
-  sample = np.linspace(0, len(examples) - 1, count).astype(int)
-  samples = (batches.load(examples, indices, size) for indices in [sample])
-  batch = next(batches.with_timeout(samples, config.input_timeout_s))
-  colours = batch["image"].mean((1, 2))
+  samples = map(functools.partial(_sample, size_px=size), splits.values())
+  samples = batches.with_timeout(samples, config.input_timeout_s)
+  images = dict(zip(splits, samples, strict=True))["train"]
+  if not any((dataset.directory / name).exists() for name in statistics.FILES):
+    return None
+  stats, count = statistics.read(dataset.directory, size), len(images)
+  colours = images.mean((1, 2))
   actual, stored = colours.mean(0), stats.mean_image.mean((0, 1))
   # Six standard errors, with a black and a white image added to the sample, and
   # two levels for what JPEG does to a colour.
@@ -72,6 +77,15 @@ def check(examples: records.Examples, config: Any) -> statistics.Statistics:
   return stats
 
 
+def _sample(examples: records.Examples, size_px: int) -> np.ndarray:
+  """Returns some images of a split, uint8 [N, S, S, 3]."""
+  count = min(len(examples), _SAMPLE)
+  indices = np.linspace(0, len(examples) - 1, count).astype(int)
+  if all(examples[int(index)].label == -1 for index in indices):
+    raise examples.error("has no labels (each is -1, as where they are secret)")
+  return batches.load(examples, indices, size_px)["image"]
+
+
 def _compare(dataset: records.Dataset, field: str, ours: int, its: int) -> None:
   if ours != its:
     raise errors.InputError(
@@ -80,15 +94,28 @@ def _compare(dataset: records.Dataset, field: str, ours: int, its: int) -> None:
     )
 
 
-def _statistics(
-  examples: records.Examples, config: Any
-) -> statistics.Statistics:
-  """Reads the statistics beside the shards, or measures the split."""
-  directory = examples.dataset.directory
-  if any((directory / name).exists() for name in statistics.FILES):
-    return statistics.read(directory)
+def measure(examples: records.Examples, config: Any) -> statistics.Statistics:
+  """Returns the statistics of all examples of a split."""
   sums = statistics.Sums.zero(config.image_size_px)
   for batch in batches.all_once(examples, config, "images measured"):
     for image in batch["image"]:
       sums.add_image(image)
   return sums.statistics()
+
+
+def overlaps(splits: Mapping[str, records.Examples]) -> list[str]:
+  """Returns a text for each split that has examples of train."""
+  train, *others = splits.values()
+  texts = []
+  for other in others:
+    shared = sum(
+      max(min(a.skip + a.take, b.skip + b.take) - max(a.skip, b.skip), 0)
+      for a, b in itertools.product(train.parts, other.parts)
+      if a.filename == b.filename
+    )
+    if shared:
+      texts.append(
+        f"{other.field}={other.split!r} has {shared:,} examples of"
+        f" {train.field}={train.split!r}"
+      )
+  return texts

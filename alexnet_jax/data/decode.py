@@ -1,7 +1,6 @@
 """Decodes an image file of any kind: upright, in RGB, as a square."""
 
 import io
-import warnings
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,7 @@ def decode(data: bytes) -> Image.Image:
   than _MAX_PIXELS pixels, or greys of more than 8 bits.
   """
   try:
-    # Pillow warns of odd EXIF blocks and of large images.
-    with warnings.catch_warnings(action="ignore"):
-      return _decode_jpeg(data) if is_jpeg(data) else _decode_other(data)
+    return _decode_jpeg(data) if is_jpeg(data) else _decode_other(data)
   except (UnreadableError, MemoryError):
     raise
   except Image.UnidentifiedImageError:
@@ -76,10 +73,7 @@ def square(image: Image.Image, size_px: int) -> np.ndarray:
 def _orientation(data: bytes) -> int:
   """Returns the EXIF orientation of a JPEG."""
   try:
-    with (
-      warnings.catch_warnings(action="ignore"),
-      Image.open(io.BytesIO(data), formats=["JPEG"]) as image,
-    ):
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
       return image.getexif().get(_ORIENTATION, 1)
   except Exception:  # A damaged EXIF block does not damage the pixels.
     return 1

@@ -1,17 +1,18 @@
 """Training batches on the devices, streamed or drawn from a pool there."""
 
-import os
+import platform
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import batches, records
 from alexnet_jax.parallel import placement
 from alexnet_jax.parallel.layouts import Layout
-from alexnet_jax.runtime import hosts
+from alexnet_jax.runtime import hosts, machine
 
 
 class Feed:
@@ -49,7 +50,7 @@ class Feed:
         for order in orders
       ]
     else:
-      self.pool = placement.replicate(mesh, _load_all(examples, config))
+      self.pool = _load_pool(examples, config, mesh)
       self.draw = draw = jax.shard_map(
         lambda pool, index: jax.tree.map(lambda values: values[index], pool),
         mesh=mesh,
@@ -105,16 +106,32 @@ class Feed:
 def _device_memory(mesh: Mesh) -> float:
   """Returns the bytes of the smallest device memory; CPUs share the host's."""
   stats = [device.memory_stats() for device in mesh.local_devices]
-  host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  nodes = hosts.gather(platform.node())
+  host = machine.memory_bytes() / nodes.count(platform.node())
   return min(s["bytes_limit"] if s else host / len(stats) for s in stats)
 
 
-def _load_all(examples: records.Examples, config: Any) -> batches.Batch:
+def _load_pool(
+  examples: records.Examples, config: Any, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Builds the pool on the devices, so that the host holds a part at a time."""
   size, count, start = config.image_size_px, len(examples), 0
-  images = np.empty((count, size, size, 3), np.uint8)
-  labels = np.empty(count, np.int32)
+  sharding = NamedSharding(mesh, placement.REPLICATED)
+
+  def zeros() -> dict[str, jax.Array]:
+    images = jnp.zeros((count, size, size, 3), jnp.uint8)
+    return {"image": images, "label": jnp.zeros(count, jnp.int32)}
+
+  def put(pool: Any, part: Any, start: jax.Array) -> Any:
+    update = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda x, new: update(x, new, start, 0), pool, part)
+
+  pool = jax.jit(zeros, out_shardings=sharding)()
+  put_in_place = jax.jit(put, donate_argnums=0)
   for batch in batches.all_once(examples, config, "images into memory"):
-    stop = start + len(batch["label"])
-    images[start:stop], labels[start:stop] = batch["image"], batch["label"]
-    start = stop
-  return {"image": images, "label": labels}
+    shape = batch["label"].shape
+    part = placement.put_batch(mesh, placement.REPLICATED, shape, batch)
+    # Otherwise parts that wait for the device would pile up.
+    pool = jax.block_until_ready(put_in_place(pool, part, np.int32(start)))
+    start += len(batch["label"])
+  return pool

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, files
 
 _MAX_CLASSES = 1_000_000  # To name this many takes a second.
+_MAX_TEXT = 2**26  # Bytes; TFDS reads its metadata whole.
+# How to train without a split.
+_WITHOUT = {
+  "validation_split": ", or start a run without this split by"
+  " --config.validation_split='' --config.schedule=epochs",
+  "test_split": ", or go without this split by --config.test_split=''",
+}
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
 
@@ -65,13 +73,18 @@ class Examples:
 
   dataset: Dataset
   split: str
+  field: str  # The config field or flag that names the split.
   serialized: Any  # A sequence of bytes.
+
+  @property
+  def parts(self) -> list[Any]:
+    """TFDS's filename, skip and take of each range of them in a file."""
+    return self.dataset.builder.info.splits[self.split].file_instructions
 
   @property
   def files(self) -> list[Path]:
     """The files that hold them."""
-    info = self.dataset.builder.info.splits[self.split]
-    return [Path(i.filename) for i in info.file_instructions]
+    return [Path(part.filename) for part in self.parts]
 
   def __len__(self) -> int:
     return len(self.serialized)
@@ -89,10 +102,14 @@ class Examples:
 
   def unusable(self, index: int, reason: object) -> errors.DataError:
     """Returns the error for an example that cannot be used."""
+    reason = " ".join(str(reason).split())
+    return self.error(f"cannot be used ({reason})", f"example {index} of ")
+
+  def error(self, text: str, part: str = "") -> errors.DataError:
+    """Returns an error about this split or a part of it."""
     return errors.DataError(
-      f"example {index} of {self.split!r} in {str(self.dataset.directory)!r}"
-      f" cannot be used ({' '.join(str(reason).split())}); make the data set"
-      " again."
+      f"{part}{self.field}={self.split!r} in {str(self.dataset.directory)!r}"
+      f" {text}; make the data set again{_WITHOUT.get(self.field, '')}."
     )
 
 
@@ -109,17 +126,20 @@ def open_directory(directory: Path) -> Dataset:
           f"{str(file)!r} is no regular file, and a read of it could wait for"
           f" ever; remove it from data_dir={str(directory)!r}."
         )
+      is_text = file.suffix in (".json", ".txt") and file.is_file()
+      if is_text and file.stat().st_size > _MAX_TEXT:
+        raise ValueError(f"{file.name} is larger than {_MAX_TEXT:,} bytes")
     _check_features(directory / "features.json")
-    # TFDS prints that TensorFlow is missing, and expands a leading ~.
-    with contextlib.redirect_stdout(None):
-      builder = tfds.builder_from_directory(directory.absolute())
+    # TFDS expands a leading ~.
+    builder = tfds.builder_from_directory(directory.absolute())
     return _dataset(directory, builder)
   except errors.InputError:
     raise
   except Exception as e:  # TFDS raises many kinds for damaged metadata.
     raise errors.InputError(
       f"data_dir={str(directory)!r} cannot be opened ({errors.reason(e)}); make"
-      f" it with alexnet prepare --source=IMAGES --output={str(directory)!r}."
+      " it with alexnet prepare --source=IMAGES"
+      f" --output={shlex.quote(str(directory))}."
     ) from e
 
 
@@ -171,7 +191,7 @@ def open_split(dataset: Dataset, split: str, field: str) -> Examples:
       f" files are of {kind} ({errors.reason(e)}); its splits are {splits}, and"
       " slices of them (validation and test may be empty)."
     ) from e
-  return Examples(dataset, split, serialized)
+  return Examples(dataset, split, field, serialized)
 
 
 def _check_features(file: Path) -> None:
@@ -268,6 +288,8 @@ def _starts(part: Any) -> list[int]:
       stream.seek(start)
       head = stream.read(12)
       size = struct.unpack("<Q4x", head)[0] if len(head) == 12 else end
+      if size > files.MAX_BYTES:
+        raise ValueError(f"{part.filename} has an example of {size:,} bytes")
       start += 16 + size
       if start > end:
         raise ValueError(f"{part.filename} ends in example {index}")

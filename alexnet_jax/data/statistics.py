@@ -3,11 +3,12 @@
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, files
 
 FILES = ("mean_image.npy", "colour_pca.json")
 
@@ -19,6 +20,7 @@ class Statistics:
   mean_image: np.ndarray  # float32 [S, S, 3], 0..255.
   colour_axes: np.ndarray  # float32 [3, 3], a principal axis in each column.
   colour_sds: np.ndarray  # float32 [3], along each axis, ascending.
+  measured_of: str = ""  # Digest of the split, if a run has measured it.
 
 
 @dataclasses.dataclass
@@ -56,29 +58,40 @@ class Sums:
     )
 
 
-def read(directory: Path) -> Statistics:
-  """Reads the statistics of a data set or a run; InputError if damaged."""
+def read(directory: Path, size_px: int) -> Statistics:
+  """Reads the statistics of a data set or a run.
+
+  Raises InputError if they are damaged, or not of images of this size.
+  """
+  shape = (size_px, size_px, 3)
   try:
-    # Mapped, because a damaged header can claim any size. Never unpickled.
-    mean_image = np.array(np.lib.format.open_memmap(directory / FILES[0], "r"))
-    pca = json.loads((directory / FILES[1]).read_text())
+    data = files.read(directory / FILES[0], 4 * math.prod(shape) + 2**16)
+    mean_image = np.lib.format.read_array(io.BytesIO(data))  # Never unpickled.
+    pca = json.loads(files.read(directory / FILES[1], 2**16))
     axes = np.array(pca["axes_in_columns"], np.float32)
     sds = np.array(pca["standard_deviations"], np.float32)
-    shape = (len(mean_image), len(mean_image), 3)
-    if (mean_image.shape, axes.shape, sds.shape) != (shape, (3, 3), (3,)):
-      raise ValueError(f"shapes {mean_image.shape}, {axes.shape}, {sds.shape}")
+    if (mean_image.dtype, mean_image.shape) != (np.float32, shape):
+      raise ValueError(
+        f"a mean image of {mean_image.dtype} {list(mean_image.shape)}, not of"
+        f" float32 {list(shape)}"
+      )
+    if (axes.shape, sds.shape) != ((3, 3), (3,)):
+      raise ValueError(f"axes {list(axes.shape)}, deviations {list(sds.shape)}")
     if not all(np.isfinite(x).all() for x in (mean_image, axes, sds)):
       raise ValueError("some values are not finite")
-    return Statistics(mean_image, axes, sds)
+    return Statistics(mean_image, axes, sds, pca.get("measured_of", ""))
   except Exception as e:  # NumPy raises many kinds for a damaged header.
     raise errors.InputError(
       f"{str(directory)!r} has no usable mean_image.npy and colour_pca.json"
-      f" ({errors.reason(e)}); make the data set again with alexnet prepare."
+      f" for image_size_px={size_px} ({errors.reason(e)}); copy both from"
+      " the data set, or remove both: the next start of training measures them."
     ) from e
 
 
 def write(directory: Path, statistics: Statistics) -> None:
   """Writes the two files."""
+  # So that the second, the last to be written, never belongs to another first.
+  (directory / FILES[1]).unlink(missing_ok=True)
   # np.save(file) would not notice a full disk.
   image = io.BytesIO()
   np.save(image, statistics.mean_image)
@@ -87,4 +100,6 @@ def write(directory: Path, statistics: Statistics) -> None:
     "axes_in_columns": statistics.colour_axes.tolist(),
     "standard_deviations": statistics.colour_sds.tolist(),
   }
+  if statistics.measured_of:
+    pca["measured_of"] = statistics.measured_of
   (directory / FILES[1]).write_text(json.dumps(pca, indent=2) + "\n")

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax import augment
-from alexnet_jax.model import AlexNet
 from alexnet_jax.parallel import collectives, layouts
 
 Loss = Callable[..., tuple[jax.Array, Any]]
@@ -23,13 +22,13 @@ Loss = Callable[..., tuple[jax.Array, Any]]
 
 
 def make_gradients(
-  model: AlexNet,
+  apply: Callable[..., Any],
   augmentation: augment.Augmentation,
   layout: layouts.Layout,
   loss: Loss,
 ) -> Callable[..., Any]:
   """Returns the forward and backward pass of a batch; see `steps.Gradients`."""
-  classifier_gradients = _make_classifier_gradients(model, loss)
+  classifier_gradients = _make_classifier_gradients(apply, loss)
 
   def gradients(params, batch, example_index_B, step, seed):
     total: Any = None
@@ -44,7 +43,7 @@ def make_gradients(
       return dx
 
     dfeatures = _features_gradients(
-      model, augmentation, layout, params["features"], batch, example_index_B,
+      apply, augmentation, layout, params["features"], batch, example_index_B,
       step, seed, classify,
     )  # fmt: skip
     dclassifier, sums = total
@@ -54,7 +53,7 @@ def make_gradients(
 
 
 def make_train_step(
-  model: AlexNet,
+  apply: Callable[..., Any],
   augmentation: augment.Augmentation,
   layout: layouts.Layout,
   loss: Loss,
@@ -65,7 +64,7 @@ def make_train_step(
   The conv layers are updated once, from all examples (section 4, variable
   batch size). `update` is as `steps.update`, with its optimizer.
   """
-  classifier_gradients = _make_classifier_gradients(model, loss)
+  classifier_gradients = _make_classifier_gradients(apply, loss)
 
   def train_step(state, batch, example_index_B, seed):
     new, sums, flags = state, None, None
@@ -86,7 +85,7 @@ def make_train_step(
 
     held = {"features": state.params["features"]}
     dfeatures = _features_gradients(
-      model, augmentation, layout,
+      apply, augmentation, layout,
       collectives.gather_params(layout, held)["features"],
       batch, example_index_B, state.step, seed, classify,
     )  # fmt: skip
@@ -111,20 +110,20 @@ def make_train_step(
 
 
 def _make_classifier_gradients(
-  model: AlexNet, loss: Loss
+  apply: Callable[..., Any], loss: Loss
 ) -> Callable[..., Any]:
   """Returns the gradients by the fc parameters and by their input."""
 
   def loss_fn(classifier, x, labels_B, keys_B):
     variables = {"params": {"classifier": classifier}}
-    logits = model.apply(variables, x, keys_B, method="classify")
+    logits = apply(variables, x, keys_B, method="classify")
     return loss(logits, labels_B)
 
   return jax.grad(loss_fn, (0, 1), has_aux=True)
 
 
 def _features_gradients(
-  model, augmentation, layout, features, batch, example_index_B, step, seed,
+  apply, augmentation, layout, features, batch, example_index_B, step, seed,
   classify,
 ):  # fmt: skip
   """Returns the gradients by the conv parameters.
@@ -139,7 +138,7 @@ def _features_gradients(
 
   def extract(features):
     variables = {"params": {"features": features}}
-    return model.apply(variables, views, keys_B, method="extract")
+    return apply(variables, views, keys_B, method="extract")
 
   x, pull_back = jax.vjp(extract, features)
   sent = x, jnp.stack([batch["label"], example_index_B], axis=1)

@@ -14,17 +14,26 @@ BATCH = P("data")
 REPLICATED = P()
 
 
+def devices() -> list[Any]:
+  """Returns all devices, or only that of `jax.default_device`."""
+  config: Any = jax.config
+  chosen = config.jax_default_device
+  if isinstance(chosen, str):  # A platform.
+    return jax.local_devices(backend=chosen)[:1]
+  return [chosen] if chosen else jax.devices()
+
+
 def make_mesh(num_devices: int | None = None, model: int = 1) -> Mesh:
-  """Returns a mesh with the axes 'data' and 'model', by default of all devices.
+  """Returns a mesh with the axes 'data' and 'model', by default of `devices()`.
 
   Devices along 'model' are neighbours.
   """
-  devices = jax.devices()[:num_devices]
+  found = devices()[:num_devices]
   return jax.make_mesh(
-    (len(devices) // model, model),
+    (len(found) // model, model),
     ("data", "model"),
     axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices,
+    devices=found,
   )
 
 

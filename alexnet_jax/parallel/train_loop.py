@@ -17,6 +17,7 @@ def make_train_loop(
   draw: Callable[[Any, jax.Array], dict[str, jax.Array]],
   layout: layouts.Layout,
   mesh: Mesh,
+  deterministic: bool = False,
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
   """Returns many steps as one program, for examples that live on the devices.
 
@@ -44,4 +45,4 @@ def make_train_loop(
       placement.shardings(mesh, where),
     )
 
-  return platforms.jit(loop, donate_argnums=0)
+  return platforms.jit(loop, deterministic, donate_argnums=0)

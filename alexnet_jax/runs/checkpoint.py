@@ -2,11 +2,14 @@
 
 A checkpoint is a folder WORKDIR/checkpoints/STEP: arrays and progress as Orbax
 writes them, and SHA256SUMS. That file is written last and compared before use,
-as Orbax restores flipped bits without an error.
+as Orbax restores flipped bits without an error. While a run removes and
+replaces checkpoints, readers look again.
 """
 
 import dataclasses
 import hashlib
+import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from alexnet_jax.runs import digests
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, folders
 from alexnet_jax.steps import TrainState
 
 _FOLDER = "checkpoints"
@@ -34,6 +37,9 @@ class Progress:
   fingerprint: dict[str, str]  # The digest of each file of the splits.
   # Sums of the metrics since the last training record.
   totals: dict[str, Any] = dataclasses.field(default_factory=dict)
+  # The same since the last end of `evaluate_every_epochs`.
+  period: dict[str, Any] = dataclasses.field(default_factory=dict)
+  updates: Any = None  # Of each net its last, and the drops of its rate then.
   evaluated: bool = True  # Whether the validation due at this step is done.
   best_step: int | None = None  # Of the lowest validation error.
   best_error: float | None = None
@@ -53,7 +59,8 @@ def unfinished_folder(workdir: Path, step: int) -> Path:
 def steps_of(workdir: Path) -> list[int]:
   """Returns the steps that a run has saved, damaged ones too, in order."""
   names = [path.name for path in (workdir / _FOLDER).glob("*")]
-  return sorted(int(name) for name in names if name.isdecimal())
+  steps = {int(name) for name in names if name.isdecimal()}
+  return sorted(step for step in steps if str(step) in names)
 
 
 def commit(workdir: Path, step: int) -> None:
@@ -85,14 +92,33 @@ def describe_latest(workdir: Path) -> str:
   return "There is no checkpoint yet."
 
 
+def problem(workdir: Path, step: int) -> str:
+  """Returns what is wrong with a checkpoint, "" if nothing is.
+
+  Raises FileNotFoundError if it is removed or replaced meanwhile.
+  """
+  folder = folder_of(workdir, step)
+  inode = folder.lstat().st_ino
+  found = digests.problem(folder)
+  try:
+    known = step if found else _read_about(folder).get("step", step)
+  except (ValueError, AttributeError):
+    known = "?"
+  if known != step:
+    found = f"its progress is that of step {known}"
+  if found and folder.lstat().st_ino != inode:
+    raise FileNotFoundError(folder)
+  return found
+
+
 def latest_valid(workdir: Path) -> int | None:
   """Returns the newest good step, None without any; raises if all are bad."""
   steps = steps_of(workdir)
   for step in reversed(steps):
-    problem = digests.problem(folder_of(workdir, step))
-    if not problem:
+    found = problem(workdir, step)
+    if not found:
       return step
-    line = f"WARNING: the checkpoint of step {step} is damaged ({problem})"
+    line = f"WARNING: the checkpoint of step {step} is damaged ({found})"
     print(line, file=sys.stderr)
   if steps:
     raise errors.InputError(
@@ -113,24 +139,33 @@ def quarantine_damaged(workdir: Path) -> int | None:
   return newest
 
 
+def read_progress(workdir: Path, step: int) -> tuple[Progress, dict[str, Any]]:
+  """Returns the progress of a step, and what the checkpoint says of its run."""
+  folder = folder_of(workdir, step)
+  about = _read_about(folder)
+  try:
+    return Progress(**about.pop("progress")), about
+  except (KeyError, TypeError) as e:
+    raise errors.InputError(
+      f"training cannot resume from {str(folder)!r}, which another program or"
+      f" version wrote ({errors.reason(e)}); start a run from its parameters"
+      f" with --config.init_from={shlex.quote(str(workdir))} and another"
+      " --workdir."
+    ) from e
+
+
 def restore(
   workdir: Path, step: int, state: TrainState
 ) -> tuple[TrainState, Progress]:
   """Returns a step's state, laid out as `state`, and its progress."""
   folder = folder_of(workdir, step)
-  try:
-    progress = Progress(**_read_progress(folder))
-  except TypeError as e:
-    raise errors.InputError(
-      f"training cannot resume from {str(folder)!r}, which another program or"
-      f" version wrote ({errors.reason(e)}); start a run from its parameters"
-      f" with --config.init_from={workdir} and another --workdir."
-    ) from e
+  progress, _ = read_progress(workdir, step)
   names = "params", "opt_state", "plateau"
   parts = {name: getattr(state, name) for name in names}
   _check_shapes(folder, parts)
   items = {k: ocp.args.StandardRestore(part) for k, part in parts.items()}
-  found = _restore(folder, **items)
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    found = checkpointer.restore(folder, args=ocp.args.Composite(**items))
   step_array = jax.device_put(jnp.int32(step), state.step.sharding)
   return TrainState(step_array, *(found[name] for name in parts)), progress
 
@@ -150,26 +185,43 @@ def read_params(workdir: Path, step: int, expected: Any = None) -> Any:
   )
 
 
+@folders.looking_again
+def load_params(
+  workdir: Path, which: str, expected: Any = None
+) -> tuple[int, Any]:
+  """Returns the step that `find_step` finds, and its `read_params`."""
+  step = find_step(workdir, which)
+  return step, read_params(workdir, step, expected)
+
+
+@folders.looking_again
 def find_step(workdir: Path, which: str) -> int:
   """Returns the step of an undamaged checkpoint, or raises InputError.
 
   `which` is newest, best (of the lowest validation error) or a step.
   """
+  folders.check_path(workdir)
   where = f"workdir={str(workdir)!r}"
-  newest = latest_valid(workdir)
-  if newest is None:
+  if not steps_of(workdir):
     raise errors.InputError(f"{where} holds no checkpoint yet; train it first.")
-  if which == "newest":
-    return newest
+  if which in ("newest", "best"):
+    newest = latest_valid(workdir)
+    if newest is None:
+      raise FileNotFoundError(workdir)
+    if which == "newest":
+      return newest
+    about = _read_about(folder_of(workdir, newest))
+    best = about.get("progress", about).get("best_step")
+    if best is None:
+      raise errors.InputError(
+        f"{where} has no best step, as it was never validated; choose newest."
+      )
+    which = str(best)
   steps = {str(step): step for step in steps_of(workdir)}
-  if which == "best":
-    which = str(_read_progress(folder_of(workdir, newest)).get("best_step"))
-  problem = "there is none"
-  if which in steps:
-    problem = digests.problem(folder_of(workdir, steps[which]))
-  if problem:
+  found = problem(workdir, steps[which]) if which in steps else "there is none"
+  if found:
     raise errors.InputError(
-      f"{where} has no good checkpoint of step {which} ({problem}); choose one"
+      f"{where} has no good checkpoint of step {which} ({found}); choose one"
       f" of {', '.join(steps)}, or newest."
     )
   return steps[which]
@@ -180,7 +232,10 @@ def write_params(workdir: Path, params: Any) -> None:
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     checkpointer.save(
       unfinished_folder(workdir, 0),
-      args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        progress=ocp.args.JsonSave({"step": 0}),
+      ),
     )
   commit(workdir, 0)
 
@@ -207,16 +262,10 @@ def _flatten(tree: Any) -> dict[str, Any]:
   }
 
 
-def _restore(folder: Path, **items: Any) -> Any:
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(folder, args=ocp.args.Composite(**items))
-
-
-def _read_progress(folder: Path) -> dict[str, Any]:
-  """Returns the fields of Progress; {} if only parameters were written."""
-  if not (folder / "progress").exists():
-    return {}
-  return _restore(folder, progress=ocp.args.JsonRestore()).progress
+def _read_about(folder: Path) -> dict[str, Any]:
+  """Returns the progress of a checkpoint, as JSON, with all that is with it."""
+  file = folder / "progress" / "metadata"
+  return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _metadata(folder: Path) -> Any:

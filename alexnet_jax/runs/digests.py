@@ -5,7 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from alexnet_jax.runtime import machine
+from alexnet_jax.runtime import files, machine
 
 NAME = "SHA256SUMS"
 
@@ -21,10 +21,10 @@ def write(folder: Path) -> None:
 def problem(folder: Path) -> str:
   """Returns what is wrong with the files of a folder, "" if nothing is."""
   try:
-    listed = (folder / NAME).read_text(errors="replace")
+    listed = files.read(folder / NAME).decode(errors="replace")
     lines = _lines(folder)
   except OSError as e:
-    return str(e)
+    return str(e) if e.filename else f"{NAME}: {e.strerror}"
   if listed == "".join(lines):
     return ""
   differing = {*listed.splitlines(keepends=True)} ^ {*lines}
@@ -37,13 +37,13 @@ def _lines(folder: Path) -> list[str]:
 
   def line_of(file: Path) -> str:
     name = file.relative_to(folder).as_posix()
-    if file.is_symlink():  # It leads out of the checkpoint.
-      return f"a link  {name}\n"
+    if file.is_symlink() or not file.is_file():  # A link leads out of here.
+      return f"no file  {name}\n"
     with file.open("rb") as stream:
       digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return f"{digest}  {name}\n"
 
   paths = sorted({*folder.rglob("*")} - {folder / NAME})
-  files = [path for path in paths if path.is_symlink() or not path.is_dir()]
+  leaves = [path for path in paths if path.is_symlink() or not path.is_dir()]
   with concurrent.futures.ThreadPoolExecutor(machine.cpu_count()) as pool:
-    return list(pool.map(line_of, files))
+    return list(pool.map(line_of, leaves))

@@ -1,7 +1,9 @@
 """When a step is skipped, a rate drops, and a net or a run ends."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +16,24 @@ from alexnet_jax.runtime import errors
 CHANCE_TOLERANCE = 0.01  # A loss this near to that of chance is no better.
 
 
+@contextlib.contextmanager
+def save_on_data_error(
+  run: Run, finish: Callable[[Run], None]
+) -> Iterator[None]:
+  """Saves a run before a bad example ends it, for the step to be taken again.
+
+  Not of several processes: they would have to agree. Their last save holds.
+  """
+  try:
+    yield
+  except errors.DataError:
+    if jax.process_count() == 1 and not run.saved:
+      finish(run)
+      run.log.print(f"saving step {run.step}, to resume from with mended data")
+      run.save(wait=False)
+    raise
+
+
 def update_plateau(run: Run, figures: Figures) -> None:
   """Lowers the rate, or ends a net, whose validation error no longer falls."""
   patience, max_drops = run.config.plateau_patience, run.config.plateau_drops
@@ -22,10 +42,10 @@ def update_plateau(run: Run, figures: Figures) -> None:
   run.set_plateau(jax.device_get(plateau), why)
 
 
-def stop_at_train_error(run: Run, figures: Figures) -> None:
-  """Ends a net whose training error is below `config.stop_at_train_error`."""
-  target = run.config.stop_at_train_error
-  if target:
+def stop_at_train_error(run: Run) -> None:
+  """Ends a net whose error of this period is below the target, if any."""
+  target, figures = run.config.stop_at_train_error, run.period.take()
+  if target and figures:
     stopped = run.plateau.stopped | (run.errors(figures) < target)
     plateau = dataclasses.replace(run.plateau, stopped=stopped)
     run.set_plateau(plateau, f"training error below {target:g}")
@@ -37,7 +57,7 @@ def check_above_chance(run: Run, figures: Figures) -> None:
   if not 0 < config.check_learning_after_steps <= run.step:
     return
   chance = math.log(config.num_classes)
-  for loss in (each["loss"] for each in figures):
+  for loss in (each["loss"] for each in figures if each):
     if abs(loss / chance - 1) < CHANCE_TOLERANCE:
       raise errors.NotLearningError(
         f"the net learns nothing: at step {run.step} its loss is {loss:.4f},"

@@ -17,12 +17,14 @@ from alexnet_jax.runtime import errors
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   """Returns the records of `metrics.jsonl`, but for a last line that is cut."""
   file = workdir / "metrics.jsonl"
-  lines = file.read_bytes().splitlines() if file.exists() else []
+  lines = file.read_bytes().splitlines() if file.is_file() else []
   records = []
   for number, line in enumerate(lines, start=1):
     try:
       records.append(json.loads(line))
-    except ValueError as e:
+      if not {"step", "split"} <= {*records[-1]}:
+        raise ValueError("it is no record of a run")
+    except (ValueError, TypeError) as e:
       if number < len(lines):
         raise errors.InputError(
           f"{file} is damaged in line {number} ({e}); remove that line."
@@ -40,18 +42,31 @@ class Logger(contextlib.AbstractContextManager):
     evaluated: bool,
     total_steps: int,
     is_first: bool = True,
+    count: int | None = None,
   ):
     """Opens the files, and drops records after the checkpoint of `start_step`.
 
     Its own validation is dropped if not `evaluated`. Only `is_first` writes.
+    `count` is the number of records at the checkpoint; if some are missing, a
+    line says so.
     """
+    tested = evaluated and any(
+      (r["step"], r["split"]) == (start_step, "test") and "member" not in r
+      for r in read_metrics(workdir)
+    )
 
     def is_kept(record: dict[str, Any]) -> bool:
+      if record["split"] == "test":  # A member's may be of an earlier step.
+        return tested
       if record["step"] == start_step:
         return evaluated or record["split"] == "train"
       return record["step"] < start_step
 
-    self._before = [x for x in read_metrics(workdir) if is_kept(x)]
+    kept = [x for x in read_metrics(workdir) if is_kept(x)]
+    unique = {(x["step"], x["split"], x.get("member")): x for x in kept}
+    self._before = list(unique.values())
+    # Of the records but those of a test, which no checkpoint follows.
+    self.count = sum(record["split"] != "test" for record in self._before)
     self._total_steps = total_steps
     self._unwritten = b""
     self._file = self._scalars = None
@@ -68,8 +83,16 @@ class Logger(contextlib.AbstractContextManager):
       lines = [json.dumps(record) + "\n" for record in self._before]
       run_files.replace_text(file, "".join(lines))
       self._file = file.open("ab", buffering=0)
+      self.sync()
       self._scalars = tensorboard.ScalarWriter(
         workdir / "tensorboard", start_step + 1
+      )
+    doubled = len(kept) - len(unique)
+    missing = max(0, (count or 0) - self.count)
+    if doubled or missing:
+      self.print(
+        f"WARNING: of the lines of metrics.jsonl up to step {start_step},"
+        f" {missing} are missing and {doubled} were there twice"
       )
     self._bar.start()
 
@@ -90,7 +113,7 @@ class Logger(contextlib.AbstractContextManager):
 
   def print(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    self._console.print(text)
+    self._console.print(errors.printable(text))
 
   def advance(self, step: int, epoch: float) -> None:
     """Moves the bar to a step."""
@@ -101,6 +124,7 @@ class Logger(contextlib.AbstractContextManager):
     """Writes and shows the metrics of a split."""
     if not self._file or not self._scalars:
       return
+    self.count += record["split"] != "test"
     self._unwritten += json.dumps(record, allow_nan=False).encode() + b"\n"
     self.flush()
     step, split, member = record["step"], record["split"], record.get("member")
@@ -109,15 +133,20 @@ class Logger(contextlib.AbstractContextManager):
     self._scalars.write(step, {f"{group}/{k}": v for k, v in scalars.items()})
     if member is not None:
       return
+    wait = record.get("input_wait", 0)
     self.print(
       f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
       f"  {split:<10}  loss {record['loss']:.4f}"
       f"  error {record['top1_error']:.2%}"
       f"  {record['images_per_second']:,.0f} images/s"
+      + (f", {wait:.0%} waiting for images" if wait > 0.03 else "")
     )
 
   def flush(self) -> bool:
-    """Writes what a full disk has delayed; returns whether all is written."""
+    """Writes what a full disk has delayed; returns whether all is written.
+
+    Raises InputError if it fails for another reason.
+    """
     if not self._file or not self._unwritten:
       return True
     size = self._file.seek(0, os.SEEK_END)
@@ -126,6 +155,11 @@ class Logger(contextlib.AbstractContextManager):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as e:
       self._file.truncate(size)  # Never leave a part of a line.
+      if not errors.disk_is_full(e):
+        raise errors.InputError(
+          f"{self._file.name} cannot be written ({e.strerror}); mend that, and"
+          " the same command resumes."
+        ) from e
       count = self._unwritten.count(b"\n")
       self.print(
         f"WARNING: {count} lines of {self._file.name} could not be written"
@@ -134,3 +168,8 @@ class Logger(contextlib.AbstractContextManager):
       return False
     self._unwritten = b""
     return True
+
+  def sync(self) -> None:
+    """Waits until what was written is on the disk."""
+    if self._file:
+      os.fsync(self._file.fileno())

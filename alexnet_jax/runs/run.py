@@ -18,8 +18,8 @@ from alexnet_jax.runs import checkpoint, logs, saving
 from alexnet_jax.runs.meter import Meter
 from alexnet_jax.runtime import errors
 
-Figures = list[dict[str, float]]
-"""Loss and errors of each net, and then, of several, of all together."""
+Figures = list[Any]
+"""Loss and errors of each net, or None; then, of several, of all together."""
 
 
 class InFlight(NamedTuple):
@@ -69,25 +69,37 @@ class Run:
     # Evaluations are data parallel in every layout.
     self.eval_mesh = placement.make_mesh()
     self.view_step = steps.make_view_step(
-      self.net, self.augmentation, self.eval_mesh
+      self.net, self.augmentation, self.eval_mesh, self.config.deterministic
     )
-    self.steps_per_epoch = len(self.splits["train"]) / self.config.batch_size
+    # The steps of a period, as two whole numbers.
+    epochs, count = self.config.evaluate_every_epochs, len(self.splits["train"])
+    period = schedules.steps_in(epochs, count, self.config.batch_size)
+    self.steps_of_periods = period.as_integer_ratio()
     self.meter = Meter(self.progress.totals)
+    self.period = Meter(self.progress.period)
+    # Of each net, the number of its last update, and the drops before it.
+    drops = self.plateau.drops
+    last: Any = self.progress.updates or (np.full_like(drops, self.step), drops)
+    self.updates, self.drops = map(np.asarray, last)
     self.in_flight: InFlight | None = None
     self.saved = True  # Whether the state is also on disk.
 
   def epoch(self, step: int) -> float:
     """Returns the passes over the training split after a step."""
-    return step / self.steps_per_epoch
+    return step * self.config.batch_size / len(self.splits["train"])
 
   def logs_after(self, step: int) -> bool:
     """Whether training metrics are recorded after a step."""
     return step % self.config.log_every_steps == 0
 
+  def ends_period(self, step: int) -> bool:
+    """Whether a step ends another `evaluate_every_epochs`."""
+    steps, periods = self.steps_of_periods
+    return step * periods % steps < periods
+
   def validates_after(self, step: int) -> bool:
     """Whether the validation split is evaluated after a step."""
-    period = self.steps_per_epoch * self.config.evaluate_every_epochs
-    is_due = step // period > (step - 1) // period or step == self.total_steps
+    is_due = self.ends_period(step) or step == self.total_steps
     return "validation" in self.splits and is_due
 
   def saves_after(self, step: int) -> bool:
@@ -96,7 +108,7 @@ class Run:
 
   def steps_until_event(self) -> int:
     """Returns how many steps the next call of `step_fn` takes."""
-    events = self.logs_after, self.saves_after, self.validates_after
+    events = self.logs_after, self.saves_after, self.ends_period
     for step in range(self.step + 1, self.step + self.steps_per_call):
       if step == self.total_steps or any(after(step) for after in events):
         return step - self.step
@@ -108,14 +120,24 @@ class Run:
       return (next(self.feed),)
     return self.feed.pool, self.feed.indices(count, self.steps_per_call), count
 
+  def advance(self, count: int, sums: dict[str, jax.Array]) -> None:
+    """Notes that the next steps have been started, and will return `sums`."""
+    stacked = self.steps_per_call > 1
+    self.in_flight = InFlight(self.step + 1, count, sums, stacked)
+    self.step += count
+    self.updates = np.where(self.plateau.stopped, self.updates, self.step)
+    self.drops = np.asarray(self.plateau.drops)
+    self.saved = False
+
   def rates(self) -> np.ndarray:
-    """Returns the learning rate of each member in the newest step."""
-    rates = self.learning_rate(max(self.step - 1, 0), self.plateau.drops)
-    return np.broadcast_to(rates, (self.config.ensemble,))
+    """Returns the learning rate of each member in its last update."""
+    rate_of = np.vectorize(self.learning_rate)
+    return np.ravel(rate_of(np.maximum(self.updates - 1, 0), self.drops))
 
   def errors(self, figures: Figures) -> np.ndarray:
     """Returns the error of each member, in the shape of the plateau's."""
-    found = [each["top1_error"] for each in figures[: self.config.ensemble]]
+    members = figures[: self.config.ensemble]
+    found = [each["top1_error"] if each else math.nan for each in members]
     return np.reshape(found, self.plateau.stale.shape)
 
   def set_plateau(self, new: schedules.Plateau, why: str) -> None:
@@ -138,15 +160,20 @@ class Run:
 
     Members of an ensemble that have ended have new figures only of the test.
     """
-    about = {"step": self.step, "epoch": self.epoch(self.step), "split": split}
-    rates, ended = self.rates(), np.atleast_1d(self.plateau.stopped)
+
+    def line(step, figures, rate, **member):
+      about = {"step": int(step), "epoch": self.epoch(step), "split": split}
+      return about | member | figures | {"learning_rate": float(rate)}
+
+    rates, steps = self.rates(), np.ravel(self.updates)
+    count = len(rates) if len(rates) > 1 else 0
     records = [
-      about | {"member": i} | each | {"learning_rate": float(rates[i])}
-      for i, each in enumerate(figures[:-1])
-      if split == "test" or not ended[i]
+      line(steps[i], each, rates[i], member=i)
+      for i, each in enumerate(figures[:count])
+      if each and (split == "test" or steps[i] == self.step)
     ]
-    rate = float(rates.mean())
-    records.append(about | figures[-1] | {"learning_rate": rate})
+    for together in figures[count:]:
+      records.append(line(self.step, together, rates.mean()))
     for record in records:
       if not math.isfinite(record["loss"]):
         raise errors.DivergedError(
@@ -167,6 +194,8 @@ class Run:
   def save(self, *, wait: bool) -> None:
     """Saves the state; see `Saver.save`."""
     self.progress.totals = self.meter.totals()
+    self.progress.period = self.period.totals()
+    self.progress.updates = self.updates.tolist(), self.drops.tolist()
     self.saved = self.saver.save(self.state, self.progress, wait=wait)
 
   def describe_latest(self) -> str:

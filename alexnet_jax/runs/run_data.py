@@ -1,10 +1,13 @@
 """The data set of a run, opened and checked before its first step."""
 
+import contextlib
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from alexnet_jax.data import checks, records, statistics
 from alexnet_jax.data.prepare import shapes
@@ -42,20 +45,52 @@ def open_data(config: Any, workdir: Path, resumes: bool) -> RunData:
         f"batch_size={config.batch_size} is larger than train_split="
         f"{config.train_split!r} with {len(splits['train'])} images; lower it."
       )
-    stats = checks.check(splits["train"], config)
+    stats = checks.check(splits, config)
     if config.init_from and not resumes:
       checkpoint.find_step(Path(config.init_from), "newest")
-    if resumes:
-      _, stats = run_files.read_run_metadata(workdir)
+    if resumes and run_files.has_statistics(workdir):
+      stats = statistics.read(workdir, config.image_size_px)
     elif config.init_inherits:  # The net knows pixels less that run's mean.
-      _, stats = run_files.read_run_metadata(Path(config.init_from))
-    fingerprint = checks.fingerprint(splits.values())
-  mean_image = stats.mean_image.tobytes()
+      stats = statistics.read(Path(config.init_from), config.image_size_px)
+    digests = {k: checks.fingerprint(each) for k, each in splits.items()}
+  names = hashlib.sha256(json.dumps(dataset.class_names).encode()).hexdigest()
+  fingerprint = digests["train"] | digests.get("validation", {})
+  fingerprint["class names"] = names[:16]
+  if hosts.from_first(stats is None):
+    stats = _measure(splits["train"], config, workdir, digests["train"])
+  mean_image = stats and stats.mean_image.tobytes()
   hosts.assert_same_on_all_hosts(
     {
       "class names of data_dir": dataset.class_names,
-      "mean image of data_dir": hashlib.sha256(mean_image).hexdigest(),
+      "mean image of data_dir": hashlib.sha256(mean_image or b"").hexdigest(),
     }
-    | {f"file {k} of data_dir": v for k, v in fingerprint.items()}
+    | {
+      f"file {name} of data_dir": digest
+      for files in digests.values()
+      for name, digest in files.items()
+    }
   )
+  assert stats  # Otherwise the processes differ.
+  if jax.process_index() == 0 and (shared := checks.overlaps(splits)):
+    print(f"note: {'; '.join(shared)}", flush=True)
   return RunData(dataset.class_names, splits, stats, fingerprint)
+
+
+def _measure(
+  train: records.Examples, config: Any, workdir: Path, files: dict[str, str]
+) -> statistics.Statistics:
+  """Measures a split in process 0, unless a killed run has left its result."""
+  split = json.dumps([config.train_split, config.image_size_px, files])
+  measured_of = hashlib.sha256(split.encode()).hexdigest()
+  arrays = []
+  with hosts.raise_on_all_hosts():
+    if jax.process_index() == 0:
+      stats = None
+      with contextlib.suppress(errors.InputError):
+        stats = statistics.read(workdir, config.image_size_px)
+      if not stats or stats.measured_of != measured_of:
+        stats = checks.measure(train, config)
+      arrays = [stats.mean_image, stats.colour_axes, stats.colour_sds]
+  shared = hosts.from_first([array.tolist() for array in arrays])
+  mean_image, axes, sds = (np.array(values, np.float32) for values in shared)
+  return statistics.Statistics(mean_image, axes, sds, measured_of)

@@ -1,17 +1,16 @@
 """The folder of a run: its lock, its config, and what it knows of its data."""
 
 import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import statistics
-from alexnet_jax.runs import config_files
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runs import checkpoint, config_files
+from alexnet_jax.runtime import cli, errors, files, folders
 
 # Fields that say where, how often and when to give up, not what is computed.
 MAY_CHANGE_ON_RESUME = (
@@ -19,35 +18,39 @@ MAY_CHANGE_ON_RESUME = (
   "checkpoint_every_steps", "checkpoints_to_keep", "data_dir",
   "device_cache_fraction", "input_timeout_s", "layout", "log_every_steps",
   "microbatches", "reader_threads", "skip_nonfinite_steps", "steps_per_call",
+  "test_split", "test_views",
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def claim_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claim_workdir(
+  workdir: Path, config: ConfigDict
+) -> Iterator[tuple[int | None, Callable[[], bool]]]:
   """Locks a workdir until the process ends, and writes its `config.json`.
 
-  Raises InputError if it is locked, or holds a run whose config differs in more
-  than `MAY_CHANGE_ON_RESUME`; OSError if it cannot be written.
+  Damaged checkpoints are moved aside. Yields the newest good step, and what
+  says whether the workdir is still the folder that was locked. Raises
+  InputError if it is locked, or holds a run whose config differs in more than
+  `MAY_CHANGE_ON_RESUME`; OSError if it cannot be written.
   """
+  folders.check_path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / ".lock").open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-      raise errors.InputError(
-        f"workdir={str(workdir)!r} is in use by another program; wait until"
-        " it ends, or choose another --workdir."
-      ) from e
+  with folders.hold(workdir) as is_held:
     if (workdir / "config.json").exists():
-      _check_same_run(workdir, config)
+      _check_same_run(workdir, read_config(workdir), config)
+    newest = checkpoint.quarantine_damaged(workdir)
+    if newest is not None:  # Whatever has become of config.json.
+      _, about = checkpoint.read_progress(workdir, newest)
+      _check_same_run(workdir, _complete(about["config"]), config)
+    checkpoint.clean(workdir)
     write_config(workdir, config)
-    yield
+    yield newest, is_held
 
 
-def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+def _check_same_run(workdir: Path, saved: Any, config: ConfigDict) -> None:
   there, here = (
     config_files.flatten(json.loads(_to_json(each)))  # JSON has no tuples.
-    for each in (read_config(workdir), config)
+    for each in (saved, config)
   )
   for name in MAY_CHANGE_ON_RESUME:
     there[name] = here[name]
@@ -76,18 +79,28 @@ def _to_json(config: ConfigDict) -> str:
 def read_config(workdir: Path) -> Any:
   """Returns the config of a run; newer fields are as in configs/alexnet.py."""
   try:
-    saved = json.loads((workdir / "config.json").read_text())
-    added = json.loads(config_files.load_config("alexnet").to_json())
-    net = added["network"]
-    for name in ["layers", *net["layers"]]:  # The run has its own.
-      del net[name]
-    saved["network"] = net | saved.get("network", {})
-    return ConfigDict(added | saved).lock()
-  except (OSError, ValueError, TypeError, AttributeError) as e:
+    return _complete(json.loads(files.read(workdir / "config.json")))
+  except (
+    OSError, ValueError, TypeError, AttributeError, RecursionError
+  ) as e:  # fmt: skip
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds no run (config.json: {e}); choose"
       " another --workdir, or train one with alexnet train --workdir=DIR."
     ) from e
+
+
+def _complete(saved: Any) -> ConfigDict:
+  added = json.loads(config_files.load_config("alexnet").to_json())
+  net = added["network"]
+  for name in ["layers", *net["layers"]]:  # The run has its own.
+    del net[name]
+  saved["network"] = net | saved.get("network", {})
+  return ConfigDict(added | saved).lock()
+
+
+def has_statistics(workdir: Path) -> bool:
+  """Whether a workdir has the statistics of its run."""
+  return all((workdir / name).exists() for name in statistics.FILES)
 
 
 def write_run_metadata(
@@ -100,15 +113,17 @@ def write_run_metadata(
 
 
 def read_run_metadata(
-  workdir: Path,
+  workdir: Path, size_px: int
 ) -> tuple[tuple[str, ...], statistics.Statistics]:
   """Returns the class names and statistics that a run was trained with."""
   file = workdir / "class_names.json"
   try:
-    class_names = tuple(json.loads(file.read_text(encoding="utf-8")))
-  except (OSError, ValueError, TypeError) as e:
+    class_names = tuple(json.loads(files.read(file)))
+    if not all(isinstance(name, str) for name in class_names):
+      raise ValueError("its names are no texts")
+  except (OSError, ValueError, TypeError, RecursionError) as e:
     raise errors.InputError(
-      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); train the run"
-      " again."
+      f"workdir={str(workdir)!r} has no usable {file.name} ({e}); put a copy"
+      " back, or remove it and resume the run, which writes it again."
     ) from e
-  return class_names, statistics.read(workdir)
+  return class_names, statistics.read(workdir, size_px)

@@ -1,6 +1,7 @@
 """From a config and a workdir to a run that is ready to train."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from alexnet_jax.runs import (
   trained,
 )
 from alexnet_jax.runs.run import Run
-from alexnet_jax.runtime import errors, hosts, platforms
+from alexnet_jax.runtime import errors, hosts, platforms, program
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ def open_run(
   hosts.assert_same_on_all_hosts(fields | {"workdir": str(workdir)})
   config_files.check(config)
   net = networks.make_model(config)
-  layout = layouts.from_config(config, net.network, jax.device_count())
+  layout = layouts.from_config(config, net.network, len(placement.devices()))
   mesh = placement.make_mesh(layout.devices, layout.model)
   # Processes that do not share a folder would not see the same.
   resumes = hosts.from_first(bool(checkpoint.steps_of(workdir)))
@@ -66,26 +67,31 @@ def open_run(
     where = placement.shardings(mesh, placement.specs(layout, state))
     state = jax.device_put(state, where)
   step = steps.make_step(config, net, tx, augmentation, layout, mesh)
+  same = config.deterministic
   if stream.draw and platforms.loops_are_fast() and config.steps_per_call > 1:
     steps_per_call = config.steps_per_call
-    step_fn = train_loop.make_train_loop(step, stream.draw, layout, mesh)
+    step_fn = train_loop.make_train_loop(step, stream.draw, layout, mesh, same)
   else:
-    steps_per_call, step_fn = 1, platforms.jit(step, donate_argnums=0)
+    steps_per_call, step_fn = 1, platforms.jit(step, same, donate_argnums=0)
   with contextlib.ExitStack() as stack:
     # Nothing is written before here, where the config is known to run.
-    newest = None
+    newest, is_held = None, lambda: True
     with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       if is_first:
-        stack.enter_context(run_files.claim_workdir(workdir, config))
-        if not resumes:
-          run_files.write_run_metadata(
-            workdir, data.class_names, data.statistics
-          )
-        checkpoint.clean(workdir)
-        newest = checkpoint.quarantine_damaged(workdir)
+        claim = run_files.claim_workdir(workdir, config)
+        newest, is_held = stack.enter_context(claim)
     hosts.assert_shared_folder(workdir)
     newest = hosts.from_first(newest)
+    about: dict[str, Any] = {
+      "config": config.to_dict(),
+      "environment": program.environment(config, placement.devices()),
+      "commit": program.commit(),
+      "accepted_data": [],
+    }
+    before = about
     if newest is not None:
+      _, before = checkpoint.read_progress(workdir, newest)
+      about["accepted_data"] = before["accepted_data"]
       state, progress = checkpoint.restore(workdir, newest, state)
       changed = errors.differences(progress.fingerprint, data.fingerprint)
       if changed and not accept_data:
@@ -94,19 +100,48 @@ def open_run(
           f" {newest}: {changed}. Put the data back, go on with these by"
           " --accept_data, or choose another --workdir to start anew."
         )
+      if changed:
+        pairs = progress.fingerprint.items() ^ data.fingerprint.items()
+        files = sorted({name for name, _ in pairs})
+        about["accepted_data"].append({"step": newest, "changed": files})
+        progress.fingerprint = data.fingerprint
       stream.set_state(progress.batches)
     start_step = int(state.step)
     with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       log = logs.Logger(
-        workdir, start_step, progress.evaluated, total_steps, is_first
+        workdir,
+        start_step,
+        progress.evaluated,
+        total_steps,
+        is_first,
+        before.get("records"),
       )
+      if is_first:
+        now = {"step": start_step, "fingerprint": data.fingerprint}
+        names = workdir / "class_names.json"
+        kept = names.exists() and run_files.has_statistics(workdir)
+        if not resumes or not kept:
+          run_files.write_run_metadata(
+            workdir, data.class_names, data.statistics
+          )
+        text = json.dumps(about | now, indent=2)  # For people.
+        run_files.replace_text(workdir / "about.json", text + "\n")
     stack.enter_context(log)
     if start_step:
       where = f"step {start_step} of {total_steps} in {workdir}"
       log.print(f"resuming from {where}")
+      if differing := errors.differences(
+        before["environment"], about["environment"], ("before", "now")
+      ):
+        log.print(
+          f"not all is as before: {differing}. The run will be equal to one"
+          " that never stopped up to rounding, not to the bit"
+        )
     elif origin:
       log.print(f"starting with {origin}")
-    saver = saving.Saver(workdir, config, log, progress.best_step, should_stop)
+    saver = saving.Saver(
+      workdir, config, log, progress.best_step, should_stop, about, is_held
+    )
     yield Run(
       config=config,
       workdir=workdir,

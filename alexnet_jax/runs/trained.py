@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from alexnet_jax import model, networks
 from alexnet_jax.data import records
 from alexnet_jax.parallel import ensemble, placement
-from alexnet_jax.runs import checkpoint, run_files, states
+from alexnet_jax.runs import checkpoint, config_files, run_files, states
 from alexnet_jax.runtime import errors
 
 
@@ -31,19 +31,20 @@ def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
   """Loads a checkpoint of a run onto a mesh; `step` as in `find_step`."""
   config = run_files.read_config(workdir)
   try:
+    config_files.check(config)
     net = networks.make_model(config)
-  except (AttributeError, KeyError) as e:
+  except (errors.InputError, AttributeError, KeyError, TypeError) as e:
     raise errors.InputError(
-      f"workdir={str(workdir)!r} holds a run of another version"
-      f" ({errors.reason(e)}); train it anew."
+      f"workdir={str(workdir)!r} holds a run whose config.json is damaged or of"
+      f" another version ({errors.reason(e)}); put it back, or train anew."
     ) from e
 
   def draw():
     drawn = [states.init_params(net, 0)] * config.ensemble
     return states.init_state(drawn, optax.identity()).params
 
-  found = checkpoint.find_step(workdir, step)
-  params = checkpoint.read_params(workdir, found, jax.eval_shape(draw))
+  expected = jax.eval_shape(draw)
+  found, params = checkpoint.load_params(workdir, step, expected)
   params = placement.replicate(mesh, params)
   members = ensemble.unstack(params, config.ensemble)
   return TrainedRun(config, net, found, members)

@@ -5,14 +5,16 @@ import ctypes
 import errno
 import gc
 import inspect
+import io
 import os
 import re
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from absl import app, flags, logging
 from rich.console import Console
@@ -35,13 +37,23 @@ def run(
     if len(words) > 1 and not takes_files:
       raise errors.InputError(f"{words[1]!r} is no flag; write --FLAG=VALUE.")
     main(words)
-    if sys.stdout:  # None if the shell has closed it.
-      sys.stdout.flush()
+    sys.stdout.flush()
 
+  if sys.stdout is None:  # The shell has closed it.
+    sys.stdout = open(os.devnull, "w")
   # Imported objects stay; not collecting them saves a tenth of the start.
   gc.freeze()
   # What libraries log as an error they also raise.
   logging.set_verbosity(logging.FATAL)
+  if not sys.warnoptions:  # -W or PYTHONWARNINGS.
+    warnings.simplefilter("ignore")
+  # Names of files may be any bytes.
+  for stream, handler in (
+    (sys.stdin, "surrogateescape"),
+    (sys.stdout, "backslashreplace"),
+  ):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors=handler)
   # As an exception, so that unfinished files are removed on the way out.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   try:
@@ -52,8 +64,7 @@ def run(
       return
     app.run(checked_main, flags_parser=_parse)
   except errors.InputError as e:
-    text = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in str(e))
-    print(f"error: {text}", file=sys.stderr)  # In one line, whatever it names.
+    echo(f"error: {e}", sys.stderr)
     if e.exit_immediately:
       sys.stdout.flush()
       os._exit(1)
@@ -120,6 +131,11 @@ def refuse_unknown_fields() -> Iterator[None]:
     raise errors.InputError(
       f"the config has no field {name!r} there; {remedy}"
     ) from e
+
+
+def echo(text: object, file: TextIO | None = None) -> None:
+  """Prints a line; a name in it cannot act on the terminal."""
+  print(errors.printable(str(text)), file=file, flush=True)
 
 
 def make_folder(flag: str, folder: Path) -> None:

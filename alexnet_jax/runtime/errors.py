@@ -2,9 +2,11 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +28,12 @@ class NotLearningError(DivergedError):
 
 class DataError(InputError):
   """An example cannot be used, or none came; the run may go on from here."""
+
+
+class SavingError(InputError):
+  """A run cannot be saved; a thread that saves may not return for minutes."""
+
+  exit_immediately = True
 
 
 class InputTimeoutError(DataError):
@@ -54,6 +62,22 @@ def writing(what: str, path: Path) -> Iterator[None]:
       f"{what}={str(path)!r} cannot be written ({e.strerror}); make it"
       " writable, with room, or choose another."
     ) from e
+
+
+def disk_is_full(e: Exception) -> bool:
+  """Whether making room would mend an error, also one in TensorStore's text."""
+  return any(
+    code == getattr(e, "errno", None) or os.strerror(code) in str(e)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+  )
+
+
+def printable(text: str) -> str:
+  """Returns a text as one line, in which control characters are escapes."""
+  return "".join(
+    x if x.isprintable() or unicodedata.category(x) == "Zs" else ascii(x)[1:-1]
+    for x in text
+  )
 
 
 def reason(e: Exception) -> str:

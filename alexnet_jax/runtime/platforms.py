@@ -5,6 +5,8 @@ The choices are measured in experiments/throughput.
 
 import contextlib
 import functools
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +25,9 @@ COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = {
   },
 }
 
+# No sums in any order, and no kernels that are chosen by their speed.
+DETERMINISTIC_OPTIONS = {"gpu": {"xla_gpu_deterministic_ops": True}}
+
 # Platforms that are many times slower at convolutions in a loop, or under vmap
 # with a kernel for each member.
 UNROLLING = ("cpu",)
@@ -33,10 +38,28 @@ def loops_are_fast() -> bool:
   return jax.default_backend() not in UNROLLING
 
 
-def jit(fun: Callable[..., Any], **settings: Any) -> Any:
+def jit(fun: Any, deterministic: bool = False, **settings: Any) -> Any:
   """Returns `jax.jit(fun, **settings)` with the options of the backend."""
-  options = COMPILER_OPTIONS.get(jax.default_backend())
+  options = dict(COMPILER_OPTIONS.get(jax.default_backend(), {}))
+  if deterministic:
+    options |= DETERMINISTIC_OPTIONS.get(jax.default_backend(), {})
   return jax.jit(fun, compiler_options=options, **settings)
+
+
+_compiled = threading.local()
+
+
+def clock() -> float:
+  """Returns seconds, of a clock that stops while its thread compiles."""
+  return time.perf_counter() - getattr(_compiled, "seconds", 0.0)
+
+
+def _stop_clock(event: str, duration_secs: float, **_: Any) -> None:
+  if event.startswith("/jax/core/compile/"):
+    _compiled.seconds = getattr(_compiled, "seconds", 0.0) + duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_stop_clock)
 
 
 # Functions that compute the same, by platform, for `lax.platform_dependent`.

@@ -1,4 +1,4 @@
-"""How a user stops a run: SIGTERM or Ctrl-C, to one process of it."""
+"""How a user stops a run: SIGTERM, SIGHUP or Ctrl-C, to one process of it."""
 
 import contextlib
 import os
@@ -48,9 +48,20 @@ class StopRequest:
     is_first = not _stop_requested.is_set()
     _stop_requested.set()  # First of all: the next signal may interrupt here.
     if is_first:
-      os.write(2, b"stopping after this step; Ctrl-C stops at once\n")
-    if number == signal.SIGINT and jax.process_count() > 1:
+      _say(b"stopping after this step; Ctrl-C stops at once\n")
+    if number != signal.SIGTERM and jax.process_count() > 1:
       os.kill(os.getpid(), signal.SIGTERM)  # jax tells the other processes.
+
+
+def _say(line: bytes) -> None:
+  """Writes to stderr; drops the output to a terminal that is gone."""
+  for output, text in ((2, line), (1, b"")):
+    try:
+      os.write(output, text)
+    except OSError:
+      null = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(null, output)
+      os.close(null)
 
 
 @contextlib.contextmanager
@@ -60,6 +71,8 @@ def handle_signals() -> Iterator[StopRequest]:
   _stop_requested.clear()
   # With several processes, SIGTERM is left to jax, which tells all of them.
   taken = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
+  if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # As nohup sets it.
+    taken.append(signal.SIGHUP)
   before = {number: signal.signal(number, request._handle) for number in taken}
   try:
     yield request

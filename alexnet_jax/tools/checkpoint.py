@@ -7,28 +7,29 @@
 prints one SHA-256 of the parameters: runs that agree to the bit have the same.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax.runs import checkpoint, digests
+from alexnet_jax.runs import checkpoint
 from alexnet_jax.runtime import errors
 
 
 def _verify(workdir: Path) -> None:
   """Prints a line for each good checkpoint; raises for damaged ones."""
-  steps = checkpoint.steps_of(workdir)
-  if not steps:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} holds no checkpoint yet; train it first."
-    )
-  damaged = []
-  for step in steps:
-    if problem := digests.problem(checkpoint.folder_of(workdir, step)):
-      damaged.append(f"step {step}: {problem}")
-    else:
-      print(f"step {step}: good")
+  good, damaged = [], []
+  while not good and not damaged:
+    steps = checkpoint.steps_of(workdir)
+    for step in steps or [checkpoint.find_step(workdir, "newest")]:
+      # A run may remove it meanwhile.
+      with contextlib.suppress(FileNotFoundError):
+        if problem := checkpoint.problem(workdir, step):
+          damaged.append(f"step {step}: {problem}")
+        else:
+          good.append(step)
+          print(f"step {step}: good")
   if damaged:
     raise errors.InputError(
       f"workdir={str(workdir)!r} has damaged checkpoints:"
@@ -43,8 +44,7 @@ def main(words: Sequence[str]) -> None:
     case ["verify"]:
       _verify(workdir)
     case ["digest"]:
-      step = checkpoint.find_step(workdir, flags.FLAGS.step)
-      params = checkpoint.read_params(workdir, step)
+      step, params = checkpoint.load_params(workdir, flags.FLAGS.step)
       print(f"{checkpoint.digest(params)}  params of step {step}")
     case _:
       raise errors.InputError(

@@ -1,6 +1,7 @@
 """The command line: `alexnet COMMAND`, or `python -m alexnet_jax COMMAND`."""
 
 import importlib
+import os
 import sys
 
 from alexnet_jax.runtime import cli, errors
@@ -39,5 +40,6 @@ def main() -> None:
     )
     sys.exit(1)
   sys.argv[:2] = [f"alexnet {name}"]
+  os.environ["JAX_ENABLE_X64"] = "0"  # jax is imported now, if at all.
   module = importlib.import_module(f"alexnet_jax.{COMMANDS[name][0]}")
   cli.run(module.main, module.define_flags, name in TAKES_FILES)

@@ -6,6 +6,7 @@ alexnet evaluate --workdir=DIR[,DIR...]
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from alexnet_jax import augment, evaluate, steps
@@ -14,6 +15,7 @@ from alexnet_jax.runs import run_files, trained
 from alexnet_jax.runtime import cli, errors
 
 
+@jax.enable_x64(False)
 def evaluate_runs(
   workdirs: Sequence[Path],
   *,
@@ -37,8 +39,8 @@ def evaluate_runs(
   wanted = config.image_size_px, examples.dataset.class_names
   nets = []
   for workdir, run in zip(workdirs, runs, strict=True):
-    class_names, statistics = run_files.read_run_metadata(workdir)
     size_px = run.config.image_size_px
+    class_names, statistics = run_files.read_run_metadata(workdir, size_px)
     if (size_px, class_names) != wanted:
       raise errors.InputError(
         f"workdir={str(workdir)!r} was trained on images of another size or on"
@@ -75,7 +77,7 @@ def main(_) -> None:
   if nets > 1:
     about.append(f"{nets} nets")
   about.append(" and ".join(sorted(views)))
-  print(
+  cli.echo(
     f"{', '.join(about)}, step {', '.join(str(run.step) for run in runs)}:"
     f" top-1 error {figures['top1_error']:.2%},"
     f" top-5 error {figures['top5_error']:.2%}, loss {figures['loss']:.4f}"

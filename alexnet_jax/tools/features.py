@@ -64,7 +64,7 @@ def main(_: Any) -> None:
   with cli.replacing(output) as new:
     write(new, model, examples, options.layer)
   shape = " x ".join(map(str, model.shapes[options.layer]))
-  print(
+  cli.echo(
     f"wrote {output}: {options.layer}, {shape}, of {len(examples):,} images,"
     f" {output.stat().st_size / 1e6:,.1f} MB"
   )

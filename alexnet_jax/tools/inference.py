@@ -7,6 +7,7 @@ model.features(images, layer="fc7")
 
 import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from alexnet_jax.runtime import errors, platforms
 _BATCHES = (64, 8, 1)
 
 
+@jax.enable_x64(False)
 def load(workdir: str | Path, step: str = "newest") -> "Model":
   """Opens a run that was trained, or imported by `alexnet convert`.
 
@@ -36,7 +38,14 @@ def load(workdir: str | Path, step: str = "newest") -> "Model":
   there is no such checkpoint, or a damaged one.
   """
   run = trained.load_run(Path(workdir), placement.make_mesh(1), step)
-  return Model(run, *run_files.read_run_metadata(Path(workdir)))
+  size_px = run.config.image_size_px
+  names, trained_with = run_files.read_run_metadata(Path(workdir), size_px)
+  if len(names) != run.config.num_classes:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} names {len(names)} of its"
+      f" {run.config.num_classes} classes; put its class_names.json back."
+    )
+  return Model(run, names, trained_with)
 
 
 def load_single(workdir: str | Path, step: str = "newest") -> "Model":
@@ -89,14 +98,15 @@ class Model:
       for name, part in self._outputs.items()
     }
     self.layers = tuple(self.shapes)
-    self._run = platforms.jit(self._forward, static_argnames="layer")
+    run_forward = platforms.jit(self._forward, static_argnames="layer")
+    self._run = jax.enable_x64(False)(run_forward)
 
   def predict(self, images: Any, views: int = 1) -> np.ndarray:
     """Returns the probability of each class, float32 [N, K].
 
     Args:
-      images: uint8 [N, H, W, 3] in RGB, 0..255, or a list of such images of
-        any sizes; they are scaled and cropped to a square as by `prepare`.
+      images: uint8 [N, H, W, 3] in RGB, 0..255, or any iterable of such images
+        of any sizes; they are scaled and cropped to squares as by `prepare`.
       views: 1, the centre, or 10, whose probabilities are averaged (paper 4.1).
     """
     if views not in augment.VIEWS:
@@ -135,13 +145,14 @@ class Model:
     return nets[0] if len(nets) == 1 else nets
 
   def _batches(self, images: Any) -> Iterator[np.ndarray]:
-    start = 0
-    while start < len(images):
-      size = next(size for size in _BATCHES if size <= len(images) - start)
-      yield self._squares(images[start : start + size])
-      start += size
+    remaining = iter(images)
+    while held := list(itertools.islice(remaining, _BATCHES[0])):
+      while held:
+        size = next(size for size in _BATCHES if size <= len(held))
+        yield self._squares(held[:size])
+        del held[:size]
 
-  def _squares(self, images: Any) -> np.ndarray:
+  def _squares(self, images: Sequence[Any]) -> np.ndarray:
     """Returns uint8 [N, S, S, 3], the images as in the net's data set."""
     size = self.config.image_size_px
     squares = np.empty((len(images), size, size, 3), np.uint8)

@@ -21,11 +21,12 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.prepare import sources
-from alexnet_jax.runtime import cli, errors
+from alexnet_jax.runtime import cli, errors, files
 from alexnet_jax.tools import inference
 
 _CHUNK = 64
 _MOST_IN_PANEL = 24
+_PIPES = ("/dev/stdin",)  # Others might be waited for without an end.
 
 
 def find(words: Iterable[str], lines: Iterable[str]) -> Iterator[Path]:
@@ -73,7 +74,8 @@ def predictions(
 def read_image(path: Path, size_px: int) -> np.ndarray | str:
   """Returns an image, uint8 [S, S, 3], or why it cannot be read."""
   try:
-    return decode.square(decode.decode(path.read_bytes()), size_px)
+    data = path.read_bytes() if str(path) in _PIPES else files.read(path)
+    return decode.square(decode.decode(data), size_px)
   except OSError as e:
     return e.strerror or str(e)
   except (decode.UnreadableError, MemoryError) as e:
@@ -98,12 +100,12 @@ def main(argv: Sequence[str]) -> None:
       continue
     good += 1
     if options.format == "jsonl":
-      print(json.dumps({"image": str(path), **found}))
+      cli.echo(json.dumps({"image": str(path), **found}))
     else:
-      print(f"{path}  (true: {found['true']})" if found["true"] else path)
+      cli.echo(f"{path}  (true: {found['true']})" if found["true"] else path)
       for x in found["top"]:
-        print(f"  {x['probability']:7.2%}  {x['class']}")
-      print()
+        cli.echo(f"  {x['probability']:7.2%}  {x['class']}")
+      cli.echo("")
     if len(shown) < _MOST_IN_PANEL:
       shown.append((path, image, found))
   if panel and shown:

@@ -6,14 +6,14 @@ Logistic regression by scikit-learn on the standardized features; its penalty is
 the best on a tenth of the training images. `alexnet features` writes the files.
 """
 
-import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors
 
 # On half the squared weights, beside the mean loss over the images.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -31,7 +31,12 @@ class Features(NamedTuple):
 def read(file: Path) -> Features:
   """Reads a file of features, and flattens maps; InputError if it has none."""
   try:
-    with file.open("rb") as content, np.load(content) as held:
+    if not file.is_file():
+      raise ValueError("it is no regular file")
+    with zipfile.ZipFile(file) as archive:
+      if any(x.compress_type for x in archive.infolist()):
+        raise ValueError("it is compressed")
+    with np.load(file) as held:
       names = ("features", "labels", "class_names", "layer")
       values, labels, class_names, layer = (held[name] for name in names)
     values = values.reshape(len(labels), -1)
@@ -65,10 +70,8 @@ def error(train: Features, test: Features) -> float:
     cv=model_selection.ShuffleSplit(1, test_size=0.1, random_state=0),
     max_iter=200,
   )
-  with warnings.catch_warnings():
-    # The smallest penalties may not converge in 200 steps; that is enough.
-    warnings.simplefilter("ignore")
-    model.fit(scaler.transform(train.values), train.labels)
+  # The smallest penalties may not converge in 200 steps; that is enough.
+  model.fit(scaler.transform(train.values), train.labels)
   return 1 - float(model.score(scaler.transform(test.values), test.labels))
 
 
@@ -76,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) != 3:
     raise errors.InputError("write alexnet probe TRAIN.npz TEST.npz.")
   train, test = (read(Path(name)) for name in argv[1:])
-  print(
+  cli.echo(
     f"{train.layer}, {train.values.shape[1]:,} features, {len(train.labels):,}"
     f" to learn from, {len(test.labels):,} to test: top-1 error"
     f" {error(train, test):.2%}"

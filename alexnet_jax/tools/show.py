@@ -94,15 +94,17 @@ def main(_) -> None:
   args.config.num_classes = len(dataset.class_names)
   config, _ = config_files.config()
   config_files.check(config)
-  page = draw(examples, checks.check(examples, config), config, args.seed)
+  stats = checks.check({"train": examples}, config)
+  stats = stats or checks.measure(examples, config)
+  page = draw(examples, stats, config, args.seed)
   cli.make_folder("output", Path(args.output).parent)
   plots.save(page, Path(args.output), dpi=110)
-  print(f"wrote {args.output}")
+  cli.echo(f"wrote {args.output}")
 
 
 def define_flags() -> None:
   flags.DEFINE_string("data", None, "Directory of images.", required=True)
   flags.DEFINE_string("output", None, "PNG file to write.", required=True)
   flags.DEFINE_string("split", "train", "Split, or a slice of one.")
-  flags.DEFINE_integer("seed", 0, "Another seed shows other images.")
+  flags.DEFINE_integer("seed", 0, "Another seed shows other images.", 0)
   config_files.define_config("alexnet")

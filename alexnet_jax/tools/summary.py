@@ -120,7 +120,9 @@ def _settings(layer: model.Layer) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+  console = Console(
+    width=None if sys.stdout.isatty() else 130, highlight=False, markup=False
+  )
   if not flags.FLAGS.diff and len(argv) == 1:
     config, _ = config_files.config()
     config_files.check(config)

@@ -79,7 +79,10 @@ class Result(NamedTuple):
     """Whether it ended with code 1 and one line that holds the words."""
     found = [x for x in self.output.splitlines() if x.startswith("error:")]
     line = found[0] if len(found) == 1 else self.output[-400:]
-    good = self.code == 1 and len(found) == 1 and "Traceback" not in self.output
+    # Threads of Orbax may complain as well of a folder that is gone.
+    theirs = "orbax" in self.output or "asyncio" in self.output
+    clean = "Traceback" not in self.output or theirs
+    good = self.code == 1 and len(found) == 1 and clean
     return good and all(word in line for word in words), line
 
   def worked(self, *words: str) -> Verdict:
@@ -345,7 +348,7 @@ def _move(folder: Path) -> None:
 def vanishing(g: Ground) -> Attempts:
   def replace(workdir: Path) -> None:
     _move(workdir)
-    shutil.copytree(g.whole, workdir)
+    shutil.copytree(g.whole, workdir, dirs_exist_ok=True)
 
   for what, change in {
     "rm -rf": _remove,
@@ -382,11 +385,11 @@ def readers(g: Ground) -> Attempts:
       ("features", where, "--layer=fc6", f"--output={g.new('features.npz')}"),
     ):
       found = [g.run(*words) for _ in range(4)]
-      held = all(x.worked()[0] and "damaged" not in x.output for x in found)
-      shown = found[-1].output.strip().splitlines()[-1:]
+      bad = [x for x in found if x.code != 0 or "damaged" in x.output]
+      shown = str((bad or found)[0].output.strip().splitlines()[-1:])
       yield (
-        f"{words[0]} while every step is saved and removed, four times",
-        (held and command.runs(), str(shown)),
+        f"{words[0]} while every step is saved and removed, 4 times",
+        (not bad and command.runs(), shown),
       )
 
 
@@ -438,7 +441,8 @@ def metrics(g: Ground) -> Attempts:
 
 # Bad data is found before the first step, or costs nothing.
 
-THREE = {"num_classes": 3}
+# Of three classes, and streamed: else all images are read before a step.
+THREE = {"num_classes": 3, "device_cache_fraction": 0.0}
 
 
 def _pictures(count: int, label: Callable[[int], int]) -> list[dict[str, Any]]:
@@ -463,7 +467,7 @@ def _data_set(g: Ground, **changed: list[dict[str, Any]]) -> Path:
 def _with_a_cut_image() -> list[dict[str, Any]]:
   """Returns training examples, of which the first sample skips the bad one."""
   examples = _pictures(600, lambda i: i % 3)
-  examples[7]["image"] = examples[7]["image"][:200]
+  examples[10]["image"] = examples[10]["image"][:200]
   return examples
 
 
@@ -505,7 +509,8 @@ def mended(g: Ground) -> Attempts:
   shutil.copyfile(g.data / "colour_pca.json", data / "colour_pca.json")
   fields = {**THREE, "total_steps": 60, "checkpoint_every_steps": 1000}
   first = g.train(workdir, data_dir=data, **fields)
-  held, line = first.refused("example 7")
+  held, line = first.refused("example 10")
+  held &= bool(first.line("saving step"))
   step = (steps_of(workdir) or [0])[-1]
   yield "a cut image at a later step: saved", (held and step > 0, line)
   good = {"data_dir": _data_set(g), **fields}
@@ -607,7 +612,7 @@ def training_error(g: Ground) -> Attempts:
   ends = []
   for every in (1, 3, 7):
     workdir = g.new("run")
-    fields = {"total_steps": 300, "stop_at_train_error": 0.6}
+    fields = {"total_steps": 300, "stop_at_train_error": 0.86}
     g.train(workdir, **fields, log_every_steps=every)
     ends.append(steps_of(workdir)[-1])
   held = len(set(ends)) == 1 and ends[0] < 300

@@ -142,8 +142,9 @@ def digest_of_fields(fields: Mapping[str, Any]) -> str:
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a config that decide what is trained, as in JSON."""
   free = {*run_files.MAY_CHANGE_ON_RESUME, "seed", "ensemble"}
-  free.remove("data_dir")  # An experiment's data decide its results.
-  free.remove("log_every_steps")  # It decides when `stop_at_train_error` stops.
+  # An experiment's data and test decide its results.
+  free -= {"data_dir", "test_split", "test_views"}
+  free.remove("log_every_steps")  # It decides what training errors are of.
   fields = config_files.flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields.items() if name not in free}
 

@@ -39,7 +39,7 @@ VIEWS = {"one_view_error": 1, "ten_view_error": 10}
 CHANCE_TOLERANCE = 0.01
 """A net has learned if its loss is below chance's by this fraction."""
 _THEN = ", then "  # between the commits that trained a net one after another
-_ABOUT = "about.json"  # in a workdir: commits, devices, versions and seconds
+_ABOUT = "program.json"  # in a workdir: commits, devices, versions and seconds
 
 
 def main(words: Sequence[str]) -> None:
@@ -268,7 +268,7 @@ def _is_at_chance(lines: list[dict[str, Any]], config: Any) -> bool:
 
 
 def _record_program(workdir: Path) -> None:
-  """Adds today's commit, device and versions to about.json."""
+  """Adds today's commit, device and versions to program.json."""
   if (workdir / "answers.npz").exists():  # nothing is left to train
     return
   now = {"commit": _commit(), "device": _device(), "versions": _versions()}
@@ -283,7 +283,7 @@ def _record_program(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def _timing(workdir: Path) -> Iterator[None]:
-  """Adds the seconds of a block to about.json."""
+  """Adds the seconds of a block to program.json."""
   start = time.perf_counter()
   try:
     yield
@@ -340,7 +340,7 @@ def _answers(
   config = run.config
   examples = trained.examples_of(config, "", "")
   augmentation = augment.from_config(
-    config, run_files.read_run_metadata(workdir)[1]
+    config, run_files.read_run_metadata(workdir, config.image_size_px)[1]
   )
   view_step = steps.make_view_step(run.net, augmentation, mesh)
   answers: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from directories import training_batches, write_shards
 from PIL import Image
+from scipy import stats
 
 from alexnet_jax.data import batches, records
 from alexnet_jax.runtime import errors
@@ -121,6 +122,64 @@ def test_seeds_share_no_pass(train):
   seeds = [0, 1, 2, 3, 2**32 - 1]
   orders = [tuple(o) for seed in seeds for o in passes(train, 4, seed=seed)]
   assert len(set(orders)) == 20
+
+
+def philox(key, count):
+  """Numbers of Philox4x64-10, by the paper of Salmon et al. (2011)."""
+  numbers, mask = [], 2**64 - 1
+  for block in range(1, -(-count // 4) + 1):
+    x, (k0, k1) = [block, 0, 0, 0], key
+    for _ in range(10):
+      a, b = 0xD2E7470EE14C6C93 * x[0], 0xCA5A826395121157 * x[2]
+      x = [b >> 64 ^ x[1] ^ k0, b & mask, a >> 64 ^ x[3] ^ k1, a & mask]
+      k0 = (k0 + 0x9E3779B97F4A7C15) & mask
+      k1 = (k1 + 0xBB67AE8584CAA73B) & mask
+    numbers += x
+  return numbers[:count]
+
+
+def orders(count, epochs, seed=0):
+  """The first passes over some examples, [epochs, count]."""
+  order = batches.ShuffledBatches(count, count, seed)
+  return np.array([order[epoch] for epoch in range(epochs)])
+
+
+@pytest.mark.parametrize(("seed", "count"), [(0, 12), (3, 23), (2**32 - 1, 99)])
+def test_the_order_is_that_of_a_published_generator(seed, count):
+  """Of its definition, so that no release of a library changes a run."""
+  for epoch, order in enumerate(orders(count, 3, seed)):
+    numbers = philox((seed, epoch), count)
+    assert order.tolist() == sorted(range(count), key=numbers.__getitem__)
+
+
+def test_orders_stay_as_they_are():
+  assert orders(12, 2).tolist() == [
+    [0, 2, 11, 9, 1, 8, 5, 4, 3, 10, 6, 7],
+    [5, 3, 7, 8, 11, 2, 4, 1, 10, 0, 6, 9],
+  ]
+  assert orders(12, 1, seed=1).tolist() == [
+    [3, 5, 2, 9, 7, 10, 0, 8, 6, 11, 1, 4],
+  ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_each_example_is_as_often_at_each_place(count):
+  """By chi-squared, over passes and over seeds; not too evenly either."""
+  passes = orders(count, 4000)
+  first = np.array([orders(count, 1, seed)[0] for seed in range(4000)])
+  for found in (passes, first):
+    counts = [np.bincount(place, minlength=count) for place in found.T]
+    expected = len(found) / count
+    squared = ((np.array(counts) - expected) ** 2 / expected).sum()
+    free = (count - 1) ** 2
+    assert stats.chi2.ppf(1e-5, free) < squared < stats.chi2.isf(1e-5, free)
+
+
+@pytest.mark.parametrize("count", [1, 65536, 65537])
+def test_a_pass_of_any_length_is_a_permutation(count):
+  """A cipher of 16 bits would map 0 and 65,536 to the same example."""
+  for order in orders(count, 2, seed=7):
+    np.testing.assert_array_equal(np.sort(order), np.arange(count))
 
 
 def test_training_images_are_those_of_the_files(train):
@@ -291,6 +350,8 @@ def test_an_evaluation_of_damaged_data_is_one_line(tmp_path, threads):
   stream = batches.eval_batches(
     examples, size_px=SIZE_PX, batch_size=5, threads=threads
   )
-  with pytest.raises(errors.InputError, match="of 'test' in") as error:
+  with pytest.raises(
+    errors.InputError, match="of train_split='test' in"
+  ) as error:
     list(stream)
   assert "\n" not in str(error.value)

@@ -47,14 +47,14 @@ def config(**changes):
 def refused(directory, split="train", **changes):
   """The one line by which a check refuses."""
   with pytest.raises(errors.InputError) as error:
-    checks.check(open_split(directory, split), config(**changes))
+    checks.check({"train": open_split(directory, split)}, config(**changes))
   assert "\n" not in str(error.value)
   assert str(directory) in str(error.value)
   return str(error.value)
 
 
 def test_a_check_returns_the_statistics_beside_the_shards(data):
-  stats = checks.check(open_split(data), config())
+  stats = checks.check({"train": open_split(data)}, config())
   mean = np.load(data / "mean_image.npy")
   np.testing.assert_array_equal(stats.mean_image, mean)
   pca = json.loads((data / "colour_pca.json").read_text())
@@ -79,7 +79,7 @@ def test_half_of_the_statistics_is_refused(data, name, content):
   (data / name).unlink()
   if content is not None:
     (data / name).write_bytes(content)
-  assert "alexnet prepare" in refused(data)
+  assert "remove both" in refused(data)
 
 
 MEANS = {
@@ -131,8 +131,9 @@ def test_no_sound_data_are_refused(tmp_path, seed):
       tmp_path / str(number), train=images[:count], validation=images[count:]
     )
     for split in ("train", "train[50%:]", "train[:16]", "train[-20:]"):
-      checks.check(open_split(data, split), config(image_size_px=8))
-    checks.check(open_split(data, "validation"), config(image_size_px=8))
+      checks.check({"train": open_split(data, split)}, config(image_size_px=8))
+    validation = open_split(data, "validation")
+    checks.check({"train": validation}, config(image_size_px=8))
 
 
 def test_statistics_that_are_missing_are_measured(tmp_path):
@@ -142,7 +143,8 @@ def test_statistics_that_are_missing_are_measured(tmp_path):
   data = write(tmp_path / "data", train=images)
   for name in statistics.FILES:
     (data / name).unlink()
-  stats = checks.check(open_split(data), config())
+  assert checks.check({"train": open_split(data)}, config()) is None
+  stats = checks.measure(open_split(data), config())
   mean = images.mean(0, dtype=np.float64).astype(np.float32)
   np.testing.assert_array_equal(stats.mean_image, mean)
   assert stats.mean_image.dtype == np.float32
@@ -156,17 +158,17 @@ def test_statistics_that_are_missing_are_measured(tmp_path):
   # Of a slice they know nothing of the rest.
   examples = open_split(data, "train[:30]")
   part = batches.load(examples, np.arange(30), SIZE_PX)["image"]
-  stats = checks.check(examples, config())
+  stats = checks.measure(examples, config())
   np.testing.assert_allclose(stats.mean_image, part.mean(0), rtol=1e-6)
   assert not any((data / name).exists() for name in statistics.FILES)
 
 
 def test_a_fingerprint_knows_files_by_their_bytes(data):
-  before = checks.fingerprint([open_split(data)])
-  assert before == checks.fingerprint([open_split(data)])
+  before = checks.fingerprint(open_split(data))
+  assert before == checks.fingerprint(open_split(data))
   (file,) = data.glob("*.array_record-*")
   assert before.keys() == {file.name}
   content = bytearray(file.read_bytes())
   content[len(content) // 2] ^= 1
   file.write_bytes(content)
-  assert checks.fingerprint([open_split(data)]) != before
+  assert checks.fingerprint(open_split(data)) != before

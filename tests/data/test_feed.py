@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import tracemalloc
 
 import jax
 import numpy as np
@@ -142,6 +143,37 @@ def test_feeds_resume_exactly_at_every_step(train, before, after):
     assert second.get_state() == first.get_state()
     assert_same(take(second, 3), expected[step : step + 3])
     assert_same(take(first, 1), expected[step : step + 1])
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_settings_of_a_host_program_change_no_batch(train, kind):
+  expected = list(itertools.islice(streams(train), 5))
+  with jax.enable_x64(True), jax.default_device(jax.devices()[3]):
+    assert_same(take(open_feed(train, kind), 5), expected)
+
+
+def test_a_pool_is_not_built_in_the_memory_of_the_host(tmp_path):
+  """Two pools at once, in each of four processes, were too much."""
+  black = np.zeros((64, 64, 3), np.uint8)
+  items = {"train": [(i, i % len(CLASSES)) for i in range(1600)]}
+  directory = write_shards(
+    tmp_path / "data",
+    items,
+    CLASSES,
+    64,
+    lambda _: (black, black.tobytes()),
+    raw=True,
+  )
+  dataset = records.open_directory(directory)
+  examples = records.open_split(dataset, "train", "train_split")
+  tracemalloc.start()
+  try:
+    batches = open_feed(examples, "resident", image_size_px=64)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert batches.pool["image"].nbytes == 1600 * black.nbytes
+  assert peak < 1600 * black.nbytes / 2
 
 
 @pytest.mark.parametrize("other", [0, 1e30])

@@ -274,7 +274,7 @@ def test_record_of_a_program_names_every_commit(tmp_path, monkeypatch):
   def commits_after(commit):
     monkeypatch.setattr(run, "_commit", lambda: commit)
     run._record_program(tmp_path)
-    return json.loads((tmp_path / "about.json").read_text())["commit"]
+    return json.loads((tmp_path / "program.json").read_text())["commit"]
 
   assert commits_after("first") == "first"
   assert commits_after("first") == "first"
@@ -284,8 +284,8 @@ def test_record_of_a_program_names_every_commit(tmp_path, monkeypatch):
   (tmp_path / "answers.npz").unlink()
   with pytest.raises(ZeroDivisionError), run._timing(tmp_path):
     1 / 0  # noqa: B018
-  (tmp_path / "about.json").write_text('{"commit": "a"')
-  with pytest.raises(InputError, match=r"about\.json is damaged"):
+  (tmp_path / "program.json").write_text('{"commit": "a"')
+  with pytest.raises(InputError, match=r"program\.json is damaged"):
     run._record_program(tmp_path)
 
 

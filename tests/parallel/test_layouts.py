@@ -174,6 +174,35 @@ def frozen(*names):
 
 
 @pytest.mark.slow
+def test_frozen_layers_cost_no_backward_pass():
+  """Beside layers that stand still now and learn a million epochs later."""
+  names = "conv1", "conv3", "conv5"
+  rests = frozen(*names)["learning_rate_of_layers"]
+  thaw = tuple((1e6, name, 0.01) for name in names)
+  found = []
+  for rates in (rests, rests + thaw):
+    trainer = Trainer(two_towers(learning_rate_of_layers=rates))
+    data = list(batches(trainer.config, 2))
+    batch = trainer.put(data[0])
+    trainer.step = trainer.step.lower(trainer.state, batch).compile()
+    losses = trainer.train(data)
+    flops = trainer.step.cost_analysis()["flops"]
+    found.append((losses, trainer.params, flops))
+  (losses, params, flops), (losses_2, params_2, flops_2) = found
+  np.testing.assert_array_equal(losses, losses_2)
+  for ours, theirs in zip(
+    *map(jax.tree.leaves, (params, params_2)), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+  # By weights of all three, and by inputs of all but the first and of fc6.
+  macs = {
+    row.layer.name: row.macs for row in networks.rows(trainer.net.network)
+  }
+  saved = 2 * sum(macs[x] for x in names) - macs["conv1"] + macs["fc6"]
+  assert flops_2 - flops > 2 * trainer.config.batch_size * saved
+
+
+@pytest.mark.slow
 def test_fc_updates_are_those_of_separate_steps():
   """On one device, where conv layers stand still and nothing is random.
 

@@ -1,11 +1,18 @@
 """Checkpoints as files: hashlib, sha256sum and numpy are the oracles."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import threading
+import time
 
 import jax
 import numpy as np
@@ -13,8 +20,9 @@ import pytest
 from commands import assert_refused, run_command
 from small_states import SHAPES, arrays, save, saver, state_of, tree
 
-from alexnet_jax.runs import checkpoint, digests
+from alexnet_jax.runs import checkpoint
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.tools import checkpoint as command
 
 
 def names(workdir):
@@ -85,7 +93,7 @@ def test_params_alone_can_be_used_but_not_resumed(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, found, tree(arrays(7)))
   with pytest.raises(InputError, match="init_from"):
     checkpoint.restore(tmp_path, 0, state_of(1))
-  with pytest.raises(InputError, match="one of 0, or newest"):
+  with pytest.raises(InputError, match="never validated; choose newest"):
     checkpoint.find_step(tmp_path, "best")
 
 
@@ -222,13 +230,13 @@ def test_added_files_and_links_out_of_a_checkpoint_are_seen(workdir):
   """A folder beside it, and a list of digests that knows nothing of it."""
   folder = workdir / "checkpoints/1"
   (folder / "params" / "more").write_text("")
-  assert "params/more" in digests.problem(folder)
+  assert "params/more" in checkpoint.problem(workdir, 1)
   (folder / "params").rename(workdir / "elsewhere")
   (folder / "params").symlink_to(workdir / "elsewhere")
   sums = folder / "SHA256SUMS"
   lines = sums.read_text().splitlines(keepends=True)
   sums.write_text("".join(line for line in lines if "  params/" not in line))
-  assert "params" in digests.problem(folder)
+  assert "params" in checkpoint.problem(workdir, 1)
 
 
 def test_damaged_steps_are_put_aside_and_the_step_before_is_used(
@@ -245,6 +253,50 @@ def test_damaged_steps_are_put_aside_and_the_step_before_is_used(
   assert names(workdir) == ["1", "2", "3", "3.damaged-1", "3.damaged-2"]
 
 
+@pytest.mark.parametrize("which", ["1000", "newest"])
+def test_copy_under_another_number_is_no_checkpoint(which, workdir, capsys):
+  """Not even if it is asked for."""
+  shutil.copytree(workdir / "checkpoints/2", workdir / "checkpoints/1000")
+  if which == "newest":
+    assert checkpoint.find_step(workdir, which) == 3
+    said = capsys.readouterr().err
+  else:
+    with pytest.raises(InputError) as refusal:
+      checkpoint.find_step(workdir, which)
+    said = str(refusal.value)
+  assert "its progress is that of step 2" in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"step": "3"}'])
+def test_progress_that_nobody_saved_is_damage(text, workdir, capsys):
+  """Though its digest agrees."""
+  folder = workdir / "checkpoints/3"
+  (folder / "progress/metadata").write_text(text)
+  command = "sha256sum $(cut -c67- SHA256SUMS) > new; mv new SHA256SUMS"
+  subprocess.run(command, shell=True, cwd=folder, check=True)
+  assert checkpoint.latest_valid(workdir) == 2
+  assert "step 3 is damaged (its progress" in capsys.readouterr().err
+
+
+def test_imported_params_under_another_number_are_refused(tmp_path):
+  checkpoint.write_params(tmp_path, tree(arrays(7)))
+  (tmp_path / "checkpoints/0").rename(tmp_path / "checkpoints/7")
+  with pytest.raises(InputError, match="no checkpoint"):
+    checkpoint.find_step(tmp_path, "newest")
+
+
+@pytest.mark.parametrize("name", ["03", "٣", "4 ", "4.old", "x"])
+def test_folder_whose_name_is_no_step_is_none(name, workdir):
+  shutil.copytree(workdir / "checkpoints/3", workdir / "checkpoints" / name)
+  assert checkpoint.steps_of(workdir) == [1, 2, 3]
+
+
+def test_link_to_nothing_is_a_damaged_checkpoint(workdir, capsys):
+  (workdir / "checkpoints/9").symlink_to("nowhere")
+  assert checkpoint.latest_valid(workdir) == 3
+  assert "step 9 is damaged" in capsys.readouterr().err
+
+
 def test_run_without_a_good_step_is_refused(workdir):
   for step in checkpoint.steps_of(workdir):
     (workdir / "checkpoints" / str(step) / "progress" / "metadata").unlink()
@@ -259,6 +311,49 @@ def test_verify_names_what_is_damaged(workdir):
   result = run_command("checkpoint", "verify", f"--workdir={workdir}")
   assert_refused(result, "step 1: progress/metadata", str(workdir))
   assert result.stdout == "step 2: good\nstep 3: good\n"
+
+
+# A run that saves and removes while others read.
+
+
+def test_readers_of_a_run_that_saves_see_no_damage(tmp_path, capsys):
+  """One checkpoint is kept, and each step is saved twice."""
+  folder = tmp_path / "checkpoints"
+  save(tmp_path, 1)
+  source = shutil.copytree(folder / "1", tmp_path / "source")
+  ends, looks = threading.Event(), collections.Counter()
+
+  def write():
+    for step in itertools.count(2):
+      for _ in range(2):
+        new = checkpoint.unfinished_folder(tmp_path, step)
+        shutil.copytree(source, new)
+        (new / "progress/metadata").write_text(f'{{"step": {step}}}')
+        checkpoint.commit(tmp_path, step)
+        if ends.is_set():
+          return
+      for old in checkpoint.steps_of(tmp_path)[:-1]:
+        checkpoint.remove(tmp_path, old)
+
+  def load(which):
+    step, params = checkpoint.load_params(tmp_path, which)
+    jax.tree.map(np.testing.assert_array_equal, params, tree(arrays(1)))
+    return step
+
+  deadline = time.monotonic() + 60
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    try:
+      writing = pool.submit(write)
+      while len(looks) < 6:
+        assert time.monotonic() < deadline
+        looks[load("newest")] += 1
+        command._verify(tmp_path)
+    finally:
+      ends.set()
+    writing.result()
+  said = capsys.readouterr()
+  assert said.err == ""
+  assert re.fullmatch(r"(step \d+: good\n)+", said.out)
 
 
 # What a kill leaves.
@@ -278,3 +373,15 @@ def test_half_written_folders_are_removed(workdir):
   assert checkpoint.latest_valid(workdir) == 3
   found = checkpoint.read_params(workdir, 2)
   jax.tree.map(np.testing.assert_array_equal, found, tree(arrays(2)))
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "x"])
+def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(name, workdir):
+  folder = checkpoint.folder_of(workdir, checkpoint.steps_of(workdir)[-1])
+  (folder / name).unlink(missing_ok=True)
+  os.mkfifo(folder / name)
+  signal.alarm(20)  # Whoever waits for it is killed.
+  try:
+    assert name in checkpoint.problem(workdir, int(folder.name))
+  finally:
+    signal.alarm(0)

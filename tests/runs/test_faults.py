@@ -131,7 +131,9 @@ def test_run_killed_again_and_again_ends_in_the_same_bits(
     process.kill()
     process.communicate()
   assert kills == 4
-  finish(start(workdir))
+  result = finish(start(workdir))
+  assert "WARNING" not in result.stdout + result.stderr
+  assert "to the bit" not in result.stdout
   assert_same(workdir, alone)
 
 

@@ -1,6 +1,8 @@
 """What a run records: each line once and whole, also when the disk is full."""
 
+import fcntl
 import json
+import os
 
 import pytest
 from limits import no_file_grows_beyond
@@ -45,6 +47,18 @@ def test_lines_wait_for_room_and_none_is_cut(room, tmp_path, capsys):
   assert lines(tmp_path) == [record(n) for n in range(1, 5)]
 
 
+def test_log_that_cannot_be_written_ends_the_run(tmp_path, capsys):
+  """A file that is sealed, which room does not mend."""
+  sealed = os.memfd_create("log", os.MFD_ALLOW_SEALING)
+  fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+  with logs.Logger(tmp_path, 0, True, 9) as log:
+    os.dup2(sealed, log._file.fileno())
+    with pytest.raises(InputError, match=r"metrics\.jsonl cannot .*permitted"):
+      log.record(record(1))
+  os.close(sealed)
+  assert "room" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("evaluated", [False, True])
 def test_resumed_run_drops_the_lines_after_its_checkpoint(evaluated, tmp_path):
   """They are written again; a validation that is still due is, too."""
@@ -65,12 +79,50 @@ def test_resumed_run_drops_the_lines_after_its_checkpoint(evaluated, tmp_path):
   assert lines(tmp_path) == before[: 3 if evaluated else 2]
 
 
+MEMBERS = [record(5) | {"member": 0}, record(5) | {"member": 1}, record(5)]
+
+
+@pytest.mark.parametrize(
+  ("kept", "told", "left"),
+  [
+    ((0, 1, 2, 3, 4), None, (0, 1, 2, 3, 4)),
+    ((0, 1, 2, 3), None, (0, 1, 2, 3)),  # A test follows the checkpoint.
+    ((0, 2, 3), "1 are missing and 0 ", (0, 2, 3)),
+    ((), "4 are missing and 0 ", ()),
+    ((0, 1, 1, 2, 3), "0 are missing and 1 ", (0, 1, 2, 3)),
+    ((0, 1, 2, 0, 1, 2), "1 are missing and 3 ", (0, 1, 2)),
+  ],
+)
+def test_lines_that_are_missing_or_doubled_are_told_of(
+  kept, told, left, tmp_path, capsys
+):
+  """Four lines led to the checkpoint; a line after it counts for nothing."""
+  known = [*MEMBERS, record(10), record(10, "test")]
+  with logs.Logger(tmp_path, 0, True, 20) as log:
+    for each in known:
+      log.record(each)
+    assert log.count == 4
+  text = [json.dumps(known[i]) + "\n" for i in kept]
+  text.append(json.dumps(record(15)) + "\n")
+  (tmp_path / "metrics.jsonl").write_text("".join(text))
+  capsys.readouterr()
+  with logs.Logger(tmp_path, 10, True, 20, count=4) as log:
+    assert log.count == len([i for i in left if i < 4])
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == (told is not None)
+  assert (told or "") in "".join(said)
+  assert lines(tmp_path) == [known[i] for i in left]
+
+
 def test_damaged_line_is_refused_if_it_is_not_the_last(tmp_path):
   file = tmp_path / "metrics.jsonl"
   good = json.dumps(record(1))
   file.write_text(f"{good}\n{{\n")
   assert logs.read_metrics(tmp_path) == [record(1)]
   file.write_text(f"{good}\n{{\n{good}\n")
+  with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
+    logs.read_metrics(tmp_path)
+  file.write_text(f"{good}\n{{}}\n{good}\n")
   with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
     logs.read_metrics(tmp_path)
 
@@ -114,3 +166,21 @@ def test_a_test_of_an_ensemble_is_there_with_its_last_record(tmp_path):
       log.record(record(3, "test") | extra)
     with logs.Logger(tmp_path, 3, True, 9) as log:
       assert log.has(3, "test") == found
+
+
+@pytest.mark.parametrize(
+  ("wait", "end"),
+  [(0.12, "images/s, 12% waiting for images\n"), (0.02, "images/s\n")],
+)
+def test_a_line_of_training_says_how_long_it_waited(
+  wait, end, tmp_path, capsys
+):
+  with logs.Logger(tmp_path, 0, True, 9) as log:
+    log.record(record(1) | {"input_wait": wait})
+  assert capsys.readouterr().out.endswith(end)
+
+
+def test_a_name_does_not_act_on_the_terminal(tmp_path, capsys):
+  with logs.Logger(tmp_path, 0, True, 9) as log:
+    log.print("runs/\x1b[2Ja\nb")
+  assert capsys.readouterr().out == "runs/\\x1b[2Ja\\nb\n"

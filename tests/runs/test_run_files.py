@@ -1,6 +1,11 @@
 """The folder of a run: who may write there, and whose run it is."""
 
+import errno
+import fcntl
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -8,7 +13,7 @@ import pytest
 
 from alexnet_jax import networks
 from alexnet_jax.configs import quickstart
-from alexnet_jax.runs import run_files
+from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -32,6 +37,60 @@ def test_lock_is_held_by_a_living_program_alone(tmp_path):
       claim(tmp_path)
     other.kill()
   claim(tmp_path)
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / ".lock")
+  signal.alarm(20)  # Whoever waits for it is killed.
+  try:
+    claim(tmp_path)
+  finally:
+    signal.alarm(0)
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EIO"])
+def test_file_system_without_locks_is_told_of(
+  code, tmp_path, monkeypatch, capsys
+):
+  """As flock fails on some NFS, which no test has at hand."""
+
+  def flock(*_):
+    raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  if code == "EIO":
+    with pytest.raises(OSError, match="Input/output"):
+      claim(tmp_path)
+    return
+  claim(tmp_path)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"{str(tmp_path)!r} cannot be locked" in line
+  assert (tmp_path / "config.json").exists()
+
+
+def test_claim_is_of_a_folder_and_not_of_its_name(tmp_path):
+  workdir, config = tmp_path / "run", quickstart.get_config()
+  with run_files.claim_workdir(workdir, config) as (_, first):
+    assert first()
+    moved = workdir.rename(tmp_path / "moved")
+    assert not first()
+    with run_files.claim_workdir(workdir, config) as (_, second):
+      assert second()
+      assert not first()
+      shutil.rmtree(workdir)
+      assert not second()
+    moved.rename(workdir)
+    assert first()
+
+
+def test_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
+  """Orbax would fail at each save, and when it reads."""
+  for workdir in (tmp_path / "run\udcff", tmp_path / "\udcff/run"):
+    with pytest.raises(InputError, match="UTF-8"):
+      claim(workdir)
+    with pytest.raises(InputError, match="UTF-8"):
+      checkpoint.find_step(workdir, "newest")
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_run_of_another_config_is_refused_but_for_what_may_change(tmp_path):

@@ -23,14 +23,14 @@ def data(tmp_path_factory):
 
 def keep(workdir, directory):
   names = records.open_directory(directory).class_names
-  run_files.write_run_metadata(workdir, names, statistics.read(directory))
+  run_files.write_run_metadata(workdir, names, statistics.read(directory, 8))
 
 
 def test_a_run_keeps_its_classes_and_statistics(tmp_path, data):
   keep(tmp_path, data)
-  class_names, known = run_files.read_run_metadata(tmp_path)
+  class_names, known = run_files.read_run_metadata(tmp_path, 8)
   assert class_names == tuple(CLASSES)
-  stats = statistics.read(data)
+  stats = statistics.read(data, 8)
   for name in ("mean_image", "colour_axes", "colour_sds"):
     found, wanted = getattr(known, name), getattr(stats, name)
     np.testing.assert_array_equal(found, wanted)
@@ -45,6 +45,6 @@ def test_a_run_that_lost_what_it_kept_is_refused(tmp_path, data, name, content):
   if content is not None:
     (tmp_path / name).write_bytes(content)
   with pytest.raises(errors.InputError) as error:
-    run_files.read_run_metadata(tmp_path)
+    run_files.read_run_metadata(tmp_path, 8)
   assert str(tmp_path) in str(error.value)
   assert "\n" not in str(error.value)

@@ -1,14 +1,16 @@
 """Saving in the background, and what a full disk does to it."""
 
 import contextlib
+import shutil
 
 import jax.numpy as jnp
 import pytest
 from limits import no_file_grows_beyond
 from small_states import Lines, save, saver, state_of
 
-from alexnet_jax.runs import checkpoint, saving
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.configs import quickstart
+from alexnet_jax.runs import checkpoint, run_files, saving
+from alexnet_jax.runtime.errors import InputError, SavingError
 
 # Threads of Orbax end with the error that is printed.
 pytestmark = [
@@ -76,13 +78,14 @@ def test_failed_save_is_reported_and_tried_again(tmp_path, monkeypatch):
   with saver(tmp_path, log) as saves:
     assert saves.save(state_of(1), PROGRESS, wait=True)
     with no_file_grows_beyond(100):
-      for _ in range(2):
+      for _ in range(5):
         saves.save(state_of(2), PROGRESS)
         assert not saves.wait()
     assert checkpoint.steps_of(tmp_path) == [1]
-    assert len(log.lines) == 2
+    assert len(log.lines) == 5
     for line in log.lines:
       assert line.startswith("WARNING: step 2 could not be saved")
+      assert f"Make room in {tmp_path};" in line
       assert str(tmp_path) in line
       assert "The newest checkpoint is that of step 1." in line
     assert not saves.is_due()
@@ -121,12 +124,83 @@ def test_save_that_is_waited_for_is_tried_until_it_succeeds(
   assert checkpoint.steps_of(tmp_path) == ([] if is_stopped else [1])
 
 
+@pytest.fixture
+def blocked(tmp_path):
+  """A file stands where the checkpoints would be."""
+  (tmp_path / "checkpoints").write_text("")
+  return tmp_path
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_save_that_room_does_not_mend_ends_the_run(wait, blocked, monkeypatch):
+  """After the third failure in a row; no line speaks of room."""
+  monkeypatch.setattr(saving, "_RETRY_S", 0)
+  log = Lines()
+  with saver(blocked, log) as saves:
+    for step in () if wait else (1, 2, 3):
+      assert not saves.save(state_of(step), PROGRESS)
+    with pytest.raises(SavingError, match=r"three times in a row .* no check"):
+      saves.save(state_of(4), PROGRESS, wait=wait)
+  assert len(log.lines) == 3
+  for line in log.lines:
+    assert str(blocked / "checkpoints") in line
+    assert "Make room" not in line
+
+
+def test_failures_that_are_not_in_a_row_end_no_run(blocked):
+  log = Lines()
+  with saver(blocked, log) as saves:
+    for step in range(1, 7):
+      if step == 3:
+        (blocked / "checkpoints").unlink()
+      if step == 4:
+        shutil.move(blocked / "checkpoints", blocked / "aside")
+        (blocked / "checkpoints").write_text("")
+      saves.save(state_of(step), PROGRESS)
+      saves.wait()
+    assert len(log.lines) == 5
+    with pytest.raises(SavingError, match="three times in a row"):
+      saves.save(state_of(7), PROGRESS)
+
+
+@pytest.mark.parametrize("moment", ["before", "while it is saved"])
+def test_workdir_that_another_run_took_is_left_to_it(
+  moment, tmp_path, monkeypatch
+):
+  """Removed under a live run; a second program holds the new one."""
+  workdir, config = tmp_path / "run", quickstart.get_config()
+  log = Lines()
+  with contextlib.ExitStack() as stack:
+
+    def take():
+      shutil.rmtree(workdir)
+      stack.enter_context(run_files.claim_workdir(workdir, config))
+      (workdir / "checkpoints/2.unfinished").mkdir(parents=True)
+
+    claim = run_files.claim_workdir(workdir, config)
+    _, is_held = stack.enter_context(claim)
+    with saver(workdir, log, is_held=is_held) as saves:
+      assert saves.save(state_of(1), PROGRESS, wait=True)
+      if moment == "before":
+        take()
+      else:
+        monkeypatch.setattr(log, "sync", take)  # Before the commit.
+        saves.save(state_of(1), PROGRESS)
+        assert not saves.wait()
+        assert log.lines == []
+      with pytest.raises(SavingError, match=r"removed, moved .* at step 2;"):
+        saves.save(state_of(2), PROGRESS)
+    left = [x.name for x in (workdir / "checkpoints").iterdir()]
+    assert left == ["2.unfinished"]
+
+
 def test_log_is_written_before_the_checkpoint(tmp_path, monkeypatch):
   """Else a kill in between would lose the lines that lead to the step."""
   events = []
   log = Lines()
   monkeypatch.setattr(log, "flush", lambda: events.append("flush") or True)
+  monkeypatch.setattr(log, "sync", lambda: events.append("sync"))
   monkeypatch.setattr(checkpoint, "commit", lambda *_: events.append("commit"))
   with saver(tmp_path, log) as saves:
     saves.save(state_of(1), PROGRESS)
-  assert events == ["flush", "commit"]
+  assert events == ["flush", "sync", "commit"]

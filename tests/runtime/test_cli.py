@@ -2,14 +2,18 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from absl import flags
-from commands import command_line
+from commands import command_line, run_in_process
+from PIL import Image
 
+from alexnet_jax.data import records
 from alexnet_jax.runtime import cli, errors
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.tools import commands
@@ -100,6 +104,7 @@ def test_other_errors_keep_their_traceback(capsys):
 
 
 PRINTS = """
+from alexnet_jax.data import records
 from alexnet_jax.runtime import cli
 cli.run(lambda _: print("x" * {size}), lambda: None)
 """
@@ -182,3 +187,94 @@ def test_texts_are_shortened():
   assert errors.first_few("abcdefg", 2, "; ") == "a; b and 5 more"
   assert errors.reason(OSError("x\ny " * 99)).startswith("OSError: x y x y")
   assert len(errors.reason(OSError("x\ny " * 99))) <= 200
+
+
+def test_warnings_of_libraries_are_not_shown(capsys):
+  """Of this process alone, which ends with the command."""
+
+  def main(_):
+    warnings.warn("Corrupt EXIF data", stacklevel=1)
+
+  found = run(capsys, "x", entry=lambda: cli.run(main, lambda: None))
+  assert found == (0, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_name_is_read_and_printed(encoding):
+  """Whatever the encoding of the terminal, also in one that is strict."""
+  code = """
+import sys
+from alexnet_jax.data import records
+from alexnet_jax.runtime import cli
+def main(_):
+  for line in sys.stdin:
+    print(line.strip().encode("utf-8", "surrogateescape"))
+    cli.echo(line.strip())
+    print(line.strip())
+cli.run(main, lambda: None)
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=Path(__file__).parents[2],
+    env=os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"},
+    input=b"caf\xc3\xa9 \xff\n",
+    capture_output=True,
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.splitlines()[0] == rb"b'caf\xc3\xa9 \xff'"
+  assert rb"\udcff" in result.stdout
+
+
+def test_settings_of_jax_in_the_shell_do_not_reach_a_command():
+  """With 64-bit numbers, plan's formulas would differ from the program."""
+  code = """
+import sys
+from alexnet_jax.tools import commands
+sys.argv = ["alexnet", "summary"]
+try:
+  commands.main()
+finally:
+  import jax
+  print(jax.numpy.zeros(1).dtype)
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=Path(__file__).parents[2],
+    env=os.environ | {"JAX_ENABLE_X64": "1"},
+    capture_output=True,
+    text=True,
+  )
+  assert result.stdout.endswith("float32\n"), result.stderr
+
+
+ODD = ["a b", "it's", '"$(date)"', "-x", "*;&|<"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_printed_commands_survive_the_shell(
+  name, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  for place in ("a", "b"):
+    (tmp_path / "source" / place).mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "source" / place / "1.png")
+  words = ["--source=source", f"--output={name}", "--size=8", "--workers=0"]
+  result = run_in_process(capsys, "prepare", *words)
+  _, command = result.stdout.splitlines()[-1].split(": ", 1)
+  with pytest.raises(InputError) as none:
+    records.open_directory(Path(f"{name}-none"))
+  remedy = str(none.value).partition("with ")[2].removesuffix(".")
+  for line, flag in (
+    (command, f"--config.data_dir={name}"),
+    (remedy, f"--output={name}-none"),
+  ):
+    line = f"alexnet() {{ printf '%s\\0' \"$@\"; }}; {line}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert flag in found.stdout.split("\0")
+
+
+def test_output_that_the_shell_has_closed_is_not_missed():
+  words = sys.executable, "-m", "alexnet_jax", "summary", "--config=quickstart"
+  command = f"{shlex.join(words)} >&-"
+  result = subprocess.run(command, shell=True, stderr=-1, text=True)
+  assert (result.returncode, result.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,13 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
-from commands import assert_refused
+from absl import flags
+from commands import assert_refused, command_line
+from PIL import Image
 from process_runs import finish, flags_of, free_address, wait_for
 
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import hosts
 
 ROOT = Path(__file__).parents[2]
@@ -247,6 +252,8 @@ def fixture_python(tmp_path):
 
 
 COMMAND = ["-m", "alexnet_jax", "train", "--config=alexnet"]
+# What `alexnet prepare` makes of ImageNet has no other split to test on.
+IMAGENET = ["test_split=validation"]
 
 
 def test_pods_of_the_manifest_meet(python):
@@ -274,7 +281,8 @@ def test_pods_of_the_manifest_meet(python):
   results = finish(running)
   for result in results:
     assert "Warning" not in result.stderr
-  others = [*COMMAND, "--config.data_dir=/shared/data/imagenet"]
+  others = ["data_dir=/shared/data/imagenet", *IMAGENET, "reader_threads=32"]
+  others = [*COMMAND, *(f"--config.{field}" for field in others)]
   assert_met(results, [*others, "--workdir=/shared/runs/alexnet"])
 
 
@@ -298,10 +306,34 @@ def test_tasks_of_the_batch_script_meet(tmp_path, python):
   (result,) = finish([start(command, **environ)])
   assert result.returncode == 0, result.stderr
   said = [(tmp_path / str(task)).read_text() for task in range(2)]
-  others = [*COMMAND, "--workdir=runs/slurm", "--config.seed=3"]
+  fields = [*IMAGENET, "reader_threads=1", "seed=3"]
+  fields = [f"--config.{field}" for field in fields]
+  others = [*COMMAND, "--workdir=runs/slurm", *fields]
   assert_met(
     [subprocess.CompletedProcess("", 0, text, "") for text in said], others
   )
+
+
+@pytest.mark.parametrize("file", ["slurm.sbatch", "jobset.yaml"])
+def test_launch_files_fit_the_data_that_prepare_makes_of_imagenet(
+  file, tmp_path
+):
+  """Its splits, and more reader threads than the two of a CPU."""
+  for place in ("train/n01", "train/n02", "val/n01", "val/n02"):
+    (tmp_path / "source" / place).mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "source" / place / "1.png")
+  source, output = str(tmp_path / "source"), tmp_path / "data"
+  counts, _, _ = prepare.prepare(source, output, size_px=8, workers=0)
+  text = (ROOT / "launch" / file).read_text()
+  text = re.sub("^#.*", "", text, flags=re.M)
+  text = text.replace('"$SLURM_CPUS_PER_TASK"', "8")
+  with command_line("train", *re.findall(r"--config[.=][^ #\\\n]+", text)):
+    config_files.define_config()
+    flags.FLAGS(sys.argv)
+    config, _ = config_files.config()
+  splits = {config[f"{of}_split"] for of in ("train", "validation", "test")}
+  assert splits == set(counts)
+  assert config.reader_threads >= 8
 
 
 def test_two_processes_that_fail_leave_none_behind(tmp_path):

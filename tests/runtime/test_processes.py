@@ -23,7 +23,12 @@ from alexnet_jax.tools.evaluate import evaluate_runs
 from alexnet_jax.train import train_and_evaluate
 
 pytestmark = pytest.mark.slow
-PLATEAU = {"schedule": "plateau", "plateau_patience": 1, "plateau_drops": 1}
+PLATEAU = {
+  "schedule": "plateau",
+  "plateau_patience": 1,
+  "plateau_drops": 1,
+  "log_every_steps": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -292,25 +297,19 @@ def test_no_run_starts_from_an_ensemble(ensemble, data, tmp_path):
 
 def test_members_end_on_plateaus_of_their_own(data, tmp_path):
   """A net in each of two processes; the first to end waits for the other."""
-  both, *workdirs = (tmp_path / name for name in ("both", "1", "2"))
+  both, *workdirs = (tmp_path / name for name in ("both", "4", "5"))
   for workdir in workdirs:
     succeed(start_run(workdir, data, seed=int(workdir.name), **PLATEAU))
-  first, _ = succeed(start_run(both, data, 2, seed=1, ensemble=2, **PLATEAU))
+  first, _ = succeed(start_run(both, data, 2, seed=4, ensemble=2, **PLATEAU))
   ends = [figures(workdir)[-1]["step"] for workdir in workdirs]
   assert len(set(ends)) == 2
   assert max(ends) < LIVELY["total_steps"]
   assert figures(both)[-1]["step"] == max(ends)
   params = newest_params(both)
-  for member, (workdir, end) in enumerate(zip(workdirs, ends, strict=True)):
+  for member, workdir in enumerate(workdirs):
     assert f"member {member}: no lower validation error" in first.stdout
     mine = jax.tree.map(lambda w, m=member: w[m], params)
     assert_equal_params(mine, newest_params(workdir), 3e-6)
-    *expected, expected_test = figures(workdir)
-    *found, test = figures(both, member)
-    assert_equal_figures(
-      [r for r in found if r["step"] <= end and r["split"] == "validation"],
-      [r for r in expected if r["split"] == "validation"],
-    )
-    assert test["split"] == expected_test["split"] == "test"
-    assert test["loss"] == pytest.approx(expected_test["loss"], abs=5e-6)
-    assert test["learning_rate"] == expected_test["learning_rate"]
+    # To their last lines, which tell of the steps since the fifth.
+    assert_equal_figures(figures(both, member), figures(workdir))
+    assert [r["split"] for r in figures(workdir)][-2:] == ["train", "test"]

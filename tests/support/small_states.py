@@ -23,6 +23,8 @@ SHAPES = {
 class Lines:
   """A log that keeps what is printed."""
 
+  count = 0
+
   def __init__(self):
     self.lines = []
 
@@ -33,6 +35,9 @@ class Lines:
   def flush(self):
     """Has nothing to write."""
     return True
+
+  def sync(self):
+    """Has nothing to wait for."""
 
 
 def arrays(step, shapes=SHAPES):

@@ -1,5 +1,14 @@
 """A trained net as a library, against numpy and what it was trained with."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -18,10 +27,14 @@ SCALE = (0.5, 2.0, 0.25)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("runs") / "run"
-  (params,), mean = write_run(folder, small_config(input_scale=SCALE))
-  return alexnet_jax.load(folder), params, mean
+def run_folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture(scope="module")
+def run(run_folder):
+  (params,), mean = write_run(run_folder, small_config(input_scale=SCALE))
+  return alexnet_jax.load(run_folder), params, mean
 
 
 def inputs(images, mean, views):
@@ -80,6 +93,33 @@ def test_any_number_of_images_is_answered_as_each_alone(run):
   assert model.features([], "pool1").shape == (0, *model.shapes["pool1"])
 
 
+def test_images_are_taken_from_any_iterable_batch_after_batch(run):
+  model, _, _ = run
+  many = RNG.integers(0, 256, (75, 72, 72, 3), dtype=np.uint8)
+  expected = model.predict(many)
+  alive = most = 0
+
+  def gone():
+    nonlocal alive
+    alive -= 1
+
+  def stream():
+    nonlocal alive, most
+    for image in many:
+      image = image.copy()
+      alive, most = alive + 1, max(most, alive)
+      weakref.finalize(image, gone)
+      yield image
+
+  for images in (stream(), tuple(many), iter(list(many)), jnp.asarray(many)):
+    np.testing.assert_array_equal(model.predict(images), expected)
+  pictures = map(Image.fromarray, many)
+  np.testing.assert_array_equal(model.predict(pictures), expected)
+  features = model.features(stream(), "fc8")
+  np.testing.assert_array_equal(features, model.features(many, "fc8"))
+  assert most <= 65  # Of 64, one more may be drawn.
+
+
 def test_images_of_other_sizes_become_squares_as_in_the_data_set(run):
   model, _, _ = run
   wide = RNG.integers(0, 256, (90, 130, 3), dtype=np.uint8)
@@ -115,3 +155,76 @@ def test_nets_of_an_ensemble_are_averaged(tmp_path):
 def test_what_cannot_be_answered_is_refused(ask, words, run):
   with pytest.raises(errors.InputError, match=words):
     ask(run[0])
+
+
+DAMAGED = {
+  "image_size_px": -5,
+  "crop_size_px": 73,
+  "num_classes": 10**12,
+  "ensemble": 0,
+  "input_scale": "abc",
+  "compute_dtype": "x",
+  "matmul_precision": "bad",
+  "network": [1],
+  "network.conv1": None,
+  "network.layers": [],
+  "network.towers": 0,
+  "network.lrn.window": 10**9,
+}
+
+
+@pytest.mark.parametrize("field", DAMAGED)
+def test_a_damaged_config_is_an_error_of_one_line(
+  field, run, run_folder, tmp_path
+):
+  config = part = json.loads((run_folder / "config.json").read_text())
+  *parts, last = field.split(".")
+  for name in parts:
+    part = part[name]
+  part[last] = DAMAGED[field]
+  shutil.copytree(run_folder, tmp_path / "run")
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  with pytest.raises(errors.InputError, match=r"config\.json") as error:
+    alexnet_jax.load(tmp_path / "run")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["[1, 2, 3, 4, 5, 6]", '["a"]', '{"a": 1}', "[null]", "[" * 10**5, "7"],
+)
+@pytest.mark.parametrize("name", ["class_names.json", "config.json"])
+def test_damaged_json_is_an_error_of_one_line(
+  name, text, run, run_folder, tmp_path
+):
+  shutil.copytree(run_folder, tmp_path / "run")
+  (tmp_path / "run" / name).write_text(text)
+  with pytest.raises(errors.InputError, match=name) as error:
+    alexnet_jax.load(tmp_path / "run")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["class_names.json", "config.json"])
+def test_a_pipe_in_a_run_is_not_waited_for(name, run, run_folder, tmp_path):
+  shutil.copytree(run_folder, tmp_path / "run")
+  (tmp_path / "run" / name).unlink()
+  os.mkfifo(tmp_path / "run" / name)
+  with pytest.raises(errors.InputError, match=f"{name}.* no regular file"):
+    alexnet_jax.load(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_program_around_it_finds_all_as_it_was_and_the_same_numbers(tmp_path):
+  """In a thread's event loop, with 64-bit numbers and another device."""
+  root = Path(__file__).parents[2]
+  paths = f"{root}:{root / 'tests' / 'support'}"
+  result = subprocess.run(
+    [sys.executable, root / "tests/support/guest.py", tmp_path],
+    env=os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  lines = result.stdout.splitlines()
+  assert [x for x in lines if not x.startswith("step")] == ["done"]
+  assert result.stderr == ""

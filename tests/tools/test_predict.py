@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -243,3 +245,66 @@ def test_folders_are_no_images(tmp_path):
   (tmp_path / "b.jpg").touch()
   inside = [tmp_path / "b.jpg", tmp_path / "folder.jpg" / "a.jpg"]
   assert [*predict.find([str(tmp_path)], [])] == inside
+
+
+@pytest.fixture
+def odd_files(tmp_path):
+  """A pipe, a socket, a device and a file that is far too large."""
+  folder = tmp_path / "odd"
+  folder.mkdir()
+  os.mkfifo(folder / "pipe.jpg")
+  with socket.socket(socket.AF_UNIX) as server:
+    server.bind(str(folder / "socket.jpg"))
+  (folder / "zero.jpg").symlink_to("/dev/zero")
+  (folder / "large.jpg").touch()
+  os.truncate(folder / "large.jpg", 2**40)
+  return folder
+
+
+def test_what_is_no_image_file_is_not_waited_for(ask, odd_files):
+  names = [str(x) for x in odd_files.iterdir()]
+  for words, lines in ((odd_files,), ""), (("-",), "\n".join(names)):
+    result = ask(*words, lines=lines)
+    assert_refused(result, "4 of 4 images cannot be read", "1,099,511,627,776")
+    assert result.stderr.count("no regular file") == 2
+  for name in names:
+    assert isinstance(predict.read_image(Path(name), 8), str)
+
+
+def test_standard_input_may_be_a_pipe(place):
+  """`curl ... | alexnet predict /dev/stdin`."""
+  reader, writer = os.pipe()
+  os.write(writer, (place / "images" / "bee" / "1.png").read_bytes())
+  os.close(writer)
+  kept = os.dup(0)
+  os.dup2(reader, 0)
+  try:
+    assert predict.read_image(Path("/dev/stdin"), 8).shape == (8, 8, 3)
+  finally:
+    os.dup2(kept, 0)
+    os.close(kept)
+    os.close(reader)
+
+
+def test_names_do_not_act_on_the_terminal(
+  ask, place, model, tmp_path, monkeypatch
+):
+  """Of files and of classes; and a name may be of bytes that are no text."""
+  names = [
+    "\x1b[2J.png",
+    "a\nb\r.png",
+    "\u202egnp.png",
+    os.fsdecode(b"\xff.png"),
+  ]
+  for name in names:
+    shutil.copy(place / "images" / "bee" / "1.png", tmp_path / name)
+  evil = tuple(f"\x1b]0;title\x07{name}" for name in NAMES)
+  monkeypatch.setattr(model, "class_names", evil)
+  table = ask(tmp_path, "--top=1")
+  lines = json_lines(ask(tmp_path, "--top=1", "--format=jsonl"))
+  assert table.returncode == 0
+  assert set(table.stdout) <= {*map(chr, range(32, 127)), "\n"}
+  for escaped in ("\\x1b[2J.png", "a\\nb\\r", "\\u202egnp", "\\udcff.png"):
+    assert escaped in table.stdout
+  assert table.stdout.count("\\x1b]0;title\\x07") == len(names)
+  assert {Path(line["image"]).name for line in lines} == set(names)

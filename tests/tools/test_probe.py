@@ -1,5 +1,6 @@
 """A linear classifier on features, and the files that it refuses."""
 
+import os
 import sys
 
 import numpy as np
@@ -24,6 +25,7 @@ def features_of(values, labels):
   return probe.Features(7 + 100 * values, labels, names, "fc7")
 
 
+@pytest.mark.filterwarnings("ignore")  # As of all commands.
 def test_probe_finds_the_line_that_separates_the_classes():
   """It reaches the error of the planted rule, and finds no line in noise."""
   (values, labels), (others, truth) = planted(3000, 1), planted(2000, 2)
@@ -52,6 +54,15 @@ def test_files_that_do_not_fit_are_refused(change, words, tmp_path):
   np.savez(tmp_path / "b.npz", **other)
   with pytest.raises(errors.InputError, match=words):
     probe.error(features_of(values, labels), probe.read(tmp_path / "b.npz"))
+
+
+def test_files_that_would_never_end_are_refused(tmp_path):
+  """A pipe is waited for; a small compressed file can hold gigabytes."""
+  os.mkfifo(tmp_path / "pipe.npz")
+  np.savez_compressed(tmp_path / "zip.npz", features=np.zeros(10**6))
+  for name, words in (("pipe", "no regular file"), ("zip", "is compressed")):
+    with pytest.raises(errors.InputError, match=words):
+      probe.read(tmp_path / f"{name}.npz")
 
 
 def test_missing_scikit_learn_is_named(monkeypatch):

@@ -183,6 +183,19 @@ def test_command_prints_the_whole_table(run):
     assert "".join("".join(line).split()) in printed
 
 
+def test_brackets_in_a_value_are_printed(run, tmp_path):
+  """They are no markup of rich's."""
+  file = tmp_path / "config.py"
+  file.write_text(
+    "from alexnet_jax.configs import alexnet\n"
+    "def get_config():\n"
+    "  config = alexnet.get_config().unlock()\n"
+    "  config.data_dir = 'a[bold]b[/x]'\n"
+    "  return config.lock()\n"
+  )
+  assert "a[bold]b[/x]" in run("--diff", "alexnet", str(file)).stdout
+
+
 def test_command_prints_a_difference(run):
   assert run("--diff", "run145", "run145").stdout == "no field differs\n"
   printed = run("--diff", "run145", "run146").stdout

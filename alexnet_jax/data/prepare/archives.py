@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, files
 
-# More than any image that Pillow reads. A small archive can hold far more.
-MAX_BYTES = 2**30
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -34,8 +32,10 @@ class Item(NamedTuple):
     """Returns the bytes; raises OSError if they cannot be read."""
     if self.size < 0:
       raise OSError("no regular file, or a link to nothing")
-    if self.size > MAX_BYTES:
-      raise OSError(f"it has {self.size:,} bytes; the limit is {MAX_BYTES:,}")
+    if self.size > files.MAX_BYTES:
+      raise OSError(
+        f"it has {self.size:,} bytes; the limit is {files.MAX_BYTES:,}"
+      )
     with open(self.path, "rb") as file:
       file.seek(self.offset)
       data = file.read(self.size)
@@ -64,13 +64,13 @@ def in_folder(root: Path) -> Iterator[tuple[str, Item]]:
       " remove it."
     ) from e
 
-  for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+  for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
     here = Path(os.path.realpath(folder))
     folders[:] = [
       f for f in folders if not here.is_relative_to(os.path.realpath(here / f))
     ]
-    for file in files:
-      path = os.path.join(folder, file)
+    for name in names:
+      path = os.path.join(folder, name)
       yield os.path.relpath(path, root), file_at(path)
 
 
@@ -115,9 +115,9 @@ def _inner_name(name: str) -> str:
 def _spooled(
   stream: IO[bytes], size: int, spool: IO[bytes], name: str, archive: Path
 ) -> Item:
-  # One that is too large is refused when it is read.
+  # A small archive can hold far more. What is too large is refused when read.
   start = spool.tell()
-  size = size if size > MAX_BYTES else spool.write(stream.read())
+  size = size if size > files.MAX_BYTES else spool.write(stream.read())
   return Item(spool.name, start, size, name, archive.stat().st_ctime_ns)
 
 

@@ -11,6 +11,7 @@ split alone, for `alexnet evaluate --data_dir=DIR`.
 """
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.prepare import shards, sources, splits
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors
 
 
 def encode(item: Any, *, size_px: int, raw: bool) -> tuple[np.ndarray, bytes]:
@@ -87,7 +88,8 @@ def main(_) -> None:
     args.source, Path(args.output), size_px=args.size, **options
   )
   lines = [f"{split}: {count:,} images" for split, count in counts.items()]
-  print(*notes, *lines, f"wrote {args.output}", sep="\n")
+  for line in (*notes, *lines, f"wrote {args.output}"):
+    cli.echo(line)
   if "train" not in counts:
     return
   fields = {"data_dir": args.output, "num_classes": len(class_names)}
@@ -100,7 +102,8 @@ def main(_) -> None:
   if "validation" not in counts:
     fields["schedule"] = "epochs"  # The plateau needs a validation error.
   words = [f"--config.{name}={value}" for name, value in fields.items()]
-  print("to train: alexnet train --config=alexnet", *words)
+  command = shlex.join(["alexnet", "train", "--config=alexnet", *words])
+  cli.echo(f"to train: {command}")
 
 
 def define_flags() -> None:

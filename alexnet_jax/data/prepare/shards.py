@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -48,6 +50,9 @@ def claim(output: Path) -> Iterator[Path]:
   Finished shards stay there for the next try if the work is interrupted. Raises
   InputError if `output` exists or cannot be written.
   """
+  # A worker imports the script that started it; there, it would begin anew.
+  if getattr(multiprocessing.current_process(), "_inheriting", False):
+    sys.exit(1)
   work = output.parent / f".{output.name}.unfinished"
   if os.path.lexists(output):
     raise errors.InputError(
@@ -64,8 +69,9 @@ def claim(output: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
   except BrokenProcessPool as e:
     raise errors.InputError(
-      "a worker was killed, perhaps for lack of memory; run it again with"
-      " fewer --workers: finished shards are kept."
+      "a worker was killed, perhaps for lack of memory (run it again with fewer"
+      " --workers: finished shards are kept), or it was started by a script"
+      " without `if __name__ == '__main__':`, which workers import (add it)."
     ) from e
   except (OSError, RuntimeError) as e:  # ArrayRecord's, if a disk is full.
     raise errors.InputError(
@@ -265,6 +271,8 @@ class _Shard:
 
 def _prepare_worker() -> None:
   """Leaves Ctrl-C to the parent, and ends with it if it is killed."""
+  # About images that are refused, or sound.
+  warnings.filterwarnings("ignore", module="PIL")
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent: Any = multiprocessing.parent_process()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from alexnet_jax.data.prepare import archives, ilsvrc, splits, tfds_directories
 from alexnet_jax.data.prepare.splits import Found, LabelledItem, Source
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, files
 
 SUFFIXES = frozenset(
   ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm"
@@ -59,12 +59,12 @@ def find(
 def _find_by_path(source: Source) -> Found:
   """Reads a folder or an archive of CLASS/IMAGE or SPLIT/CLASS/IMAGE."""
   if source.path.is_dir():
-    files = archives.in_folder(source.path)
+    found = archives.in_folder(source.path)
   else:
-    files = archives.in_archive(source.path, source.spool)
+    found = archives.in_archive(source.path, source.spool)
   others = 0
   images: dict[str, archives.Item] = {}  # Of two with one path, the last.
-  for path, item in files:
+  for path, item in found:
     if path.startswith(".") or "/." in path:
       continue
     if PurePosixPath(path).suffix.lower() in SUFFIXES:
@@ -157,7 +157,7 @@ def _columns(line: str, suffix: str) -> list[str]:
 
 def _read_lines(file: Path, flag: str) -> list[str]:
   try:
-    return file.read_text(encoding="utf-8-sig").splitlines()
+    return files.read(file).decode("utf-8-sig").splitlines()
   except (OSError, ValueError) as e:
     raise errors.InputError(
       f"{flag}={str(file)!r} cannot be read as text ({e}); save it in UTF-8."
@@ -182,5 +182,5 @@ _FAMILIES = (
   (tfds_directories.fits, tfds_directories.find),
   (ilsvrc.fits, ilsvrc.find),
   (lambda x: x.lower().endswith(_LISTS) and os.path.isfile(x), _find_in_list),
-  (os.path.exists, _find_by_path),
+  (lambda x: os.path.isdir(x) or os.path.isfile(x), _find_by_path),
 )

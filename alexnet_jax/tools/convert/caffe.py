@@ -58,6 +58,8 @@ def read(data: bytes) -> LoadedWeights:
   """Returns what a .caffemodel holds."""
   net = _new_net()
   net.ParseFromString(data)
+  if len(net.layers) + len(net.layer) > 1000:  # Each takes two bytes or more.
+    raise ValueError("it has more than 1,000 layers")
   layers = [(_KINDS.get(x.number, f"kind {x.number}"), x) for x in net.layers]
   layers += [(x.kind, x) for x in net.layer]
   arrays, steps = {}, []

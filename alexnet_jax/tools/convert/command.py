@@ -21,9 +21,9 @@ from absl import flags
 from alexnet_jax import networks
 from alexnet_jax.data import records, statistics
 from alexnet_jax.runs import checkpoint, run_files
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli, errors, files
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, exports, files, nets
+from alexnet_jax.tools.convert import arrays, exports, nets, weight_files
 
 
 def import_file(
@@ -35,7 +35,7 @@ def import_file(
   data_dir: str = "",
 ) -> list[str]:
   """Writes a file of weights as a run; returns lines that describe it."""
-  loaded = files.read(path)
+  loaded = weight_files.read(path)
   weights = dict(loaded.arrays)
   if loaded.is_ours:
     if net or classes:
@@ -84,7 +84,8 @@ def export_run(
   model = inference.load_single(workdir, step)
   with _new_folder(output) as folder:
     run_files.write_config(folder, model.config)
-    metadata = run_files.read_run_metadata(workdir)
+    size_px = model.config.image_size_px
+    metadata = run_files.read_run_metadata(workdir, size_px)
     run_files.write_run_metadata(folder, *metadata)
     file = exports.write(model, kind, folder).name
   return [
@@ -122,7 +123,7 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
   names = tuple(str(label) for label in range(count))
   if file:
     try:
-      lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+      lines = files.read(file).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as e:
       raise errors.InputError(
         f"--classes={file!r} cannot be read ({e}); give one name a line."
@@ -144,7 +145,8 @@ def _read_metadata(
   """Returns config, class names and statistics beside a file of ours."""
   try:
     config = run_files.read_config(file.parent)
-    names, stats = run_files.read_run_metadata(file.parent)
+    size_px = config.image_size_px
+    names, stats = run_files.read_run_metadata(file.parent, size_px)
   except errors.InputError as e:
     raise errors.InputError(
       f"this package wrote {str(file)!r}, and needs what it wrote beside it:"
@@ -173,7 +175,8 @@ def main(_) -> None:
       classes=options.classes,
       data_dir=options.data_dir,
     )
-  print("\n".join(lines))
+  for line in lines:
+    cli.echo(line)
 
 
 def define_flags() -> None:

@@ -17,7 +17,7 @@ from safetensors import numpy
 
 from alexnet_jax import augment
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, files, onnx_graph
+from alexnet_jax.tools.convert import arrays, onnx_graph, weight_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -48,7 +48,7 @@ def _write_safetensors(model: inference.Model, path: Path) -> None:
 
 
 def _write_torch(model: inference.Model, path: Path) -> None:
-  torch = files.optional_package("torch")
+  torch = weight_files.optional_package("torch")
   tensors: Any = collections.OrderedDict(
     (name, torch.tensor(values)) for name, values in _weights(model).items()
   )

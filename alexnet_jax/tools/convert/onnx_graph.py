@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_jax import model, networks
 from alexnet_jax.layers.average_pool import AveragePool
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import files
+from alexnet_jax.tools.convert import weight_files
 from alexnet_jax.tools.convert.arrays import PRODUCER, Arrays
 
 _OPSET = 17
@@ -127,7 +127,7 @@ def write(
   float32 [N, K]. `arrays` are from `arrays.to_torch`; `mean_image` [H, W, 3] is
   of the centre view; `scale` is of R, G and B.
   """
-  onnx = files.optional_package("onnx")
+  onnx = weight_files.optional_package("onnx")
   graph = _Graph(onnx, arrays)
   x = graph.add("Sub", "images", mean_image.transpose(2, 0, 1)[None])
   x = graph.add("Mul", x, np.array(scale, np.float32).reshape(1, 3, 1, 1))

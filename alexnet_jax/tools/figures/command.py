@@ -211,7 +211,7 @@ def main(_: Any) -> None:
     plot = FIGURES[name](context)
     for suffix in drawings.SUFFIXES:
       plots.save(plot, folder / f"{name}{suffix}")
-    print(f"wrote {folder / name}.png and .pdf", flush=True)
+    cli.echo(f"wrote {folder / name}.png and .pdf")
 
 
 def define_flags() -> None:

@@ -3,7 +3,6 @@
 They suit a column of 85 mm; fonts have 7 points and are embedded.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,7 @@ STYLE: Any = {
 
 def save(plot: figure.Figure, file: Path, dpi: int = 300) -> None:
   """Writes a plot as PNG or PDF; the same plot gives the same bytes."""
-  with (
-    matplotlib.rc_context(STYLE),
-    warnings.catch_warnings(),
-    cli.replacing(file) as new,
-  ):
-    # The font lacks some scripts, whose letters become boxes.
-    warnings.filterwarnings("ignore", "Glyph")
+  with matplotlib.rc_context(STYLE), cli.replacing(file) as new:
     undated = {"CreationDate": None} if file.suffix == ".pdf" else None
     plot.savefig(new, dpi=dpi, metadata=undated)
 

@@ -200,7 +200,9 @@ def main(_) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
   plan = make_plan(config, devices, compiled)
-  console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+  console = Console(
+    width=None if sys.stdout.isatty() else 110, highlight=False, markup=False
+  )
   console.print(f"{name}, devices={devices}: {plan.costs.layout}")
   for table in tables(plan):
     console.print(table)

@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> None:
   with cli.replacing(output) as new:
     new.write_text(page.render(found), encoding="utf-8")
   for note in found.notes:
-    print(f"note: {note}", file=sys.stderr)
+    cli.echo(f"note: {note}", sys.stderr)
   size_mb = output.stat().st_size / 1e6
-  print(f"wrote {output}: {len(found.runs)} runs, {size_mb:.2f} MB")
+  cli.echo(f"wrote {output}: {len(found.runs)} runs, {size_mb:.2f} MB")
 
 
 def define_flags() -> None:

@@ -652,6 +652,40 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
   assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+  """Each worker imports it, and would begin the same work."""
+  script = tmp_path / "script.py"
+  script.write_text(
+    "from pathlib import Path\n"
+    "from alexnet_jax.data.prepare import shapes\n"
+    "counts = dict(train=40, validation=40, test=40)\n"
+    f"shapes.generate(Path({str(tmp_path / 'out')!r}), **counts, workers=1)\n"
+  )
+  result = subprocess.run(
+    [sys.executable, script], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 1
+  errors_ = [x for x in result.stderr.splitlines() if "InputError: " in x]
+  assert len(errors_) == 1
+  assert "`if __name__ == '__main__':`" in errors_[0]
+  assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+@pytest.mark.slow
+def test_workers_pass_no_warning_on(tmp_path, capfd):
+  """Pillow warns of an odd EXIF block, which spoils no pixels."""
+  odd = b"Exif\0\0II*\0\x08\0\0\0\x09\0cut"
+  for name in ("a/0.jpg", "b/0.jpg"):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    noise([0, 0], SIZE_PX, SIZE_PX).save(path, exif=odd)
+  with pytest.warns(UserWarning, match="EXIF"), Image.open(path) as image:
+    image.getexif()
+  build(tmp_path / "in", tmp_path / "out", splits="validation=0", workers=1)
+  assert capfd.readouterr().err == ""
+
+
 def test_a_killed_worker_is_one_line(tmp_path, slow):
   """As the system does for want of memory; what was finished is kept."""
   source, *_ = slow

@@ -1,9 +1,7 @@
 """Reads files of weights. Nothing in a file is run."""
 
 import importlib
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import caffe
+from alexnet_jax.runtime import errors, files
+from alexnet_jax.tools.convert import caffe, torch_files
 from alexnet_jax.tools.convert.arrays import PRODUCER, LoadedWeights
 
 # torchvision numbers its layers; so do programs that build on it.
@@ -57,28 +55,14 @@ def _read_safetensors(path: Path) -> LoadedWeights:
 
 
 def _read_torch(path: Path) -> LoadedWeights:
-  torch = optional_package("torch")
-  try:
-    with warnings.catch_warnings(action="ignore"):
-      content = torch.load(path, map_location="cpu", weights_only=True)
-  except pickle.UnpicklingError as e:
-    # Its own text is a page of advice; the reason is the error below it.
-    raise ValueError(f"weights_only=True: {e.__context__ or e}") from e
-  # Maybe it is the checkpoint of a training script.
-  tensors = content.get("state_dict", content.get("model", content))
-  arrays = {
-    name: (x.float() if x.is_floating_point() else x).detach().numpy()
-    for name, x in tensors.items()
-  }
-  metadata = getattr(tensors, "_metadata", {}).get("", {})
-  return _from_state_dict(arrays, metadata.get("producer"))
+  return _from_state_dict(*torch_files.read(files.read(path)))
 
 
 READERS: dict[str, Callable[[Path], LoadedWeights]] = {
   ".safetensors": _read_safetensors,
   ".pth": _read_torch,
   ".pt": _read_torch,
-  ".caffemodel": lambda path: caffe.read(path.read_bytes()),
+  ".caffemodel": lambda path: caffe.read(files.read(path)),
 }
 
 
