@@ -21,9 +21,10 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
   records = []
   for number, line in enumerate(lines, start=1):
     try:
-      records.append(json.loads(line))
-      if not {"step", "split"} <= {*records[-1]}:
+      record = json.loads(line)
+      if not {"step", "split"} <= {*record}:
         raise ValueError("it is no record of a run")
+      records.append(record)
     except (ValueError, TypeError) as e:
       if number < len(lines):
         raise errors.InputError(

@@ -311,7 +311,9 @@ def test_loops_of_accelerators_compute_the_same(monkeypatch, members):
       *("owt_b", 4, P(), P(None, "model"), P("model"), P("model")),
       marks=pytest.mark.slow,
     ),
-    ("fsdp", 8, P(), P("data"), P(), P("data")),
+    pytest.param(
+      *("fsdp", 8, P(), P("data"), P(), P("data")), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_arrays_live_where_the_layout_says(

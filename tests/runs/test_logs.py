@@ -114,15 +114,20 @@ def test_lines_that_are_missing_or_doubled_are_told_of(
   assert lines(tmp_path) == [known[i] for i in left]
 
 
-def test_damaged_line_is_refused_if_it_is_not_the_last(tmp_path):
-  file = tmp_path / "metrics.jsonl"
+BAD_LINES = ["{", "{}", "[]", "3", '{"step": 1}']
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_last_line_that_is_cut_is_left_out(line, tmp_path):
   good = json.dumps(record(1))
-  file.write_text(f"{good}\n{{\n")
+  (tmp_path / "metrics.jsonl").write_text(f"{good}\n{line}\n")
   assert logs.read_metrics(tmp_path) == [record(1)]
-  file.write_text(f"{good}\n{{\n{good}\n")
-  with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
-    logs.read_metrics(tmp_path)
-  file.write_text(f"{good}\n{{}}\n{good}\n")
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_damaged_line_is_refused_if_it_is_not_the_last(line, tmp_path):
+  good = json.dumps(record(1))
+  (tmp_path / "metrics.jsonl").write_text(f"{good}\n{line}\n{good}\n")
   with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 2"):
     logs.read_metrics(tmp_path)
 

@@ -115,6 +115,31 @@ def test_bad_data_of_any_split_are_found_before_the_first_step(
     assert split not in open_data(follow(given, text)).splits
 
 
+@pytest.mark.parametrize(("bad", "found"), [(0, True), (1, False), (599, True)])
+def test_a_bad_example_beyond_the_sample_is_found_at_its_step(
+  tmp_path, bad, found
+):
+  """Of 600, a sample of 256 has the first and the last, but not the second."""
+  images = [encode((i, False))[1] for i in range(600)]
+
+  def make(name, labels):
+    items = [((i, False), label) for i, label in enumerate(labels)]
+    splits = {"train": items, "validation": items[1:13]}
+    directory = write_shards(tmp_path / name, splits, CLASSES, SIZE_PX, encode)
+    return config(directory, test_split="")
+
+  good = [1] * 600
+  shuffled = open_data(make("good", good)).splits["train"]
+  good[images.index(shuffled[bad].image)] = 3
+  given = make("bad", good)
+  if found:
+    assert f"example {bad} of train_split=" in refused(given)
+    return
+  train = open_data(given).splits["train"]
+  with pytest.raises(errors.DataError, match=f"example {bad} of train_split="):
+    batches.load(train, np.arange(3), SIZE_PX)
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_whose_labels_are_secret_is_said_to_have_none(tmp_path, split):
   data = write(tmp_path / "data", {split: [-1] * COUNTS[split]})

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -37,15 +36,6 @@ def test_lock_is_held_by_a_living_program_alone(tmp_path):
       claim(tmp_path)
     other.kill()
   claim(tmp_path)
-
-
-def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path):
-  os.mkfifo(tmp_path / ".lock")
-  signal.alarm(20)  # Whoever waits for it is killed.
-  try:
-    claim(tmp_path)
-  finally:
-    signal.alarm(0)
 
 
 @pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EIO"])

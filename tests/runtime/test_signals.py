@@ -42,9 +42,34 @@ def test_hangup_that_is_ignored_stays_ignored(ignored):
   assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
+@pytest.mark.parametrize("gone", [(1,), (2,), (1, 2)])
+def test_output_to_a_terminal_that_is_gone_is_dropped(gone, tmp_path):
+  """And no other: what goes to a file is told there."""
+  before = {output: os.dup(output) for output in (1, 2)}
+  ours, theirs = pty.openpty()
+  os.close(ours)
+  with (tmp_path / "file").open("wb") as file, signals.handle_signals() as stop:
+    assert not stop()
+    for output in before:
+      os.dup2(theirs if output in gone else file.fileno(), output)
+    try:
+      os.kill(os.getpid(), signal.SIGHUP)
+      for output in before:  # It would fail.
+        os.write(output, b"%d\n" % output)
+    finally:
+      for output, saved in before.items():
+        os.dup2(saved, output)
+        os.close(saved)
+  os.close(theirs)
+  told = (tmp_path / "file").read_text()
+  assert ("stopping after this step" in told) == (2 not in gone)
+  for output in before:
+    assert (f"{output}\n" in told) == (output not in gone)
+
+
 @pytest.mark.slow
 def test_run_whose_terminal_is_closed_saves(data, tmp_path):
-  """What it prints from then on would fail; its errors go to a file."""
+  """What it prints from then on would fail; its stderr is a file."""
   workdir = tmp_path / "run"
   fields = {**QUICK, "data_dir": data, "total_steps": 10**5}
   fields |= {"check_learning_after_steps": 0, "log_every_steps": 1}
@@ -53,16 +78,18 @@ def test_run_whose_terminal_is_closed_saves(data, tmp_path):
   # It leads a session, to which the terminal belongs.
   options["args"] = [shutil.which("setsid"), "--ctty", *options["args"]]
   ours, theirs = pty.openpty()
-  terminal = dict.fromkeys(("stdin", "stdout"), theirs)
-  with (tmp_path / "errors").open("w") as stderr:
-    process = subprocess.Popen(**options, **terminal, stderr=stderr)
+  errors = tmp_path / "errors"
+  with errors.open("wb") as file:
+    process = subprocess.Popen(
+      **options, stdin=theirs, stdout=theirs, stderr=file
+    )
   os.close(theirs)
   said = b""
   try:
     while b"step 3/" not in said:
       said += os.read(ours, 4096)
     os.close(ours)
-    assert process.wait(120) == 0
+    assert process.wait(120) == 0, errors.read_text()
   finally:
     process.kill()
     process.wait()
