@@ -515,7 +515,7 @@ def mended(g: Ground) -> Attempts:
   yield "a cut image at a later step: saved", (held and step > 0, line)
   good = {"data_dir": _data_set(g), **fields}
   found = g.train(workdir, **good).refused("--accept_data")
-  yield "the data are mended: other data are told of", found
+  yield "mended data without --accept_data: refused", found
   found = g.train(workdir, "--accept_data", **good)
   yield (
     "the data are mended, and accepted: the run goes on from there",
