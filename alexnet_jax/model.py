@@ -86,12 +86,14 @@ class Weighted(Layer):
 
   output_name = ""
   towers: int = 1  # a unit sees its own tower alone; 1 where it sees all
-  sigma: float = 0.01  # standard deviation of the initial weights
+  # Standard deviation of the initial weights; None for that of He et al.
+  sigma: float | None = 0.01
   bias: float | None = 0.0  # initial bias; None for no bias
 
   def draw_params(self, dtype: Any, *shape: int) -> tuple[Any, Any]:
     """Returns the kernel in a dtype, and the bias in float32 or None."""
-    draw = nn.initializers.normal(self.sigma)
+    sigma = self.sigma or math.sqrt(2 / math.prod(shape[:-1]))
+    draw = nn.initializers.normal(sigma)
     kernel = self.param("kernel", draw, shape).astype(dtype)
     if self.bias is None:
       return kernel, None

@@ -96,6 +96,8 @@ def _row(net: Any, name: str, sees_image: bool, place: int) -> list[Layer]:
       branches.append(Branch(tuple(branch)))
     layers.append(Sum(tuple(branches)))
   elif fields:
+    if net.initialization == "he":
+      fields["sigma"] = None
     kind = model.Dense if "units" in fields else model.Conv
     towers = 1 if sees_all or sees_image else net.towers
     layers.append(kind(name=name, towers=towers, **fields))

@@ -104,6 +104,7 @@ def get_config() -> ConfigDict:
   net.fc6 = dense(4096, bias=1.0)
   net.fc7 = dense(4096, bias=1.0)
   net.fc8 = dense(config.get_ref("num_classes"), then=())
+  net.initialization = "sigma"  # of each row; or he, for nets of other widths
   net.towers = 2  # 3.2
   net.activation = "relu"  # 3.1; a name in ops.ACTIVATIONS
   net.pool_window = 3  # 3.4: they overlap

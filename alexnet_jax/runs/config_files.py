@@ -147,6 +147,7 @@ CHOICES = {
   "compute_dtype": ("float32", "bfloat16"),
   "matmul_precision": ("default", "high", "highest"),
   "mean_crop": ("own place", "centre"),
+  "network.initialization": ("sigma", "he"),
   "network.activation": tuple(ops.ACTIVATIONS),
   "optimizer": ("sgd", "lars"),
   "schedule": ("plateau", "epochs", "linear", "exp", "dexp"),
