@@ -18,6 +18,7 @@ from alexnet_jax.model import (
   Activation,
   Conv,
   Dropout,
+  Flatten,
   LocalResponseNorm,
   MaxPool,
 )
@@ -58,6 +59,10 @@ TWO_TOWERS = [
 ]  # fmt: skip
 EARLY = [(11, 3, 64, 55), (5, 32, 256, 27), *TWO_TOWERS[2:]]
 CIFAR = [(5, 3, 32, 32), (5, 32, 32, 16), (5, 32, 64, 8), (1, 1024, 10, 1)]
+SMALL = [
+  (5, 3, 48, 27), (5, 24, 128, 13), (3, 128, 192, 6), (3, 96, 192, 6),
+  (3, 96, 128, 6), (1, 1152, 1024, 1), (1, 1024, 1024, 1),
+]  # fmt: skip
 OTHERS = {
   "cifar10": [
     (5, 3, 32, 28), (5, 32, 32, 14), (5, 32, 64, 7), (1, 576, 10, 1),
@@ -81,6 +86,8 @@ OTHERS = {
     (7, 3, 32, 18), (5, 16, 64, 9), (3, 64, 96, 4), (3, 48, 96, 4),
     (3, 48, 96, 4), (1, 384, 256, 1), (1, 256, 256, 1), (1, 256, 10, 1),
   ],
+  "small": [*SMALL, (1, 1024, 1000, 1)],
+  "tiny_imagenet": [*SMALL, (1, 1024, 185, 1)],
   "run131": EARLY, "run135": EARLY,
   "run145_half": [
     (11, 3, 48, 55), (5, 48, 128, 27), (3, 128, 192, 13), (3, 192, 192, 13),
@@ -117,6 +124,8 @@ TOTALS = dict.fromkeys(
   "one_tower": (62_378_344, 1_135_256_096),
   "one_weird_trick": (61_100_840, 714_188_480),
   "quickstart": (335_850, 5_975_936),
+  "small": (3_834_024, 36_771_728),
+  "tiny_imagenet": (2_998_649, 35_937_168),
   "run145_half": (59_798_312, 391_514_384),
   "run146": (61_555_304, 745_640_480),
   "run147": (60_965_224, 686_891_552),
@@ -178,6 +187,28 @@ def test_grids_have_the_sides_of_the_original(name, sides):
     for row in networks.rows(net)
     if isinstance(row.layer, grids)
   ]
+
+
+@pytest.mark.parametrize("size", [32, 33, 47, 64, 100, 128, 180, 224, 256])
+def test_small_net_has_maps_of_like_sizes_for_all_images(size):
+  """So a step takes about as long, and no map is too small to pool."""
+  config = config_files.load_config(f"small:{size}")
+  config_files.check(config)
+  assert config.image_size_px == size
+  assert config.crop_size_px == size * 7 // 8
+  conv1, *_, flat = (
+    row
+    for row in networks.rows(networks.from_config(config))
+    if isinstance(row.layer, Conv | Flatten)
+  )
+  assert 20 <= conv1.output_shape[0] <= 37
+  assert flat.output_shape[0] in (2 * 2 * 128, 3 * 3 * 128, 4 * 4 * 128)
+
+
+@pytest.mark.parametrize("size", ["31", "257", "-64", "64px", "³²"])
+def test_small_net_is_refused_at_other_sizes(size):
+  with pytest.raises(errors.InputError, match="32 to 256 px"):
+    config_files.load_config(f"small:{size}")
 
 
 def docstring(name):
@@ -261,8 +292,10 @@ LAST_RATES = {
   "alexnet": 0.01,
   # The last but one point of the line to a 250th, of 14 times 100 steps.
   "alexnet_cifar10": 0.03 * (1 + 1399 / 250) / 1400,
-  "bvlc_alexnet": 1e-6, "caffenet": 1e-6, "cifar_80sec": 1e-4, "finetune": 1e-4,
+  "bvlc_alexnet": 1e-6, "caffenet": 1e-6, "cifar_80sec": 1e-4,
+  "finetune": 0.001 * (1 + 1499 / 1000) / 1500,
   "one_tower": 0.01, "one_weird_trick": 0.01, "quickstart": 1e-4,
+  "small": 0.01 * (1 + 2999 / 1000) / 3000, "tiny_imagenet": 0.01,
 }  # fmt: skip
 # Rates of arrays that have their own, in the first step and in the last.
 OWN_RATES = {
@@ -286,7 +319,9 @@ def test_first_and_last_step_have_the_rates_and_decays_of_the_original(name):
     half: {layer.name: ones for layer in layers if layer.name}
     for half, layers in halves.items()
   }
-  first, last = config.learning_rate, LAST_RATES.get(name, 1e-5)
+  warmup_steps = max(config.warmup_epochs * STEPS_PER_EPOCH, 1)
+  first = config.learning_rate / warmup_steps
+  last = LAST_RATES.get(name, 1e-5)
   biases = config.learning_rate_of_biases
   decays = dict(config.weight_decay_of_layers)
   for gradient, is_last in itertools.product((0, 1), (False, True)):

@@ -245,6 +245,29 @@ def test_224_pixels_give_the_logits_of_227_padded_with_zeros():
 
 
 @pytest.mark.slow
+def test_he_weights_have_the_spread_of_torch():
+  """A filter of a tower has the inputs of that tower, not of all maps."""
+  nn = pytest.importorskip("torch").nn
+  config = quickstart.get_config()
+  config.network.initialization = "he"
+  net = networks.make_model(config)
+  params = net.init(jax.random.key(0), np.zeros((1, 56, 56, 3)))["params"]
+  for name, peer in {
+    "conv1": nn.Conv2d(3, 32, 7),
+    "conv2": nn.Conv2d(32, 64, 5, groups=2),
+    "conv3": nn.Conv2d(64, 96, 3),
+    "fc6": nn.Linear(384, 256),
+    "fc8": nn.Linear(256, 10),
+  }.items():
+    ours = (params["features"] | params["classifier"])[name]["kernel"]
+    nn.init.kaiming_normal_(peer.weight, nonlinearity="relu")
+    assert ours.size == peer.weight.numel()
+    # Both are samples; their spreads differ by about 1 / sqrt(size).
+    assert np.std(ours) == pytest.approx(
+      peer.weight.std().item(), rel=6 / np.sqrt(ours.size)
+    ), name
+
+
 @pytest.mark.parametrize(
   ("config", "sigmas"),
   [
