@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from alexnet_jax.tools.inference import Model, load
+  from alexnet_jax.tools.inference import AlexNet, Model, from_config, load
 
-__all__ = ["Model", "load"]
+__version__ = "0.1.0"
+__all__ = ["AlexNet", "Model", "__version__", "from_config", "load"]
 
 
 def __getattr__(name: str) -> Any:

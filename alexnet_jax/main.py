@@ -3,20 +3,17 @@
 alexnet train --config=alexnet --workdir=DIR
 """
 
-from pathlib import Path
-
-import jax
 from absl import flags
 
 from alexnet_jax import train
-from alexnet_jax.runs import config_files, trained
+from alexnet_jax.runs import config_files, run_files, trained
 from alexnet_jax.runtime import cli, hosts, signals
 
 
 def main(_) -> None:
   args = flags.FLAGS
   config, name = config_files.config()
-  workdir = Path(args.workdir or f"runs/{name}")
+  workdir = run_files.find_workdir(args.workdir or f"runs/{name}")
   fields = config_files.overridden()
   config = trained.with_pretrained_net(config, fields, workdir)
   cli.configure_process()
@@ -27,8 +24,6 @@ def main(_) -> None:
     signals.handle_signals() as should_stop,
   ):
     train.train_and_evaluate(config, workdir, should_stop, args.accept_data)
-    if jax.process_index() == 0:
-      cli.echo(f"{workdir} holds the run: metrics.jsonl, checkpoints/ and more")
 
 
 def define_flags() -> None:

@@ -31,7 +31,8 @@ def sums(
     class_axes: mesh axes of the classes; devices exchange no logits.
 
   Returns:
-    float32 scalars: `loss` in nats, `top1_errors`, `top5_errors`, `examples`.
+    float32 scalars: `loss` in nats, `top1_errors`, `top5_errors` if there are
+    more than five classes, `examples`.
   """
   count = logits_BxK.shape[1]
   first = lax.axis_index(class_axes) * count if class_axes else 0
@@ -51,12 +52,13 @@ def sums(
   ahead = ~(logits_BxK <= label_logits_B[:, None])
   tied = (logits_BxK == label_logits_B[:, None]) & (classes < labels_B[:, None])
   rank_B = collectives.psum_if(jnp.sum(ahead | tied, axis=1), class_axes)
-  return {
+  sums = {
     "loss": jnp.sum(jnp.where(mask_B > 0, losses, 0.0)),
-    "top1_errors": jnp.sum(jnp.where(rank_B >= 1, mask_B, 0.0)),
-    "top5_errors": jnp.sum(jnp.where(rank_B >= 5, mask_B, 0.0)),
     "examples": jnp.sum(mask_B),
   }
+  for k in (1, 5) if collectives.psum_if(count, class_axes) > 5 else (1,):
+    sums[f"top{k}_errors"] = jnp.sum(jnp.where(rank_B >= k, mask_B, 0.0))
+  return sums
 
 
 def add(totals: Totals, sums: Sums) -> None:
@@ -67,9 +69,8 @@ def add(totals: Totals, sums: Sums) -> None:
 
 def means(totals: Totals) -> Totals:
   """Returns loss in nats per example and errors as fractions from 0 to 1."""
-  examples = totals["examples"]
   return {
-    "loss": totals["loss"] / examples,
-    "top1_error": totals["top1_errors"] / examples,
-    "top5_error": totals["top5_errors"] / examples,
+    name.replace("errors", "error"): total / totals["examples"]
+    for name, total in totals.items()
+    if name != "examples"
   }

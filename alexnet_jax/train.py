@@ -33,14 +33,10 @@ def train_and_evaluate(
   """
   opened = setup.open_run(config, workdir, should_stop, accept_data)
   with opened as run, ends.save_on_data_error(run, finish_steps):
-    if not train(run):
+    if train(run) and test(run):
+      run.log.print(ends.describe_end(run))
+    else:
       run.log.print(f"stopped after step {run.step}; the same command resumes")
-    elif "test" in run.splits and not run.log.has(run.step, "test"):
-      test(run)
-    elif run.step == run.start_step:
-      run.log.print(
-        f"the run in {workdir} is finished; alexnet evaluate tests it"
-      )
 
 
 def train(run: Run) -> bool:
@@ -55,7 +51,6 @@ def train(run: Run) -> bool:
     if not run.saved and (stop or done or improved or run.save_is_due()):
       finish_steps(run)
       run.save(wait=stop or done)
-      run.meter.restart_clock()
     if stop or done:
       return not stop
     take_steps(run)
@@ -89,6 +84,8 @@ def finish_steps(run: Run) -> None:
     meter.add(finite, ~run.plateau.stopped)
   if run.logs_after(run.step):
     record_training(run)
+  elif run.log.is_quiet():
+    run.show_training()
   if run.ends_period(run.step):
     ends.stop_at_train_error(run)
 
@@ -97,7 +94,7 @@ def record_training(run: Run, nets: Any = True) -> None:
   """Records the means of some nets, by default of all, since their last."""
   if figures := run.meter.take(nets):
     run.record("train", figures)
-    ends.check_above_chance(run, figures)
+    ends.check_learning(run, figures)
 
 
 def validate(run: Run) -> bool:
@@ -111,7 +108,8 @@ def validate(run: Run) -> bool:
   if figures is None:
     return False
   run.record("validation", figures)
-  if run.config.schedule == "plateau":
+  # The end of a run may be in a period, and a longer run would not know of it.
+  if run.config.schedule == "plateau" and run.ends_period(run.step):
     ends.update_plateau(run, figures)
   run.progress.evaluated, run.saved = True, False
   error, best = figures[-1]["top1_error"], run.progress.best_error
@@ -121,13 +119,14 @@ def validate(run: Run) -> bool:
   return True
 
 
-def test(run: Run) -> None:
-  """Evaluates the test split."""
+def test(run: Run) -> bool:
+  """Evaluates the test split, if that is due; returns False if it stopped."""
+  if "test" not in run.splits or run.log.has(run.step, "test"):
+    return True
   figures = evaluate_split(run, "test", run.config.test_views)
-  if figures is None:
-    run.log.print("stopped during the test; the same command resumes")
-  else:
+  if figures:
     run.record("test", figures)
+  return bool(figures)
 
 
 def evaluate_split(run: Run, split: str, views: int) -> Figures | None:
@@ -137,10 +136,7 @@ def evaluate_split(run: Run, split: str, views: int) -> Figures | None:
   )
   params = placement.replicate(run.eval_mesh, run.state.params)
   members = ensemble.unstack(params, run.config.ensemble)
+  nets = [evaluate.Net(run.view_step, member, crops) for member in members]
   return evaluate.evaluate_nets(
-    [evaluate.Net(run.view_step, member, crops) for member in members],
-    run.splits[split],
-    run.config,
-    run.eval_mesh,
-    should_stop=run.should_stop,
+    nets, run.splits[split], run.config, run.eval_mesh, run.should_stop
   )

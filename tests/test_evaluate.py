@@ -14,7 +14,9 @@ import oracles
 import pytest
 import tensorflow_datasets as tfds
 from commands import assert_refused, run_in_process
+from drawn_runs import small_config, write_run
 from PIL import Image
+from tfds_files import encoded, noise, write
 
 from alexnet_jax import augment, evaluate, model, networks, steps
 from alexnet_jax.configs import quickstart
@@ -204,7 +206,7 @@ def workdirs(nets, data, tmp_path_factory):
   made = []
   for name, net, views in zip("AB", nets, (1, 10), strict=True):
     net.config.update(data_dir=str(data), test_views=views)
-    with run_files.claim_workdir(folder / name, net.config):
+    with run_files.claim_workdir(folder / name, net.config, 1):
       held = statistics.Statistics(net.mean, np.eye(3), np.ones(3))
       names = dataset.class_names
       run_files.write_run_metadata(folder / name, names, held)
@@ -250,9 +252,9 @@ def test_command_prints_the_figures_of_an_ensemble(capsys, workdirs, expected):
 def test_runs_are_seen_as_their_configs_say_and_weigh_the_same(
   workdirs, expected
 ):
-  runs, count, found = evaluate_runs(workdirs)
+  runs, examples, found = evaluate_runs(workdirs)
   assert [run.step for run in runs] == [0, 0]
-  assert count == 21
+  assert len(examples) == 21
   figures = expected([Part(1, 1), Part(1, 10)])
   assert {name: found[name] for name in figures} == pytest.approx(figures)
 
@@ -264,13 +266,67 @@ def test_split_and_data_may_be_others_than_the_runs(
   moved = shutil.copytree(data, tmp_path / "data")
   loss = 0
   for split, size in (("test[:10]", 10), ("test[10:]", 11)):
-    _, count, found = evaluate_runs(
+    _, examples, found = evaluate_runs(
       workdirs[:1], data_dir=str(moved), split=split
     )
-    assert count == size
+    assert len(examples) == size
     loss += size * found["loss"]
   whole = expected([Part(1, 1)])["loss"]
   assert loss / 21 == pytest.approx(whole, rel=1e-5)
+
+
+def with_config(workdir, place, **fields):
+  """Returns a copy of a run with another config."""
+  copy = shutil.copytree(workdir, place / "copy")
+  config = run_files.read_config(copy).unlock()
+  config.update(fields)
+  run_files.write_config(copy, config)
+  return copy
+
+
+def test_without_a_test_split_it_is_validation_and_the_user_is_told(
+  capsys, workdirs, tmp_path
+):
+  for name, test in (("none", ""), ("same", "validation")):
+    copy = with_config(workdirs[0], tmp_path / name, test_split=test)
+    told = command(capsys, copy)
+    assert told.returncode == 0
+    (note,) = told.stderr.splitlines()
+    assert note.startswith("note: errors on validation may be too low")
+    asked = command(capsys, copy, split="validation")
+    assert asked.stdout == told.stdout
+    assert asked.stdout.startswith("validation, 2 images")
+    assert asked.stderr == ""
+
+
+def test_of_five_classes_there_is_no_top_5_error(capsys, tmp_path):
+  for count in (5, 6):
+    place = tmp_path / str(count)
+    examples = [
+      {"image": encoded(noise(label, 32, 32, 3)), "label": label}
+      for label in range(count)
+    ]
+    image = tfds.features.Image(encoding_format="png")
+    label = tfds.features.ClassLabel(num_classes=count)
+    features = {"image": image, "label": label}
+    write(place / "data", {"test": [examples]}, features)
+    names = records.open_directory(place / "data").class_names
+    fields = {
+      "network.layers": ("conv1", "fc8"),
+      "num_classes": count,
+      "data_dir": str(place / "data"),
+      **{"image_size_px": 32, "crop_size_px": 28},
+    }
+    write_run(place / "run", small_config(**fields), names)
+    printed = command(capsys, place / "run").stdout
+    assert ("top-5" in printed) == (count == 6)
+    assert re.search(r"top-1 error [\d.]+%, .*loss [\d.]+$", printed)
+
+
+def test_without_any_split_there_is_one_error(capsys, workdirs, tmp_path):
+  none = with_config(workdirs[0], tmp_path, test_split="", validation_split="")
+  assert_refused(command(capsys, none), "no test and no validation", "--split=")
+  assert command(capsys, none, split="train").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -148,10 +148,11 @@ def test_finetuning_subtracts_the_part_of_the_mean_image_that_the_run_did(
 
 def test_what_cannot_be_started_from_is_refused(place, tmp_path):
   place, params, _, _ = place
-  config = finetune.get_config()
+  config = finetune.get_config().unlock()
+  config.init_from = ""
   with pytest.raises(InputError, match=r"init_from=''.*--config.init_from=DIR"):
     trained.with_pretrained_net(config, {}, tmp_path)
-  config.unlock().init_from = str(place / "nowhere")
+  config.init_from = str(place / "nowhere")
   with pytest.raises(InputError, match="nowhere' holds no run"):
     trained.load_pretrained(config, [params])
   with pytest.raises(InputError, match=r"cannot resume .*init_from="):

@@ -25,8 +25,7 @@ from hypothesis import strategies as st
 from alexnet_jax import networks, optimizer
 from alexnet_jax.configs import quickstart
 from alexnet_jax.data import batches, checks, records
-from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import shards
+from alexnet_jax.data.prepare import prepare, shards
 from alexnet_jax.parallel import layouts
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import cli, errors

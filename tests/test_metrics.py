@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import pytest
 
 from alexnet_jax import metrics
+from alexnet_jax.parallel import placement
 
 
 def sums(logits, labels, mask=None):
@@ -38,8 +40,34 @@ def test_nan_logits_are_errors():
   assert found["top1_errors"] == found["top5_errors"] == 3
 
 
+def test_top_5_needs_more_than_five_classes():
+  for classes in (2, 5, 6):
+    found = sums(np.zeros((3, classes)), [0, 1, 1])
+    assert found["top1_errors"] == 2
+    assert ("top5_errors" in found) == (classes == 6)
+    assert ("top5_error" in metrics.means(found)) == (classes == 6)
+
+
+def test_classes_of_all_devices_are_counted():
+  """Three on each of two devices."""
+  mesh = placement.make_mesh(2, 2)
+  logits, labels = np.arange(18.0).reshape(3, 6) % 5, np.array([0, 3, 2])
+  for classes in (4, 6):
+    split = jax.shard_map(
+      lambda x: metrics.sums(x, labels, np.ones(3), ("model",)),
+      mesh=mesh,
+      in_specs=jax.P(None, "model"),
+      out_specs=jax.P(),
+    )
+    found = jax.jit(split)(logits[:, :classes])
+    expected = sums(logits[:, :classes], labels)
+    assert found.keys() == expected.keys()
+    assert {k: float(x) for k, x in found.items()} == pytest.approx(expected)
+    assert ("top5_errors" in found) == (classes == 6)
+
+
 def test_masked_rows_count_for_nothing():
-  logits = np.eye(4)[[0, 1, 2, 3]]
+  logits = np.eye(7)[[0, 1, 2, 3]]
   logits[3] = np.nan
   mask = np.array([1, 1, 0, 0], np.float32)
   found = sums(logits, [0, 0, 0, 0], mask)

@@ -155,8 +155,9 @@ def test_fresh_layers_of_finetune_learn_ten_times_as_fast_at_every_rate():
   def rate(epoch, name, _):
     if name == "conv1":
       return 0.0
+    progress = epoch / 12
     times = 10 if name == "fc6" else 1
-    return times * (0.003 if epoch < 8 else 0.0003)
+    return times * 0.003 * (1 - progress + progress / 1000)
 
   config = changed(
     finetune,

@@ -21,8 +21,7 @@ from directories import write_shards
 from PIL import Image
 
 from alexnet_jax.data import batches, records, statistics
-from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import shards, sources
+from alexnet_jax.data.prepare import prepare, shards, sources
 from alexnet_jax.runs import logs, run_files
 from alexnet_jax.runtime import errors, files
 

@@ -166,9 +166,10 @@ def with_timeout(iterator: Iterator[Any], timeout_s: float) -> Iterator[Any]:
       late = time.monotonic() > deadline or signals.stop_requested()
       if late and not future.done():
         raise errors.InputTimeoutError(
-          f"no batch of images came within input_timeout_s={timeout_s:g} or"
-          " before the run was stopped; check that the disk or network of"
-          " data_dir answers, then start the same command again."
+          "no batch of images came within"
+          f" --config.input_timeout_s={timeout_s:g} or before the run was"
+          " stopped; check that the disk or network of data_dir answers, then"
+          " start the same command again."
         )
     if future.result() is _END:
       thread.shutdown()

@@ -4,6 +4,7 @@ import concurrent.futures
 import functools
 import hashlib
 import itertools
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,12 @@ def check(
   train, or an example of the samples cannot be used.
   """
   dataset, size = splits["train"].dataset, config.image_size_px
-  height, width, _ = dataset.shape
-  _compare(dataset, "num_classes", config.num_classes, len(dataset.class_names))
-  if height and height == width:
-    _compare(dataset, "image_size_px", size, height)
+  check_size(dataset, size, fixed=config.init_inherits)
+  if config.num_classes != (classes := len(dataset.class_names)):
+    raise errors.InputError(
+      f"num_classes={config.num_classes} but {str(dataset.directory)!r} has"
+      f" {classes}; pass --config.num_classes={classes}."
+    )
   samples = map(functools.partial(_sample, size_px=size), splits.values())
   samples = batches.with_timeout(samples, config.input_timeout_s)
   images = dict(zip(splits, samples, strict=True))["train"]
@@ -86,11 +89,23 @@ def _sample(examples: records.Examples, size_px: int) -> np.ndarray:
   return batches.load(examples, indices, size_px)["image"]
 
 
-def _compare(dataset: records.Dataset, field: str, ours: int, its: int) -> None:
-  if ours != its:
+def check_size(
+  dataset: records.Dataset, size_px: int, fixed: bool = True
+) -> None:
+  """Raises InputError if the images of a data set have another size.
+
+  `fixed` says that the net is trained, so it can take no other.
+  """
+  height, width, _ = dataset.shape
+  if height and height == width != size_px:
+    directory = str(dataset.directory)
+    source, output = map(shlex.quote, (directory, f"{directory}_{size_px}"))
+    other = f", or pass --config.image_size_px={height}"
     raise errors.InputError(
-      f"{field}={ours} but {str(dataset.directory)!r} has {its}; pass"
-      f" --config.{field}={its}."
+      f"image_size_px={size_px} but the images in {directory!r} have {height}"
+      f" px; prepare again with --size={size_px} and use that: alexnet prepare"
+      f" --size={size_px} --source={source} --output={output}"
+      f"{'' if fixed else other}."
     )
 
 

@@ -117,8 +117,13 @@ def _decode_other(data: bytes) -> Image.Image:
     if image.format == "PNG":
       with Image.open(io.BytesIO(data)) as twin:
         twin.verify()  # load() does not compare the checksums of the pixels.
-    image.load()  # This makes a TIFF upright.
-    return _upright(_to_rgb(image), image.getexif().get(_ORIENTATION, 1))
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+  """Returns an opened image as `decode` does; it may raise any error."""
+  image.load()  # This makes a TIFF upright.
+  return _upright(_to_rgb(image), image.getexif().get(_ORIENTATION, 1))
 
 
 def _to_rgb(image: Any) -> Image.Image:

@@ -19,9 +19,9 @@ _MAX_CLASSES = 1_000_000  # To name this many takes a second.
 _MAX_TEXT = 2**26  # Bytes; TFDS reads its metadata whole.
 # How to train without a split.
 _WITHOUT = {
-  "validation_split": ", or start a run without this split by"
-  " --config.validation_split='' --config.schedule=epochs",
-  "test_split": ", or go without this split by --config.test_split=''",
+  "--config.validation_split": ", or start a run without this split by"
+  " --config.validation_split='' --config.schedule=linear",
+  "--config.test_split": ", or go without this split by --config.test_split=''",
 }
 _ExampleProto: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
 
@@ -73,7 +73,7 @@ class Examples:
 
   dataset: Dataset
   split: str
-  field: str  # The config field or flag that names the split.
+  field: str  # The flag that names the split, such as --config.test_split.
   serialized: Any  # A sequence of bytes.
 
   @property
@@ -165,7 +165,7 @@ def open_catalogue(name: str) -> Dataset:
 def open_split(dataset: Dataset, split: str, field: str) -> Examples:
   """Returns the examples of a split or a slice of one, like `train[:90%]`.
 
-  Raises InputError, which names the config field or flag, if there are none.
+  Raises InputError, which names the flag in `field`, if there are none.
   """
   kind = dataset.builder.info.file_format.value
   try:

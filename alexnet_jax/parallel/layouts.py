@@ -186,8 +186,8 @@ def from_config(config: Any, network: Network, num_devices: int) -> Layout:
   if config.ensemble > 1:
     if name != "data":
       raise errors.InputError(
-        f"ensemble={config.ensemble} trains whole nets side by side; it needs"
-        f" layout=data, not {name}."
+        f"--config.ensemble={config.ensemble} trains whole nets side by side; "
+        f"it needs --config.layout=data, not {name}."
       )
     model = math.gcd(config.ensemble, num_devices)
   size = config.batch_size
@@ -209,27 +209,28 @@ def _check_towers(network: Network, num_devices: int) -> None:
   towers = network.towers
   if towers == 1:
     raise errors.InputError(
-      "layout=towers puts a tower on each device, but network.towers=1; use"
-      " layout=data, fsdp or owt_a, or a net of two towers."
+      "--config.layout=towers puts a tower on each device, but"
+      " network.towers=1; use --config.layout=data, fsdp or owt_a, or a net of"
+      " two towers."
     )
   if num_devices % towers:
     near = _nearest(num_devices, lambda n: n % towers == 0)
     raise errors.InputError(
-      f"layout=towers cannot share {towers} towers among devices={num_devices};"
-      f" {near}."
+      f"--config.layout=towers cannot share {towers} towers among"
+      f" devices={num_devices}; {near}."
     )
   for layer in networks.flat((*network.features, *network.classifier)):
     if isinstance(layer, LocalResponseNorm) and layer.towers == 1:
       raise errors.InputError(
-        "layout=towers cannot hold network.lrn.across_towers=True, which sums"
-        " over channels of both devices; use layout=data."
+        "--config.layout=towers cannot hold network.lrn.across_towers=True,"
+        " which sums over channels of both devices; use --config.layout=data."
       )
     count = getattr(layer, "units", 0) or getattr(layer, "filters", 0)
     if count % towers:
       near = _nearest(count, lambda n: n % towers == 0)
       raise errors.InputError(
-        f"{layer.name} has {count} outputs, which layout=towers cannot divide"
-        f" by {towers} towers; {near}."
+        f"{layer.name} has {count} outputs, which --config.layout=towers cannot"
+        f" divide by {towers} towers; {near}."
       )
 
 
@@ -239,15 +240,17 @@ def _check_units(name: str, network: Network, num_devices: int) -> None:
   for layer in layers:
     if layer.towers > 1:
       raise errors.InputError(
-        f"layout={name} splits the units of {layer.name} over all devices, but"
-        " it sees its own tower alone; use layout=towers, fsdp or data."
+        f"--config.layout={name} splits the units of {layer.name} over all"
+        " devices, but it sees its own tower alone; use --config.layout=towers,"
+        " fsdp or data."
       )
     if layer.units % num_devices:
       near = _nearest(layer.units, lambda n: n % num_devices == 0)
       fewer = _nearest(num_devices, lambda n: units % n == 0)
       raise errors.InputError(
-        f"{layer.name} has {layer.units} units, which layout={name} cannot"
-        f" divide by {num_devices} devices; {near} units, or {fewer} devices."
+        f"{layer.name} has {layer.units} units, which --config.layout={name}"
+        f" cannot divide by {num_devices} devices; {near} units, or {fewer}"
+        " devices."
       )
 
 
@@ -262,8 +265,8 @@ def _check_inputs(network: Network, num_devices: int) -> None:
   if common % num_devices:
     near = _nearest(num_devices, lambda n: common % n == 0)
     raise errors.InputError(
-      f"layout=fsdp cannot share the inputs of the fc layers, {inputs}, among"
-      f" devices={num_devices}; {near}."
+      "--config.layout=fsdp cannot share the inputs of the fc layers,"
+      f" {inputs}, among devices={num_devices}; {near}."
     )
 
 
@@ -280,19 +283,20 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
   if fc_batch_size and fc_batch_size * updates != size:
     near = _nearest(fc_batch_size, lambda n: size % n == 0)
     raise errors.InputError(
-      f"fc_batch_size={fc_batch_size} does not divide batch_size={size};"
-      f" {near}."
+      f"--config.fc_batch_size={fc_batch_size} does not divide"
+      f" batch_size={size}; {near}."
     )
   if updates > 1 and layout.microbatches > 1:
     raise errors.InputError(
-      f"microbatches={layout.microbatches} takes the batch in parts before an"
-      f" update, fc_batch_size={fc_batch_size} updates in between; leave one"
-      " out."
+      f"--config.microbatches={layout.microbatches} takes the batch in parts"
+      f" before an update, --config.fc_batch_size={fc_batch_size} updates in"
+      " between; leave one out."
     )
   if layout.name == "owt_b" and updates not in (1, layout.model):
     raise errors.InputError(
-      f"layout=owt_b takes the batch of one device at a time, so fc_batch_size="
-      f"{fc_batch_size} must be {size // layout.model} or {size}."
+      "--config.layout=owt_b takes the batch of one device at a time, so"
+      f" --config.fc_batch_size={fc_batch_size} must be"
+      f" {size // layout.model} or {size}."
     )
   parts = layout.microbatches * (1 if layout.name == "owt_b" else layout.passes)
   unit = layout.shards * parts
@@ -300,5 +304,6 @@ def _check_batch(layout: Layout, fc_batch_size: int | None) -> None:
     near = _nearest(size, lambda n: n % unit == 0)
     among = f"{layout.shards} devices" + f" in {parts} parts each" * (parts > 1)
     raise errors.InputError(
-      f"batch_size={size} is not divisible by {unit}, for {among}; {near}."
+      f"--config.batch_size={size} is not divisible by {unit}, for {among};"
+      f" {near}."
     )

@@ -203,7 +203,9 @@ def find_step(workdir: Path, which: str) -> int:
   folders.check_path(workdir)
   where = f"workdir={str(workdir)!r}"
   if not steps_of(workdir):
-    raise errors.InputError(f"{where} holds no checkpoint yet; train it first.")
+    raise errors.InputError(
+      f"{where} holds no checkpoint yet; train it first, or choose another."
+    )
   if which in ("newest", "best"):
     newest = latest_valid(workdir)
     if newest is None:

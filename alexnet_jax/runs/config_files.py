@@ -38,12 +38,14 @@ def load_config(path: str) -> config_dict.ConfigDict:
 def find_config(name: str) -> Path:
   """Returns the file of a config, by its name in the package or its path."""
   if name.endswith(".py") or "/" in name:
-    rule = (
-      f"config={name!r} does not exist; give a .py file or a config's name."
-    )
-    _require(Path(name).is_file(), rule)
+    if not Path(name).is_file():
+      raise errors.InputError(
+        f"--config={name!r} does not exist; give a .py file or a config's name."
+      )
     return Path(name)
-  _check_known("config", name, [p.stem for p in CONFIGS.glob("[a-z]*.py")])
+  known = [path.stem for path in CONFIGS.glob("[a-z]*.py")]
+  if name not in known:
+    raise errors.unknown("--config", name, known)
   return CONFIGS / f"{name}.py"
 
 
@@ -182,19 +184,20 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
   right = type(value) is int or (type(value) is float and not whole)
   if not right or not low <= value <= high:  # No comparison with NaN holds.
     raise errors.InputError(
-      f"{name}={value!r} must be {'whole, ' if whole else ''}at least"
+      f"--config.{name}={value!r} must be {'whole, ' if whole else ''}at least"
       f" {low:.10g}, at most {high:.10g}."
     )
 
 
 def _check_known(name: str, value: Any, known: Collection[Any]) -> None:
   if value not in known:
-    raise errors.unknown(name, value, known)
+    raise errors.unknown(f"--config.{name}", value, known)
 
 
 def _require(holds: bool, rule: str) -> None:
+  """Raises InputError with a rule that begins with a field, as its flag."""
   if not holds:
-    raise errors.InputError(rule)
+    raise errors.InputError(f"--config.{rule}")
 
 
 def _check_rows(config: Any) -> dict[str, Any]:
@@ -230,7 +233,7 @@ def _check_rows(config: Any) -> dict[str, Any]:
   _require(
     bool(layers) and net[layers[-1]].get("units") == classes,
     f"network.layers={layers} must end in a fully connected layer of"
-    f" num_classes={classes} units.",
+    f" --config.num_classes={classes} units.",
   )
   return rows
 
@@ -273,7 +276,7 @@ def _check_between(c: Any) -> None:
   _require(
     net.pool_stride <= net.pool_window,
     f"network.pool_stride={net.pool_stride} must be at most"
-    f" network.pool_window={net.pool_window}, or pixels are left out.",
+    f" --config.network.pool_window={net.pool_window}, or pixels are left out.",
   )
   _require(
     len(c.input_scale) == 3,
@@ -282,10 +285,11 @@ def _check_between(c: Any) -> None:
   _require(
     c.crop_size_px <= c.image_size_px,
     f"crop_size_px={c.crop_size_px} must be at most"
-    f" image_size_px={c.image_size_px}.",
+    f" --config.image_size_px={c.image_size_px}.",
   )
   _require(
     c.schedule != "plateau" or bool(c.validation_split),
-    "schedule='plateau' watches the validation error, but validation_split"
-    " is ''; name a split, or pass --config.schedule=epochs.",
+    "schedule='plateau' watches the validation error, but"
+    " --config.validation_split is ''; name a split, or pass"
+    " --config.schedule=linear.",
   )

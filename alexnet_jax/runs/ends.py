@@ -35,9 +35,17 @@ def save_on_data_error(
 
 
 def update_plateau(run: Run, figures: Figures) -> None:
-  """Lowers the rate, or ends a net, whose validation error no longer falls."""
+  """Lowers the rate, or ends a net, whose validation error no longer falls.
+
+  While its loss is that of chance, a net has not begun to learn.
+  """
   patience, max_drops = run.config.plateau_patience, run.config.plateau_drops
   plateau = run.plateau.after(run.errors(figures), patience, max_drops)
+  members = figures[: run.config.ensemble]
+  learns = np.reshape(~_at_chance(run, members), run.plateau.stale.shape)
+  plateau = jax.tree.map(
+    lambda new, old: np.where(learns, new, old), plateau, run.plateau
+  )
   why = f"no lower validation error in {patience} evaluations"
   run.set_plateau(jax.device_get(plateau), why)
 
@@ -51,21 +59,50 @@ def stop_at_train_error(run: Run) -> None:
     run.set_plateau(plateau, f"training error below {target:g}")
 
 
-def check_above_chance(run: Run, figures: Figures) -> None:
-  """Raises NotLearningError if a loss is still that of equal chances."""
-  config = run.config
-  if not 0 < config.check_learning_after_steps <= run.step:
+def check_learning(run: Run, figures: Figures) -> None:
+  """Warns of a net whose loss is that of chance; ends it if that goes on.
+
+  Raises NotLearningError after `check_learning_after_steps`. Warns after a
+  tenth of a shorter run, and at its end.
+  """
+  config, last = run.config, run.config.check_learning_after_steps
+  at_chance = _at_chance(run, figures)
+  is_early = run.step < min(last, run.total_steps / 10)
+  if not last or is_early or not at_chance.any():
     return
-  chance = math.log(config.num_classes)
-  for loss in (each["loss"] for each in figures if each):
-    if abs(loss / chance - 1) < CHANCE_TOLERANCE:
-      raise errors.NotLearningError(
-        f"the net learns nothing: at step {run.step} its loss is {loss:.4f},"
-        f" and ln(num_classes={config.num_classes}) is {chance:.4f}. Change"
-        f" learning_rate={config.learning_rate:g} or a layer's sigma, look at"
-        " the labels (alexnet show), or train on with"
-        " --config.check_learning_after_steps=0."
-      )
+  what = (
+    f"at step {run.step} of {run.total_steps} its loss is"
+    f" {figures[np.argmax(at_chance)]['loss']:.4f}, and"
+    f" ln(num_classes={config.num_classes}) is"
+    f" {math.log(config.num_classes):.4f}. Start anew, in another --workdir,"
+    " with --config=small or --config.network.initialization=he, a layer's"
+    f" larger sigma or another --config.learning_rate={config.learning_rate:g};"
+    " look at the labels (alexnet show)"
+  )
+  if run.step >= last:
+    raise errors.NotLearningError(
+      f"the net learns nothing: {what}, or train on with"
+      " --config.check_learning_after_steps=0."
+    )
+  if not run.warned_of_chance or run.step >= run.total_steps:
+    run.log.print(f"WARNING: the net may not learn: {what}.")
+  run.warned_of_chance = True
+
+
+def _at_chance(run: Run, figures: Figures) -> np.ndarray:
+  """Returns of which figures the loss is that of equal chances."""
+  losses = np.array([each["loss"] if each else math.nan for each in figures])
+  chance = math.log(run.config.num_classes)
+  return abs(losses / chance - 1) < CHANCE_TOLERANCE
+
+
+def describe_end(run: Run) -> str:
+  """Returns a sentence that says that a run is finished."""
+  why = f" for good at step {run.step}, by its plateau or stop_at_train_error"
+  early = why if run.step < run.total_steps else ""
+  return (
+    f"the run in {run.workdir} is finished{early}; alexnet evaluate tests it"
+  )
 
 
 def is_finite(run: Run, step: int, sums: dict[str, Any]) -> bool:
@@ -89,8 +126,9 @@ def is_finite(run: Run, step: int, sums: dict[str, Any]) -> bool:
     arrays = _nonfinite_arrays(run, nonfinite[member])
     raise errors.DivergedError(
       f"{loss} (gradients that are not finite: {arrays}), with"
-      f" learning_rate={run.rates()[member]:g}; lower it, or skip such steps"
-      f" with --config.skip_nonfinite_steps=N. {run.describe_latest()}"
+      f" a learning rate of {run.rates()[member]:g}; lower"
+      " --config.learning_rate, or skip such steps with"
+      f" --config.skip_nonfinite_steps=N. {run.describe_latest()}"
     )
   run.progress.skipped += 1
   run.log.print(

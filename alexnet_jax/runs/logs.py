@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from alexnet_jax.runs import run_files, tensorboard
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, platforms
+
+_SHOW_EVERY_S = 60  # At least, while steps are taken.
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -44,31 +47,32 @@ class Logger(contextlib.AbstractContextManager):
     total_steps: int,
     is_first: bool = True,
     count: int | None = None,
+    goes_on: bool = False,
   ):
     """Opens the files, and drops records after the checkpoint of `start_step`.
 
-    Its own validation is dropped if not `evaluated`. Only `is_first` writes.
-    `count` is the number of records at the checkpoint; if some are missing, a
-    line says so.
+    Its own validation is dropped if not `evaluated`, and its test if the run
+    `goes_on`. Only `is_first` writes. `count` is the number of records at the
+    checkpoint; if some are missing, a line says so.
     """
-    tested = evaluated and any(
-      (r["step"], r["split"]) == (start_step, "test") and "member" not in r
-      for r in read_metrics(workdir)
-    )
+    self._before = read_metrics(workdir)
+    keeps_test = evaluated and not goes_on and self.has(start_step, "test")
 
     def is_kept(record: dict[str, Any]) -> bool:
       if record["split"] == "test":  # A member's may be of an earlier step.
-        return tested
+        return keeps_test
       if record["step"] == start_step:
         return evaluated or record["split"] == "train"
       return record["step"] < start_step
 
-    kept = [x for x in read_metrics(workdir) if is_kept(x)]
+    kept = [x for x in self._before if is_kept(x)]
     unique = {(x["step"], x["split"], x.get("member")): x for x in kept}
     self._before = list(unique.values())
     # Of the records but those of a test, which no checkpoint follows.
     self.count = sum(record["split"] != "test" for record in self._before)
-    self._total_steps = total_steps
+    self._start_step, self._total_steps = start_step, total_steps
+    self._shown_at = time.monotonic()
+    self._compiled_before_s = time.perf_counter() - platforms.clock()
     self._unwritten = b""
     self._file = self._scalars = None
     self._console = Console(
@@ -78,7 +82,11 @@ class Logger(contextlib.AbstractContextManager):
     self._bar = Progress(
       console=self._console, disable=not self._console.is_terminal
     )
-    self._task = self._bar.add_task("starting", total=total_steps)
+    self._task = self._bar.add_task(
+      f"step {start_step}/{total_steps}",
+      total=total_steps,
+      completed=start_step,
+    )
     if is_first:
       file = workdir / "metrics.jsonl"
       lines = [json.dumps(record) + "\n" for record in self._before]
@@ -117,7 +125,10 @@ class Logger(contextlib.AbstractContextManager):
     self._console.print(errors.printable(text))
 
   def advance(self, step: int, epoch: float) -> None:
-    """Moves the bar to a step."""
+    """Moves the bar to a step; after the first, says what compiling took."""
+    if step == self._start_step + 1:
+      compiled_s = time.perf_counter() - platforms.clock()
+      self.print(f"compiled in {compiled_s - self._compiled_before_s:.1f} s")
     where = f"step {step}/{self._total_steps}  epoch {epoch:.2f}"
     self._bar.update(self._task, completed=step, description=where)
 
@@ -132,12 +143,20 @@ class Logger(contextlib.AbstractContextManager):
     group = split if member is None else f"{split}/member{member}"
     scalars = {k: v for k, v in record.items() if isinstance(v, float)}
     self._scalars.write(step, {f"{group}/{k}": v for k, v in scalars.items()})
-    if member is not None:
-      return
+    if member is None:
+      self.show(record)
+
+  def is_quiet(self) -> bool:
+    """Whether no metrics were shown for so long that a line is due."""
+    return time.monotonic() - self._shown_at > _SHOW_EVERY_S
+
+  def show(self, record: dict[str, Any]) -> None:
+    """Shows the metrics of a split in a line."""
+    self._shown_at = time.monotonic()
     wait = record.get("input_wait", 0)
     self.print(
-      f"step {step}/{self._total_steps}  epoch {record['epoch']:.2f}"
-      f"  {split:<10}  loss {record['loss']:.4f}"
+      f"step {record['step']}/{self._total_steps}  epoch {record['epoch']:.2f}"
+      f"  {record['split']:<10}  loss {record['loss']:.4f}"
       f"  error {record['top1_error']:.2%}"
       f"  {record['images_per_second']:,.0f} images/s"
       + (f", {wait:.0%} waiting for images" if wait > 0.03 else "")

@@ -49,8 +49,8 @@ class Meter:
       metrics.add(self._totals, own)
       self._timed_images += float(np.sum(own["examples"]))
 
-  def take(self, nets: Any = True) -> list[Any]:
-    """Returns the means of each net since its last, and clears them.
+  def take(self, nets: Any = True, keep: bool = False) -> list[Any]:
+    """Returns the means of each net since its last; clears them, or may `keep`.
 
     None for a net that took no steps, or is not among `nets`. If there are
     several, and none has steps left over, the mean over all follows.
@@ -78,6 +78,7 @@ class Meter:
     if len(each) > 1:
       found = [x for x in each if x]
       each.append({k: float(np.mean([x[k] for x in found])) for k in found[0]})
-    self._totals = {}
-    self._clear_times()
+    if not keep:
+      self._totals = {}
+      self._clear_times()
     return each

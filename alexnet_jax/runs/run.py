@@ -57,15 +57,13 @@ class Run:
   saver: saving.Saver
   should_stop: Callable[[], bool]
   state: steps.TrainState
+  plateau: schedules.Plateau  # That of the state, in this process.
   progress: checkpoint.Progress
 
   def __post_init__(self):
     """Adds what follows from the fields."""
     # Read here, since the first step donates the state.
     self.step = self.start_step = int(self.state.step)
-    self.plateau: schedules.Plateau = jax.device_get(
-      placement.replicate(self.mesh, self.state.plateau)
-    )
     # Evaluations are data parallel in every layout.
     self.eval_mesh = placement.make_mesh()
     self.view_step = steps.make_view_step(
@@ -83,6 +81,7 @@ class Run:
     self.updates, self.drops = map(np.asarray, last)
     self.in_flight: InFlight | None = None
     self.saved = True  # Whether the state is also on disk.
+    self.warned_of_chance = False
 
   def epoch(self, step: int) -> float:
     """Returns the passes over the training split after a step."""
@@ -155,6 +154,14 @@ class Run:
       self.state, plateau=jax.device_put(new, where)
     )
 
+  def show_training(self) -> None:
+    """Shows the means of the steps since the last record, and keeps them."""
+    if self.step == self.total_steps:
+      return  # They are recorded.
+    if figures := self.meter.take(keep=True):
+      about = {"step": self.step, "epoch": self.epoch(self.step)}
+      self.log.show({**about, "split": "train", **figures[-1]})
+
   def record(self, split: str, figures: Figures) -> None:
     """Records the figures of a split; raises DivergedError if a loss is NaN.
 
@@ -178,7 +185,7 @@ class Run:
       if not math.isfinite(record["loss"]):
         raise errors.DivergedError(
           f"the {split} loss is {record['loss']} at step {self.step}; lower"
-          f" learning_rate. {self.describe_latest()}"
+          f" --config.learning_rate. {self.describe_latest()}"
         )
     for record in records:
       self.log.record(record)
@@ -197,6 +204,7 @@ class Run:
     self.progress.period = self.period.totals()
     self.progress.updates = self.updates.tolist(), self.drops.tolist()
     self.saved = self.saver.save(self.state, self.progress, wait=wait)
+    self.meter.restart_clock()
 
   def describe_latest(self) -> str:
     """Returns a sentence that says which step the run can resume from."""

@@ -36,22 +36,32 @@ def open_data(config: Any, workdir: Path, resumes: bool) -> RunData:
   with hosts.raise_on_all_hosts():
     dataset = records.open_directory(data_dir)
     splits = {
-      split: records.open_split(dataset, config[field], field)
+      split: records.open_split(dataset, config[field], f"--config.{field}")
       for split in ("train", "validation", "test")
       if config[field := f"{split}_split"] or split == "train"
     }
     if config.batch_size > len(splits["train"]):
       raise errors.InputError(
         f"batch_size={config.batch_size} is larger than train_split="
-        f"{config.train_split!r} with {len(splits['train'])} images; lower it."
+        f"{config.train_split!r}; pass --config.batch_size="
+        f"{len(splits['train'])}, the number of its images, or less."
       )
-    stats = checks.check(splits, config)
+    source = run_files.find_run(config.init_from)
     if config.init_from and not resumes:
-      checkpoint.find_step(Path(config.init_from), "newest")
+      if not run_files.holds_weights(source):
+        checkpoint.find_step(source, "newest")
+      size_px = run_files.read_config(source).image_size_px
+      if config.init_inherits and config.image_size_px != size_px:
+        raise errors.InputError(
+          f"--config.image_size_px={config.image_size_px} but the net in"
+          f" init_from={config.init_from!r}, and its mean image, are for"
+          f" {size_px} px; leave --config.image_size_px out."
+        )
+    stats = checks.check(splits, config)
     if resumes and run_files.has_statistics(workdir):
       stats = statistics.read(workdir, config.image_size_px)
     elif config.init_inherits:  # The net knows pixels less that run's mean.
-      stats = statistics.read(Path(config.init_from), config.image_size_px)
+      stats = statistics.read(source, config.image_size_px)
     digests = {k: checks.fingerprint(each) for k, each in splits.items()}
   names = hashlib.sha256(json.dumps(dataset.class_names).encode()).hexdigest()
   fingerprint = digests["train"] | digests.get("validation", {})

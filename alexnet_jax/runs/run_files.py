@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from alexnet_jax.data import statistics
 from alexnet_jax.runs import checkpoint, config_files
 from alexnet_jax.runtime import cli, errors, files, folders
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # Of the package.
+WEIGHTS = "weights.safetensors"  # From `convert`, instead of checkpoints.
 # Fields that say where, how often and when to give up, not what is computed.
 MAY_CHANGE_ON_RESUME = (
   "check_learning_after_steps", "checkpoint_every_minutes",
@@ -20,20 +23,46 @@ MAY_CHANGE_ON_RESUME = (
   "microbatches", "reader_threads", "skip_nonfinite_steps", "steps_per_call",
   "test_split", "test_views",
 )  # fmt: skip
+LENGTH = "total_epochs", "total_steps"  # They may change under a condition.
+
+
+def find_run(name: str | Path) -> Path:
+  """Returns a run's folder: `pretrained` ships, ./pretrained is your own."""
+  return PRETRAINED if name == "pretrained" else Path(name)
+
+
+def holds_weights(workdir: Path) -> bool:
+  """Returns whether a folder holds weights, and no checkpoints."""
+  is_there = (workdir / WEIGHTS).is_file()
+  return is_there and not checkpoint.steps_of(workdir)
+
+
+def find_workdir(name: str | Path) -> Path:
+  """Returns `find_run`; raises InputError if no run can be in that folder."""
+  workdir = find_run(name)
+  if workdir == PRETRAINED or holds_weights(workdir):
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} is for weights alone, from which no run can"
+      f" resume; start one by --config.init_from={shlex.quote(str(workdir))} in"
+      " another --workdir."
+    )
+  return workdir
 
 
 @contextlib.contextmanager
 def claim_workdir(
-  workdir: Path, config: ConfigDict
+  workdir: Path, config: ConfigDict, total_steps: int
 ) -> Iterator[tuple[int | None, Callable[[], bool]]]:
   """Locks a workdir until the process ends, and writes its `config.json`.
 
   Damaged checkpoints are moved aside. Yields the newest good step, and what
   says whether the workdir is still the folder that was locked. Raises
   InputError if it is locked, or holds a run whose config differs in more than
-  `MAY_CHANGE_ON_RESUME`; OSError if it cannot be written.
+  `MAY_CHANGE_ON_RESUME`, or in a `total_steps` that would change steps which
+  were taken; OSError if it cannot be written.
   """
   folders.check_path(workdir)
+  find_workdir(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   with folders.hold(workdir) as is_held:
     if (workdir / "config.json").exists():
@@ -41,7 +70,9 @@ def claim_workdir(
     newest = checkpoint.quarantine_damaged(workdir)
     if newest is not None:  # Whatever has become of config.json.
       _, about = checkpoint.read_progress(workdir, newest)
-      _check_same_run(workdir, _complete(about["config"]), config)
+      saved = _complete(about["config"])
+      _check_same_run(workdir, saved, config)
+      _check_length(workdir, saved, config, newest, total_steps)
     checkpoint.clean(workdir)
     write_config(workdir, config)
     yield newest, is_held
@@ -52,12 +83,31 @@ def _check_same_run(workdir: Path, saved: Any, config: ConfigDict) -> None:
     config_files.flatten(json.loads(_to_json(each)))  # JSON has no tuples.
     for each in (saved, config)
   )
-  for name in MAY_CHANGE_ON_RESUME:
+  for name in (*MAY_CHANGE_ON_RESUME, *LENGTH):
     there[name] = here[name]
   if differing := errors.differences(there, here):
     raise errors.InputError(
       f"workdir={str(workdir)!r} holds a run of another config: {differing}."
       " Choose another --workdir."
+    )
+
+
+def _check_length(
+  workdir: Path, saved: Any, config: ConfigDict, taken: int, total_steps: int
+) -> None:
+  """Raises InputError if another length changes the steps that were taken."""
+  there, here = ({name: x[name] for name in LENGTH} for x in (saved, config))
+  why = f"it has taken {taken} steps" if total_steps <= taken else ""
+  for name in ("schedule", "schedule_of_biases"):
+    if config[name] in ("linear", "exp", "dexp"):
+      why = f"with {name}={config[name]!r} the rate of each step depends on it"
+  differing = errors.differences(there, here)
+  if differing and why:
+    layers = " --config.reinit_layers='()'" if config.reinit_layers else ""
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} holds a run of another length: {differing};"
+      f" {why}. Start another from its weights by --config.init_from="
+      f"{shlex.quote(str(workdir))}{layers} --workdir=NEW."
     )
 
 

@@ -116,7 +116,8 @@ class Saver(contextlib.AbstractContextManager):
     if not _all_finite(state.params):
       raise errors.InputError(
         f"the parameters are not finite after step {step}, which is not saved;"
-        f" lower learning_rate. {checkpoint.describe_latest(self._workdir)}"
+        " lower --config.learning_rate."
+        f" {checkpoint.describe_latest(self._workdir)}"
       )
     self._failure, self._tried_at = None, time.monotonic()
     with self._report_errors(step):

@@ -12,6 +12,7 @@ from alexnet_jax import augment, networks, optimizer, schedules, steps
 from alexnet_jax.data import feed
 from alexnet_jax.parallel import layouts, placement, train_loop
 from alexnet_jax.runs import (
+  banner,
   checkpoint,
   config_files,
   logs,
@@ -78,7 +79,7 @@ def open_run(
     newest, is_held = None, lambda: True
     with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       if is_first:
-        claim = run_files.claim_workdir(workdir, config)
+        claim = run_files.claim_workdir(workdir, config, total_steps)
         newest, is_held = stack.enter_context(claim)
     hosts.assert_shared_folder(workdir)
     newest = hosts.from_first(newest)
@@ -107,6 +108,8 @@ def open_run(
         progress.fingerprint = data.fingerprint
       stream.set_state(progress.batches)
     start_step = int(state.step)
+    plateau = jax.device_get(placement.replicate(mesh, state.plateau))
+    goes_on = start_step < total_steps and not plateau.stopped.all()
     with hosts.raise_on_all_hosts(), errors.writing("workdir", workdir):
       log = logs.Logger(
         workdir,
@@ -115,6 +118,7 @@ def open_run(
         total_steps,
         is_first,
         before.get("records"),
+        goes_on,
       )
       if is_first:
         now = {"step": start_step, "fingerprint": data.fingerprint}
@@ -127,22 +131,10 @@ def open_run(
         text = json.dumps(about | now, indent=2)  # For people.
         run_files.replace_text(workdir / "about.json", text + "\n")
     stack.enter_context(log)
-    if start_step:
-      where = f"step {start_step} of {total_steps} in {workdir}"
-      log.print(f"resuming from {where}")
-      if differing := errors.differences(
-        before["environment"], about["environment"], ("before", "now")
-      ):
-        log.print(
-          f"not all is as before: {differing}. The run will be equal to one"
-          " that never stopped up to rounding, not to the bit"
-        )
-    elif origin:
-      log.print(f"starting with {origin}")
     saver = saving.Saver(
       workdir, config, log, progress.best_step, should_stop, about, is_held
     )
-    yield Run(
+    run = Run(
       config=config,
       workdir=workdir,
       splits=data.splits,
@@ -158,5 +150,21 @@ def open_run(
       saver=stack.enter_context(saver),
       should_stop=should_stop,
       state=state,
+      plateau=plateau,
       progress=progress,
     )
+    for line in banner.lines(run) if goes_on else ():
+      log.print(line)
+    if start_step and goes_on:
+      where = f"step {start_step} of {total_steps} in {workdir}"
+      log.print(f"resuming from {where}")
+      if differing := errors.differences(
+        before["environment"], about["environment"], ("before", "now")
+      ):
+        log.print(
+          f"not all is as before: {differing}. The run will be equal to one"
+          " that never stopped up to rounding, not to the bit"
+        )
+    elif origin:
+      log.print(f"starting with {origin}")
+    yield run

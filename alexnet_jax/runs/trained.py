@@ -1,6 +1,7 @@
 """A trained run, loaded for use: its config, its net and its parameters."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import safetensors
 from jax.sharding import Mesh
 
 from alexnet_jax import model, networks
-from alexnet_jax.data import records
+from alexnet_jax.data import checks, records, statistics
 from alexnet_jax.parallel import ensemble, placement
-from alexnet_jax.runs import checkpoint, config_files, run_files, states
-from alexnet_jax.runtime import errors
+from alexnet_jax.runs import (
+  checkpoint,
+  config_files,
+  run_files,
+  states,
+  torch_layout,
+)
+from alexnet_jax.runtime import cli, errors
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-  """A checkpoint, with the config and the net of its run."""
+  """A checkpoint or weights alone, with what is known of their run."""
 
   config: Any
   net: model.AlexNet
+  class_names: tuple[str, ...]
+  statistics: statistics.Statistics
   step: int  # Of the checkpoint.
   members: list[Any]  # Parameters of each net, on the mesh.
 
 
-def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
-  """Loads a checkpoint of a run onto a mesh; `step` as in `find_step`."""
+def load_run(
+  workdir: str | Path, mesh: Mesh, step: str = "newest"
+) -> TrainedRun:
+  """Loads a run's parameters onto a mesh.
+
+  `workdir` is as in `find_run`, `step` as in `find_step`.
+  """
+  workdir = run_files.find_run(workdir)
   config = run_files.read_config(workdir)
   try:
     config_files.check(config)
@@ -43,11 +59,44 @@ def load_run(workdir: Path, mesh: Mesh, step: str = "newest") -> TrainedRun:
     drawn = [states.init_params(net, 0)] * config.ensemble
     return states.init_state(drawn, optax.identity()).params
 
-  expected = jax.eval_shape(draw)
-  found, params = checkpoint.load_params(workdir, step, expected)
-  params = placement.replicate(mesh, params)
-  members = ensemble.unstack(params, config.ensemble)
-  return TrainedRun(config, net, found, members)
+  if run_files.holds_weights(workdir):
+    if step != "newest":
+      raise errors.InputError(
+        f"--step={step} names a checkpoint, but {str(workdir)!r} holds weights"
+        " of one step alone; leave --step out."
+      )
+    found, params = _load_weights(workdir, net.network)
+    members = [placement.replicate(mesh, params)]
+  else:
+    expected = jax.eval_shape(draw)
+    found, params = checkpoint.load_params(workdir, step, expected)
+    params = placement.replicate(mesh, params)
+    members = ensemble.unstack(params, config.ensemble)
+  size_px = config.image_size_px
+  names, stats = run_files.read_run_metadata(workdir, size_px)
+  if len(names) != config.num_classes:
+    raise errors.InputError(
+      f"workdir={str(workdir)!r} names {len(names)} of its"
+      f" {config.num_classes} classes; put its class_names.json back."
+    )
+  return TrainedRun(config, net, names, stats, found, members)
+
+
+def _load_weights(workdir: Path, network: model.Network) -> tuple[int, Any]:
+  """Returns step and parameters of a folder that holds weights alone."""
+  file = workdir / run_files.WEIGHTS
+  try:
+    with safetensors.safe_open(file, "np") as opened:
+      step = int((opened.metadata() or {}).get("step", 0))
+      arrays = {name: opened.get_tensor(name) for name in opened.keys()}
+    there = {name: x.shape for name, x in arrays.items()}
+    if differing := errors.differences(there, torch_layout.shapes(network)):
+      raise ValueError(f"of another net than config.json: {differing}")
+    return step, torch_layout.from_torch(network, arrays)
+  except Exception as e:  # The library has errors of its own.
+    raise errors.InputError(
+      f"{str(file)!r} cannot be used ({errors.reason(e)}); put a copy back."
+    ) from e
 
 
 def with_pretrained_net(
@@ -63,11 +112,13 @@ def with_pretrained_net(
     return config
   if not config.init_from:
     raise errors.InputError(
-      "init_from='' must be the workdir of a run to start from; pass"
+      "--config.init_from='' must name a run to start from; pass"
       " --config.init_from=DIR."
     )
   begun = (workdir / "config.json").exists()
-  source = run_files.read_config(workdir if begun else Path(config.init_from))
+  source = run_files.read_config(
+    workdir if begun else run_files.find_run(config.init_from)
+  )
   merged = config.copy_and_resolve_references().unlock()
   merged.network = source.network.copy_and_resolve_references().unlock()
   last = source.network.layers[-1]
@@ -87,12 +138,12 @@ def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
   Layers in `reinit_layers` stay, and those that do not fit. Returns the
   parameters of each net, and a text that says which layers are whose.
   """
-  source = Path(config.init_from)
+  source = config.init_from
   other, *more = load_run(source, placement.make_mesh()).members
   if more:
     raise errors.InputError(
-      f"init_from={str(source)!r} holds {1 + len(more)} nets of an ensemble;"
-      " start from a run of a single net."
+      f"--config.init_from={source!r} holds {1 + len(more)} nets of an"
+      " ensemble; start from a run of a single net."
     )
   started = [{half: dict(net[half]) for half in net} for net in drawn]
   taken, kept = [], []
@@ -108,20 +159,24 @@ def load_pretrained(config: Any, drawn: Sequence[Any]) -> tuple[list[Any], str]:
         net[half][name] = found
   if not taken:
     raise errors.InputError(
-      f"init_from={str(source)!r} has no layer of this net's names and shapes;"
-      " start from a run of a like net."
+      f"--config.init_from={source!r} has no layer of this net's names and"
+      " shapes; start from a run of a like net."
     )
   new = ", ".join(kept) or "no layer"
   return started, f"{', '.join(taken)} from {source}; {new} drawn anew"
 
 
 def examples_of(config: Any, data_dir: str, split: str) -> records.Examples:
-  """Opens a split for a run, by default its test split."""
-  split = split or config.test_split
-  if not split:
+  """Opens a split for a run, by default of test, else of validation."""
+  chosen = split or config.test_split or config.validation_split
+  if not chosen:
     raise errors.InputError(
-      "the run has no test split (test_split=''); name one, such as"
-      " --split=validation."
+      "the run has no test and no validation split (test_split='',"
+      " validation_split=''); name a split of its data, such as --split=train."
     )
+  if not split and chosen == config.validation_split:
+    note = f"errors on {chosen} may be too low: the run was validated on it"
+    cli.echo(f"note: {note}", sys.stderr)
   dataset = records.open_directory(Path(data_dir or config.data_dir))
-  return records.open_split(dataset, split, "--split")
+  checks.check_size(dataset, config.image_size_px)
+  return records.open_split(dataset, chosen, "--split")

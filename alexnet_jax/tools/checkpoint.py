@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax.runs import checkpoint
+from alexnet_jax.runs import checkpoint, run_files
 from alexnet_jax.runtime import errors
 
 
@@ -39,7 +39,7 @@ def _verify(workdir: Path) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-  workdir = Path(flags.FLAGS.workdir)
+  workdir = run_files.find_run(flags.FLAGS.workdir)
   match words[1:]:
     case ["verify"]:
       _verify(workdir)

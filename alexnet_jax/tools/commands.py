@@ -9,7 +9,7 @@ from alexnet_jax.runtime import cli, errors
 # Modules with `main` and `define_flags`; they are imported when needed.
 COMMANDS = {
   "train": ("main", "train a net, then test it"),
-  "prepare": ("data.prepare.command", "turn images into a data set"),
+  "prepare": ("tools.prepare", "turn images into a data set"),
   "evaluate": ("tools.evaluate", "the errors of runs on a split"),
   "predict": ("tools.predict", "the most likely classes of images"),
   "summary": ("tools.summary", "the layers of a config, with their sizes"),
@@ -17,12 +17,11 @@ COMMANDS = {
   "figures": ("tools.figures.command", "pictures of a trained net"),
   "report": ("tools.report.command", "runs and experiments as one HTML page"),
   "features": ("tools.features", "write a layer's outputs for a split"),
-  "probe": ("tools.probe", "fit a linear classifier to such a file"),
   "convert": ("tools.convert.command", "weights from and to other programs"),
   "plan": ("tools.plan.command", "the memory and traffic of a layout"),
   "checkpoint": ("tools.checkpoint", "verify or digest a run's checkpoints"),
 }
-TAKES_FILES = {"predict", "summary", "report", "probe", "checkpoint"}
+TAKES_FILES = {"predict", "summary", "report", "checkpoint"}
 
 
 def main() -> None:

@@ -10,23 +10,24 @@ import jax
 from absl import flags
 
 from alexnet_jax import augment, evaluate, steps
+from alexnet_jax.data import records
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import run_files, trained
+from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
 
 
 @jax.enable_x64(False)
 def evaluate_runs(
-  workdirs: Sequence[Path],
+  workdirs: Sequence[str | Path],
   *,
   views: int | None = None,
   step: str = "newest",
   data_dir: str = "",
   split: str = "",
-) -> tuple[list[trained.TrainedRun], int, dict[str, float]]:
+) -> tuple[list[trained.TrainedRun], records.Examples, dict[str, float]]:
   """Evaluates runs, several as an ensemble; the arguments are the flags.
 
-  Returns the runs, the number of images, and loss, top-1 and top-5 error.
+  Returns the runs, the examples, and what `metrics.means` returns.
   """
   if views is not None and views not in augment.VIEWS:
     raise errors.InputError(f"--views={views} must be 1 or 10.")
@@ -40,14 +41,13 @@ def evaluate_runs(
   nets = []
   for workdir, run in zip(workdirs, runs, strict=True):
     size_px = run.config.image_size_px
-    class_names, statistics = run_files.read_run_metadata(workdir, size_px)
-    if (size_px, class_names) != wanted:
+    if (size_px, run.class_names) != wanted:
       raise errors.InputError(
         f"workdir={str(workdir)!r} was trained on images of another size or on"
         f" other classes than {str(examples.dataset.directory)!r} has; evaluate"
         " it on its own data."
       )
-    augmentation = augment.from_config(run.config, statistics)
+    augmentation = augment.from_config(run.config, run.statistics)
     view_step = steps.make_view_step(run.net, augmentation, mesh)
     count = views or run.config.test_views
     offsets = augment.views(count, size_px, run.config.crop_size_px)
@@ -57,14 +57,14 @@ def evaluate_runs(
     ]
   figures = evaluate.evaluate_nets(nets, examples, config, mesh)
   assert figures  # None is for who can stop it.
-  return runs, len(examples), figures[-1]
+  return runs, examples, figures[-1]
 
 
 def main(_) -> None:
   options = flags.FLAGS
   cli.configure_process()
-  runs, count, figures = evaluate_runs(
-    [Path(workdir) for workdir in options.workdir],
+  runs, examples, figures = evaluate_runs(
+    options.workdir,
     views=options.views,
     step=options.step,
     data_dir=options.data_dir,
@@ -73,14 +73,18 @@ def main(_) -> None:
   words = {1: "one central view", 10: "ten views"}
   views = {words[options.views or run.config.test_views] for run in runs}
   nets = sum(len(run.members) for run in runs)
-  about = [options.split or runs[0].config.test_split, f"{count:,} images"]
+  about = [examples.split, f"{len(examples):,} images"]
   if nets > 1:
     about.append(f"{nets} nets")
   about.append(" and ".join(sorted(views)))
   cli.echo(
-    f"{', '.join(about)}, step {', '.join(str(run.step) for run in runs)}:"
-    f" top-1 error {figures['top1_error']:.2%},"
-    f" top-5 error {figures['top5_error']:.2%}, loss {figures['loss']:.4f}"
+    f"{', '.join(about)}, step {', '.join(str(run.step) for run in runs)}: "
+    + "".join(
+      f"top-{k} error {figures[name]:.2%}, "
+      for k in (1, 5)
+      if (name := f"top{k}_error") in figures
+    )
+    + f"loss {figures['loss']:.4f}"
   )
 
 

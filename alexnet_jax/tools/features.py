@@ -3,7 +3,7 @@
   alexnet features --workdir=RUN --split=test --output=FILE.npz
 
 The file holds `features` float32 [N, ...], `labels` int64 [N], `class_names`
-and `layer`. `alexnet probe` trains a linear classifier on it.
+and `layer`. Without --workdir the net is the one that ships with the package.
 """
 
 import zipfile
@@ -71,9 +71,9 @@ def main(_: Any) -> None:
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_string("workdir", "pretrained", "Folder of the run.")
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_string("data_dir", "", "Data set; by default the run's.")
-  flags.DEFINE_string("split", "", "Split; by default the run's test split.")
+  flags.DEFINE_string("split", "", "Split; by default the run's of test.")
   flags.DEFINE_string("layer", "fc7", "conv1, norm1, pool1, ... or the last.")
   flags.DEFINE_string("output", None, "FILE.npz to write.", required=True)

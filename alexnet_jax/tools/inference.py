@@ -1,51 +1,68 @@
 """A trained net for use from Python.
 
 model = alexnet_jax.load("runs/quickstart")
-model.predict(images)  # probabilities of its classes
+model.predict("dog.jpg")  # probabilities of its classes
 model.features(images, layer="fc7")
 """
 
 import collections
+import copy
 import dataclasses
 import itertools
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import augment, networks
-from alexnet_jax.data import decode as image_files
-from alexnet_jax.data import statistics
-from alexnet_jax.model import Network
+from alexnet_jax.data import decode
+from alexnet_jax.model import AlexNet, Network
 from alexnet_jax.parallel import placement
-from alexnet_jax.runs import run_files, trained
-from alexnet_jax.runtime import errors, platforms
+from alexnet_jax.runs import config_files, trained
+from alexnet_jax.runtime import cli, errors, files, platforms
 
 # Batch sizes to compile for; any number of images is split into these.
 _BATCHES = (64, 8, 1)
 
 
 @jax.enable_x64(False)
-def load(workdir: str | Path, step: str = "newest") -> "Model":
-  """Opens a run that was trained, or imported by `alexnet convert`.
+def load(workdir: str | Path = "pretrained", step: str = "newest") -> "Model":
+  """Opens the net that ships with the package, or a run in a folder.
 
   `step` is `newest`, `best` (by validation) or a number. Raises InputError if
   there is no such checkpoint, or a damaged one.
   """
-  run = trained.load_run(Path(workdir), placement.make_mesh(1), step)
-  size_px = run.config.image_size_px
-  names, trained_with = run_files.read_run_metadata(Path(workdir), size_px)
-  if len(names) != run.config.num_classes:
-    raise errors.InputError(
-      f"workdir={str(workdir)!r} names {len(names)} of its"
-      f" {run.config.num_classes} classes; put its class_names.json back."
-    )
-  return Model(run, names, trained_with)
+  return Model(trained.load_run(workdir, placement.make_mesh(1), step))
+
+
+def from_config(config: str | ConfigDict, **fields: Any) -> AlexNet:
+  """Returns the net of a config, a flax module without parameters.
+
+  It takes float32 [N, S, S, 3], RGB of 0..255 less the mean image, times the
+  config's input_scale, and gives logits. S is its `network.input_size_px`.
+
+  Args:
+    config: a config, or what `--config=` takes, such as `alexnet`.
+    **fields: fields of it to change, such as `num_classes=5`.
+
+  Raises:
+    InputError: a field breaks a rule, or shapes do not fit together.
+  """
+  if isinstance(config, str):
+    config = config_files.load_config(config)
+  new: Any = copy.deepcopy(config).lock()  # With its references.
+  with cli.refuse_unknown_fields():
+    new.update_from_flattened_dict(fields)
+  new = new.copy_and_resolve_references()
+  config_files.check(new)
+  return networks.make_model(new)
 
 
 def load_single(workdir: str | Path, step: str = "newest") -> "Model":
@@ -62,26 +79,29 @@ def load_single(workdir: str | Path, step: str = "newest") -> "Model":
 class Model:
   """A trained net, or an ensemble whose predictions are averaged.
 
+  Images may be one or many. One is the path of a file, a PIL image, or an array
+  [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], grey, RGB or RGBA: uint8 of 0..255,
+  or floats of 0..1. Many are an array [N, H, W, C], or any iterable of these.
+  Sizes may differ; each is made upright, laid on white and cropped to a square
+  as by `prepare`. What is returned for one image has no axis N.
+
   Attributes:
     config: of the run.
     step: of the checkpoint.
     class_names: in the order of the labels.
+    statistics: the mean image and the colours of what it was trained on.
     labels: by class name, and by the WNID that ImageNet's names begin with;
       a name that two classes share is left out.
     shapes: of the outputs that `features` gives for one image, by layer.
     layers: the names of these outputs, to the logits.
   """
 
-  def __init__(
-    self,
-    run: trained.TrainedRun,
-    class_names: Sequence[str],
-    trained_with: statistics.Statistics,
-  ):
+  def __init__(self, run: trained.TrainedRun):
     """See `load`."""
     self.config = run.config
     self.step = run.step
-    self.class_names = tuple(class_names)
+    self.class_names = run.class_names
+    self.statistics = run.statistics
     words = [
       (word, label)
       for label, name in enumerate(self.class_names)
@@ -91,7 +111,7 @@ class Model:
     self.labels = {word: label for word, label in words if counts[word] == 1}
     self.net = run.net
     self.members = run.members
-    self.augmentation = augment.from_config(run.config, trained_with)
+    self.augmentation = augment.from_config(run.config, run.statistics)
     self._outputs = _outputs(run.net.network)
     self.shapes = {
       name: networks.rows(part)[-1].output_shape
@@ -101,12 +121,20 @@ class Model:
     run_forward = platforms.jit(self._forward, static_argnames="layer")
     self._run = jax.enable_x64(False)(run_forward)
 
+  def __repr__(self) -> str:
+    """Returns net, classes, size and step in a line."""
+    names = networks.layer_names(self.net.network)
+    return (
+      f"Model({names[0]} to {names[-1]}, nets={len(self.members)},"
+      f" classes={len(self.class_names)},"
+      f" image_size_px={self.config.image_size_px}, step={self.step})"
+    )
+
   def predict(self, images: Any, views: int = 1) -> np.ndarray:
-    """Returns the probability of each class, float32 [N, K].
+    """Returns the probability of each class, float32 [N, K] or [K].
 
     Args:
-      images: uint8 [N, H, W, 3] in RGB, 0..255, or any iterable of such images
-        of any sizes; they are scaled and cropped to squares as by `prepare`.
+      images: one or many, as above.
       views: 1, the centre, or 10, whose probabilities are averaged (paper 4.1).
     """
     if views not in augment.VIEWS:
@@ -121,15 +149,17 @@ class Model:
         for place in places
       ]
       found.append(np.asarray(sum(parts) / len(parts)))
-    return np.concatenate(found)
+    rows = np.concatenate(found)
+    return rows[0] if _is_one(images) else rows
 
   def features(self, images: Any, layer: str = "fc7") -> np.ndarray:
     """Returns a layer's output for the centre view of each image.
 
-    It is float32 [N, H, W, C] or [N, units]; of an ensemble [M, N, ...].
+    It is float32 [N, H, W, C] or [N, units], of one image without N; of an
+    ensemble of M nets [M, N, ...].
 
     Args:
-      images: as for `predict`.
+      images: one or many, as above.
       layer: one of `layers`, which have Caffe's names. conv1 and fc7 are after
         their activation, and before dropout's factor.
     """
@@ -142,32 +172,25 @@ class Model:
       each = [self._run(p, batch, centre, layer=layer) for p in self.members]
       found.append(np.stack(each))
     nets = np.concatenate(found, axis=1)
+    nets = nets[:, 0] if _is_one(images) else nets
     return nets[0] if len(nets) == 1 else nets
 
   def _batches(self, images: Any) -> Iterator[np.ndarray]:
-    remaining = iter(images)
+    remaining = iter([images] if _is_one(images) else images)
     while held := list(itertools.islice(remaining, _BATCHES[0])):
       while held:
         size = next(size for size in _BATCHES if size <= len(held))
-        yield self._squares(held[:size])
+        yield np.stack([self.square(image) for image in held[:size]])
         del held[:size]
 
-  def _squares(self, images: Sequence[Any]) -> np.ndarray:
-    """Returns uint8 [N, S, S, 3], the images as in the net's data set."""
-    size = self.config.image_size_px
-    squares = np.empty((len(images), size, size, 3), np.uint8)
-    for square, image in zip(squares, images, strict=True):
-      pixels = np.asarray(image)
-      fits = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
-      if not fits or not pixels.size:
-        raise errors.InputError(
-          f"an image is {pixels.dtype} {list(pixels.shape)}; each must be uint8"
-          " [H, W, 3] in RGB, of 0 to 255."
-        )
-      if pixels.shape != square.shape:
-        pixels = image_files.square(Image.fromarray(pixels), size)
-      square[:] = pixels
-    return squares
+  def square(self, image: Any) -> np.ndarray:
+    """Returns an image as the net's data set has it, uint8 [S, S, 3]."""
+    try:
+      return square(image, self.config.image_size_px)
+    except decode.UnreadableError as e:
+      is_file = isinstance(image, str | os.PathLike)
+      what = repr(os.fspath(image)) if is_file else "an image"
+      raise errors.InputError(f"{what} cannot be used ({e}).") from e
 
   def _forward(
     self, params: Any, images: jax.Array, view: jax.Array, layer: str = ""
@@ -181,6 +204,45 @@ class Model:
     found = net.apply({"params": params}, images, method=method)
     found = found.astype(jnp.float32)
     return found if layer else jax.nn.softmax(found)
+
+
+def _is_one(images: Any) -> bool:
+  is_file = isinstance(images, str | os.PathLike | Image.Image)
+  return is_file or getattr(images, "ndim", 0) in (2, 3)
+
+
+def square(image: Any, size_px: int) -> np.ndarray:
+  """Returns an image of a kind that `Model` takes as uint8 [S, S, 3].
+
+  Raises UnreadableError; its text is the reason.
+  """
+  try:
+    match image:
+      case str() | os.PathLike():
+        opened = decode.decode(files.read(Path(image)))
+      case Image.Image():
+        opened = decode.to_rgb(image)
+      case _:
+        opened = decode.to_rgb(_from_array(np.asarray(image)))
+    return decode.square(opened, size_px)
+  except (OSError, decode.UnreadableError, MemoryError) as e:
+    reason = getattr(e, "strerror", None) or " ".join(str(e).split())
+    raise decode.UnreadableError(reason or "it is too large") from e
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+  is_float = jnp.issubdtype(pixels.dtype, jnp.floating)
+  in_range = is_float and ((pixels >= 0) & (pixels <= 1)).all()
+  has_shape = pixels.ndim == 2 or pixels.shape[2:] in ((1,), (3,), (4,))
+  if not (has_shape and pixels.size and (in_range or pixels.dtype == np.uint8)):
+    raise decode.UnreadableError(
+      f"{pixels.dtype} {list(pixels.shape)}; it must be uint8 of 0..255, or"
+      " floats of 0..1 without NaN, and [H, W] or [H, W, 1, 3 or 4]"
+    )
+  if is_float:
+    pixels = np.rint(pixels * 255).astype(np.uint8)
+  is_grey = pixels.shape[2:] == (1,)
+  return Image.fromarray(pixels[:, :, 0] if is_grey else pixels)
 
 
 def _outputs(network: Network) -> dict[str, Network]:

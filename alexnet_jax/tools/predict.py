@@ -1,7 +1,9 @@
 """Prints the most likely classes of images.
 
+  alexnet predict IMAGE...
   alexnet predict --workdir=RUN IMAGE...
 
+The first asks the net that ships with the package.
 IMAGE is a file, a folder or -, which stands for names from standard input, one
 a line. An image in a folder that is named like a class, or by its WNID, has
 that true class. From Python: `alexnet_jax.load`.
@@ -21,12 +23,11 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.prepare import sources
-from alexnet_jax.runtime import cli, errors, files
+from alexnet_jax.runtime import cli, errors
 from alexnet_jax.tools import inference
 
 _CHUNK = 64
 _MOST_IN_PANEL = 24
-_PIPES = ("/dev/stdin",)  # Others might be waited for without an end.
 
 
 def find(words: Iterable[str], lines: Iterable[str]) -> Iterator[Path]:
@@ -74,12 +75,9 @@ def predictions(
 def read_image(path: Path, size_px: int) -> np.ndarray | str:
   """Returns an image, uint8 [S, S, 3], or why it cannot be read."""
   try:
-    data = path.read_bytes() if str(path) in _PIPES else files.read(path)
-    return decode.square(decode.decode(data), size_px)
-  except OSError as e:
-    return e.strerror or str(e)
-  except (decode.UnreadableError, MemoryError) as e:
-    return " ".join(str(e).split()) or "it is too large"
+    return inference.square(path, size_px)
+  except decode.UnreadableError as e:
+    return str(e)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -122,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+  flags.DEFINE_string("workdir", "pretrained", "Folder of the run.")
   flags.DEFINE_string("step", "newest", "Checkpoint: newest, best or a step.")
   flags.DEFINE_integer("views", 1, "Views of each image, 1 or 10.")
   flags.DEFINE_integer("top", 5, "Classes of each image.", lower_bound=1)

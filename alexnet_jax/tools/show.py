@@ -87,7 +87,7 @@ def main(_) -> None:
   if not args.output.lower().endswith(".png"):
     raise errors.InputError(f"output={args.output!r} must end in .png.")
   dataset = records.open_directory(Path(args.data))
-  examples = records.open_split(dataset, args.split, "split")
+  examples = records.open_split(dataset, args.split, "--split")
   height, width, _ = dataset.shape
   if height and height == width:
     args.config.image_size_px = height

@@ -850,7 +850,7 @@ def little(g: Ground) -> Attempts:
   workdir = g.new("run")
   limits = {resource.RLIMIT_DATA: 3 << 30}
   result = g.run(*g.train_words(workdir), limits=limits)
-  held, line = result.worked("holds the run")
+  held, line = result.worked("is finished")
   yield "training in 3 GB", (held and digest(workdir) == g.digest, line)
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import networks
+from alexnet_jax.runs import torch_layout
 from alexnet_jax.tools import features
-from alexnet_jax.tools.convert import arrays, nets
+from alexnet_jax.tools.convert import nets
 from experiments.footprint.run import run
 from experiments.harness import tables
 
@@ -38,7 +39,7 @@ def _write_weights(file: Path) -> None:
   network = networks.from_config(nets.config_of(nets.NETS["torchvision"], {}))
   state = {
     name: torch.from_numpy(rng.normal(0, 0.02, shape).astype(np.float32))
-    for name, shape in arrays.shapes(network).items()
+    for name, shape in torch_layout.shapes(network).items()
   }
   torch.save(state, file)
 

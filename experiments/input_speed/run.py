@@ -192,8 +192,7 @@ def our_loop(folder: Path) -> float:
   """Returns the images a second that one core prepares by our code."""
   import functools
 
-  from alexnet_jax.data.prepare import command as prepare
-  from alexnet_jax.data.prepare import shards, sources
+  from alexnet_jax.data.prepare import prepare, shards, sources
 
   found = sources.find(str(folder / "photos"), "train", folder / "spool")
   items = found.splits["train"] * 6

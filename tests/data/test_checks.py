@@ -40,6 +40,7 @@ def config(**changes):
     "image_size_px": SIZE_PX,
     "reader_threads": 2,
     "input_timeout_s": 60,
+    "init_inherits": False,
   }
   return ConfigDict(known | changes)
 

@@ -413,7 +413,8 @@ def changed(module, **changes):
     (
       changed(quickstart, layout="towers", num_classes=5),
       2,
-      "fc8 has 5 outputs, which layout=towers cannot divide by 2 towers; try 4"
+      "fc8 has 5 outputs, which --config.layout=towers cannot divide by 2"
+      " towers; try 4"
       " or 6",
     ),
     (
@@ -438,7 +439,11 @@ def changed(module, **changes):
       2,
       "must be 64 or 128",
     ),
-    (changed(alexnet, ensemble=2, layout="fsdp"), 2, "needs layout=data"),
+    (
+      changed(alexnet, ensemble=2, layout="fsdp"),
+      2,
+      "needs --config.layout=data",
+    ),
   ],
 )
 def test_what_cannot_be_divided_is_refused_with_what_can(

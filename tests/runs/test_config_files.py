@@ -125,7 +125,7 @@ def test_name_of_a_config_is_one_folder_and_one_workdir(mine, path, expected):
 @pytest.mark.parametrize(
   ("words", "line"),
   [
-    (["--config=alexnt"], "config='alexnt' is not known. Did you mean"),
+    (["--config=alexnt"], "--config='alexnt' is not known. Did you mean"),
     (["--config.sed=1"], "the config has no field 'sed' there; did you mean"),
     (["--config=alexnet", "--config.sed=1"], "the config has no field 'sed'"),
     (["--config.network.conv1.k=1"], "the config has no field 'k' there"),
@@ -197,11 +197,16 @@ def changed(fields, base=alexnet):
 
 
 def refusal(config):
-  """Returns the one line in which `check` refuses a config."""
+  """Returns the one line in which `check` refuses a config.
+
+  It begins with the flag of the field, which is left out here.
+  """
   with pytest.raises(InputError) as error:
     config_files.check(config)
-  assert "\n" not in str(error.value)
-  return str(error.value)
+  line = str(error.value)
+  assert "\n" not in line
+  assert line.startswith("--config.")
+  return line.removeprefix("--config.")
 
 
 OURS = {path.stem for path in config_files.CONFIGS.glob("[a-z]*.py")}
@@ -295,9 +300,9 @@ REFUSED = [
   ({"input_scale": (1.0, 2.0)}, "input_scale=.* three numbers"),
   ({"input_scale": (1.0, 2.0, 0.0)}, "input_scale=0.0"),
   ({"crop_size_px": 0}, "crop_size_px=0"),
-  ({"crop_size_px": 257}, "crop_size_px=257 must be at most image_size_px=256"),
+  ({"crop_size_px": 257}, "crop_size_px=257 .* --config.image_size_px=256"),
   ({"schedule": "plateu"}, "schedule='plateu' .* 'plateau'"),
-  ({"schedule": "plateau", "validation_split": ""}, "schedule=.*split.*epochs"),
+  ({"schedule": "plateau", "validation_split": ""}, "=.*schedule=linear"),
   ({"optimizer": "adam"}, "optimizer='adam' .* lars, sgd"),
   ({"batch_scaling": "sqr"}, "batch_scaling='sqr' .* 'sqrt'"),
   ({"compute_dtype": "float8"}, "compute_dtype='float8' .* bfloat16"),
@@ -331,8 +336,8 @@ REFUSED = [
   ({"network.layers": ("conv1", "conv9", "fc8")}, "network.layers='conv9'"),
   ({"network.layers": ("lrn", "fc8")}, "network.layers='lrn' is not known"),
   ({"network.layers": (1, "fc8")}, "network.layers=1 is not known"),
-  ({"network.layers": ()}, "network.layers=\\(\\) .* num_classes=1000"),
-  ({"network.layers": ("conv1", "fc7")}, "'fc7'\\) .* num_classes=1000"),
+  ({"network.layers": ()}, "network.layers=\\(\\) .*num_classes=1000"),
+  ({"network.layers": ("conv1", "fc7")}, "'fc7'\\) .*num_classes=1000"),
   ({"network.layers": ("conv1", "conv2")}, "end in a fully connected layer"),
   ({"network.layers": ("conv1", "fc6", "fc6", "fc8")}, "'fc6' twice"),
   ({"reinit_layers": ("fc9",)}, "reinit_layers='fc9' is not .* 'fc8'"),
@@ -374,7 +379,8 @@ def test_a_word_for_a_truth_value_is_refused():
 def test_config_that_lacks_a_field_is_refused():
   config = changed({})
   del config.momentum
-  assert "no field 'momentum'" in refusal(config)
+  with pytest.raises(InputError, match="no field 'momentum'"):
+    config_files.check(config)
 
 
 IN_BRANCHES = [

@@ -38,7 +38,7 @@ def test_loss_that_is_not_finite_names_the_arrays(data, tmp_path):
   assert_refused(
     result,
     "loss is nan at step 1 (gradients that are not finite: fc8/bias, fc8/k",
-    "and 11 more), with learning_rate=0.01; lower it",
+    "and 11 more), with a learning rate of 0.01; lower --config.learning_rate",
     "There is no checkpoint yet",
   )
 
@@ -91,7 +91,7 @@ def test_net_that_learns_nothing_is_told_of_with_the_usual_causes(
   assert_refused(
     result,
     "learns nothing",
-    "at step 6 its loss is 2.3026",
+    "at step 6 of 12 its loss is 2.3026",
     "learning_rate=1e-12",
     "sigma",
     "labels",

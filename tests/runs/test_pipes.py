@@ -59,11 +59,11 @@ def test_pipe_as_a_lock_is_not_waited_for(tmp_path, make_pipe):
   """Locks work on it as well."""
   config = quickstart.get_config()
   make_pipe(tmp_path / ".lock")
-  with run_files.claim_workdir(tmp_path, config) as (_, is_held):
+  with run_files.claim_workdir(tmp_path, config, 9) as (_, is_held):
     assert is_held()
     with (
       pytest.raises(InputError, match="in use by another program"),
-      run_files.claim_workdir(tmp_path, config),
+      run_files.claim_workdir(tmp_path, config, 9),
     ):
       pass
 
@@ -75,7 +75,7 @@ def test_pipe_as_a_lock_is_not_waited_for(tmp_path, make_pipe):
     (
       "config.json",
       lambda workdir: run_files.claim_workdir(
-        workdir, quickstart.get_config()
+        workdir, quickstart.get_config(), 9
       ).__enter__(),
     ),
     ("class_names.json", lambda w: run_files.read_run_metadata(w, 32)),

@@ -7,13 +7,14 @@ import dataclasses
 import fractions
 import json
 import math
+import re
 import shutil
 import types
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from commands import run_in_process
 from tfds_files import encoded, noise, write
 from tiny_runs import QUICK, newest_params, records
 
@@ -28,22 +29,6 @@ pytestmark = [
   pytest.mark.slow,
   pytest.mark.usefixtures("quick_compilation", "kept_programs"),
 ]
-
-
-@pytest.fixture(scope="module")
-def kept_programs(tmp_path_factory):
-  """What one run has compiled, the next need not."""
-  values = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in values}
-  for names in (values, before):
-    for name, value in names.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if names is values:
-      yield
 
 
 def config_of(data, **fields):
@@ -143,6 +128,7 @@ def dropped(data, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("run") / "run"
   config = config_of(
     data,
+    **{"network.fc8.sigma": 0.5},  # The loss is not that of chance.
     schedule="plateau",
     plateau_patience=1,
     plateau_drops=1,
@@ -179,6 +165,32 @@ def test_run_that_is_past_its_end_ends(dropped):
 
 
 # When a run ends, and what is due.
+
+
+def test_net_at_chance_is_told_of_and_keeps_its_rate(data, tmp_path, capsys):
+  """After a tenth of the run, once, and at its end."""
+  config = config_of(
+    data,
+    **{"network.fc6.sigma": 1e-9, "network.fc8.sigma": 1e-9},
+    schedule="plateau",
+    plateau_patience=1,
+    plateau_drops=1,
+    learning_rate=1e-30,
+    evaluate_every_epochs=0.2,
+    total_steps=20,
+    log_every_steps=1,
+  )
+  train.train_and_evaluate(config, tmp_path / "run")
+  found = records(tmp_path / "run")
+  steps = [r["step"] for r in found if r["split"] == "validation"]
+  assert steps == [*range(2, 21, 2)]
+  assert len({r["learning_rate"] for r in found}) == 1
+  said = capsys.readouterr().out.splitlines()
+  warnings = [line for line in said if line.startswith("WARNING")]
+  for line, step in zip(warnings, (2, 20), strict=True):
+    assert f"at step {step} of 20 its loss is 2.3026, and ln(num_cl" in line
+    for flag in re.findall(r"--config[^ ,;]+", line):
+      assert run_in_process(capsys, "summary", flag).returncode == 0
 
 
 @pytest.mark.parametrize("period", [0.01, 0.2, 0.7, 1.1, 2.2])
@@ -244,4 +256,4 @@ def test_deterministic_programs_have_the_options_for_it(
   with setup.open_run(before, workdir, lambda: False) as run:
     run = dataclasses.replace(run, config=config)
     with pytest.raises(Exception, match="xla_no_such_option"):
-      train.test(run)
+      train.evaluate_split(run, "test", views=1)

@@ -3,20 +3,31 @@
 import io
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import drawn_runs
 import numpy as np
 import pytest
+from commands import run_in_process
 from directories import write_shards
 from PIL import Image
 from process_runs import free_address
 
 from alexnet_jax.configs import quickstart
 from alexnet_jax.data import batches, statistics
-from alexnet_jax.runs import checkpoint, config_files, run_data, run_files
+from alexnet_jax.runs import (
+  checkpoint,
+  config_files,
+  run_data,
+  run_files,
+  trained,
+)
 from alexnet_jax.runtime import errors, machine
+from alexnet_jax.tools.evaluate import evaluate_runs
 
 SIZE_PX = 32
 CLASSES = ["ant", "bee", "cat"]
@@ -108,9 +119,11 @@ def test_bad_data_of_any_split_are_found_before_the_first_step(
   cut = split if fault == "cut" else ""
   given = config(write(tmp_path / "data", {split: labels}, cut))
   text = refused(given)
-  assert re.search(rf"example \d+ of {split}_split='{split}' in ", text)
+  assert re.search(
+    rf"example \d+ of --config.{split}_split='{split}' in ", text
+  )
   if split == "train":
-    assert "--config" not in text
+    assert text.count("--config") == 1
   else:
     assert split not in open_data(follow(given, text)).splits
 
@@ -133,10 +146,10 @@ def test_a_bad_example_beyond_the_sample_is_found_at_its_step(
   good[images.index(shuffled[bad].image)] = 3
   given = make("bad", good)
   if found:
-    assert f"example {bad} of train_split=" in refused(given)
+    assert f"example {bad} of --config.train_split=" in refused(given)
     return
   train = open_data(given).splits["train"]
-  with pytest.raises(errors.DataError, match=f"example {bad} of train_split="):
+  with pytest.raises(errors.DataError, match=f"example {bad} of --config.tra"):
     batches.load(train, np.arange(3), SIZE_PX)
 
 
@@ -187,7 +200,9 @@ def test_shared_examples_are_told_of(data, splits, capsys):
     if name in opened.splits
     and (shared := train & pictures(opened.splits[name]))
   }
-  found = re.findall(r"(\w+_split='[^']*') has (\d+) examples of train", line)
+  found = re.findall(
+    r"(\w+_split='[^']*') has (\d+) examples of --config.tr", line
+  )
   assert {name: int(count) for name, count in found} == expected
   assert line.count("\n") == bool(expected)
 
@@ -229,6 +244,7 @@ def test_a_run_measures_its_data_once(unmeasured, tmp_path, decoded):
     for name, values in vars(first.statistics).items():
       np.testing.assert_array_equal(getattr(again.statistics, name), values)
   checkpoint.write_params(workdir, {"weights": np.zeros(3)})
+  run_files.write_config(workdir, given)
   decoded.clear()
   open_data(config(unmeasured, init_from=str(workdir), init_inherits=True))
   assert sum(decoded) == samples
@@ -310,6 +326,66 @@ def test_a_mean_image_of_another_kind_in_a_data_set_is_refused(
     (directory / name).unlink()
   measured = open_data(config(directory)).statistics.mean_image
   assert np.abs(measured - mean).mean() < 10  # JPEG changes noise.
+
+
+@pytest.mark.parametrize("size_px", [16, 260])
+def test_data_of_another_size_than_a_trained_net_are_refused(
+  data, tmp_path, capsys, size_px
+):
+  """Crops of another scale, under a mean image that was cut to fit.
+
+  The remedy works as it is printed, for training and for evaluation.
+  """
+  layers = {"network.layers": ("conv1", "fc8"), "network.conv1.kernel": 5}
+  sizes = {"image_size_px": size_px, "crop_size_px": size_px - 4}
+  source = tmp_path / "source"
+  _, mean = drawn_runs.write_run(
+    source, drawn_runs.small_config(num_classes=3, **layers, **sizes), CLASSES
+  )
+  given = config(data, init_from=str(source), init_inherits=True)
+  inherited = trained.with_pretrained_net(given, {}, tmp_path / "run")
+  texts = []
+  with pytest.raises(errors.InputError) as error:
+    open_data(inherited)
+  texts.append(str(error.value))
+  with pytest.raises(errors.InputError) as error:
+    evaluate_runs([source], data_dir=str(data))
+  texts.append(str(error.value))
+  assert texts[0] == texts[1]
+  assert f"={size_px} but the images in {str(data)!r} have 32 px" in texts[0]
+  assert "--config.image_size_px" not in texts[0]
+  words = shlex.split(texts[0].partition("alexnet prepare ")[2].rstrip("."))
+  result = run_in_process(capsys, "prepare", *words, "--workers=0")
+  assert result.returncode == 0, result.stderr
+  with inherited.unlocked():
+    inherited.data_dir = words[-1].removeprefix("--output=")
+  opened = open_data(inherited)
+  np.testing.assert_array_equal(opened.statistics.mean_image, mean)
+  assert {k: len(x) for k, x in opened.splits.items()} == COUNTS
+  shutil.rmtree(inherited.data_dir)
+
+
+def test_a_size_that_is_not_the_inherited_mean_image_s_is_refused(
+  data, tmp_path
+):
+  source = tmp_path / "source"
+  drawn_runs.write_run(source, drawn_runs.small_config())
+  given = config(data, init_from=str(source), init_inherits=True)
+  with pytest.raises(errors.InputError) as error:
+    open_data(given)
+  line = str(error.value)
+  assert line.startswith("--config.image_size_px=32 but ")
+  assert "are for 72 px; leave --config.image_size_px out." in line
+
+
+def test_a_batch_larger_than_the_data_is_refused(data):
+  """The flag in the message is the remedy."""
+  given = config(data, **{"train_split": "train[:9]"})
+  with pytest.raises(errors.InputError, match=r"batch_size=16 .*=9,") as error:
+    open_data(given)
+  with given.unlocked():
+    given.batch_size = int(re.search("size=(9)", str(error.value))[1])
+  open_data(given)
 
 
 PROCESS = """

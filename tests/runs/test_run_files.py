@@ -19,7 +19,7 @@ from alexnet_jax.runtime.errors import InputError
 def claim(workdir, **fields):
   config = quickstart.get_config()
   config.update(fields)
-  with run_files.claim_workdir(workdir, config):
+  with run_files.claim_workdir(workdir, config, 9):
     pass
 
 
@@ -60,11 +60,11 @@ def test_file_system_without_locks_is_told_of(
 
 def test_claim_is_of_a_folder_and_not_of_its_name(tmp_path):
   workdir, config = tmp_path / "run", quickstart.get_config()
-  with run_files.claim_workdir(workdir, config) as (_, first):
+  with run_files.claim_workdir(workdir, config, 9) as (_, first):
     assert first()
     moved = workdir.rename(tmp_path / "moved")
     assert not first()
-    with run_files.claim_workdir(workdir, config) as (_, second):
+    with run_files.claim_workdir(workdir, config, 9) as (_, second):
       assert second()
       assert not first()
       shutil.rmtree(workdir)

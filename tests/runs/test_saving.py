@@ -174,10 +174,10 @@ def test_workdir_that_another_run_took_is_left_to_it(
 
     def take():
       shutil.rmtree(workdir)
-      stack.enter_context(run_files.claim_workdir(workdir, config))
+      stack.enter_context(run_files.claim_workdir(workdir, config, 9))
       (workdir / "checkpoints/2.unfinished").mkdir(parents=True)
 
-    claim = run_files.claim_workdir(workdir, config)
+    claim = run_files.claim_workdir(workdir, config, 9)
     _, is_held = stack.enter_context(claim)
     with saver(workdir, log, is_held=is_held) as saves:
       assert saves.save(state_of(1), PROGRESS, wait=True)

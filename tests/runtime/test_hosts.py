@@ -16,7 +16,7 @@ from commands import assert_refused, command_line
 from PIL import Image
 from process_runs import finish, flags_of, free_address, wait_for
 
-from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import prepare
 from alexnet_jax.runs import config_files
 from alexnet_jax.runtime import hosts
 

@@ -27,7 +27,7 @@ PLATEAU = {
   "schedule": "plateau",
   "plateau_patience": 1,
   "plateau_drops": 1,
-  "log_every_steps": 5,
+  "log_every_steps": 3,
 }
 
 
@@ -280,8 +280,8 @@ def test_an_ensemble_is_evaluated_as_its_single_runs_are(ensemble, singles):
   workdir, _ = ensemble
   (record,) = (r for r in figures(workdir) if r["split"] == "test")
   for workdirs in ([workdir], singles):
-    _, count, found = evaluate_runs(workdirs)
-    assert count == COUNTS["test"]
+    _, examples, found = evaluate_runs(workdirs)
+    assert len(examples) == COUNTS["test"]
     for name in ("loss", "top1_error", "top5_error"):
       assert found[name] == pytest.approx(record[name], rel=1e-5)
 
@@ -310,6 +310,6 @@ def test_members_end_on_plateaus_of_their_own(data, tmp_path):
     assert f"member {member}: no lower validation error" in first.stdout
     mine = jax.tree.map(lambda w, m=member: w[m], params)
     assert_equal_params(mine, newest_params(workdir), 3e-6)
-    # To their last lines, which tell of the steps since the fifth.
+    # To their last lines, which tell of the steps since the third.
     assert_equal_figures(figures(both, member), figures(workdir))
     assert [r["split"] for r in figures(workdir)][-2:] == ["train", "test"]

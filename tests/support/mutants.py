@@ -157,7 +157,7 @@ metrics.py: test_metrics.py
 "examples": jnp.sum(mask_B) => "examples": jnp.float32(mask_B.size)
 # the sixth best is among the best five
 metrics.py: test_metrics.py
-jnp.where(rank_B >= 5 => jnp.where(rank_B > 5
+jnp.where(rank_B >= k, => jnp.where(rank_B >= k + k // 5,
 # all nets weigh the same
 evaluate.py: test_evaluate.py -k weighted
 - shares = [net.weight / weight for net in nets]
@@ -228,9 +228,24 @@ if old != self._best_step: => if old is not None:
 # records after the checkpoint are kept
 runs/logs.py: runs/test_logs.py
 record["step"] < start_step => record["step"] >= 0
+# a net at chance lowers its rate
+runs/ends.py: runs/test_run.py -k at_chance
+np.where(learns, new, old) => new
+# the validation of an earlier end acts on a longer run
+train.py: runs/test_longer.py -k within_a_period
+run.config.schedule == "plateau" and run.ends_period(run.step): => True:
+# a run whose rates depend on its length may become longer
+runs/run_files.py: runs/test_longer.py -k fix_it
+if config[name] in ("linear", "exp", "dexp"): => if config[name] == "linear":
+# the test of an earlier end stays
+runs/logs.py: runs/test_longer.py -k another_length
+evaluated and not goes_on and => evaluated and
+# what the clock shows is lost to the log
+runs/run.py: runs/test_banner.py -k says_what
+self.meter.take(keep=True) => self.meter.take()
 # a workdir takes a run of any config
 runs/run_files.py: runs/test_run_files.py
-for name in MAY_CHANGE_ON_RESUME: => for name in there:
+for name in (*MAY_CHANGE_ON_RESUME, *LENGTH): => for name in there:
 # a finetuned net subtracts the mean of its own data
 runs/run_data.py: test_finetune.py -k net_and_input
 if config.init_inherits:  # The => if False:  # The
@@ -252,6 +267,9 @@ if not stats or stats.measured_of != measured_of: => if not stats:
 # splits that share examples are not told of
 data/checks.py: runs/test_run_data.py -k shared
 if a.filename == b.filename => if a is b
+# a trained net takes data of another size
+data/checks.py: runs/test_run_data.py -k another_size
+height and height == width != size_px => False
 # the memory that a parent's cgroup leaves is not asked for
 runtime/machine.py: runtime/test_machine.py
 (folder, *folder.parents) => (folder,)
@@ -293,7 +311,7 @@ alpha = lrn.alpha / lrn.window => alpha = lrn.alpha
 tools/convert/command.py: tools/convert/test_convert_in.py -k caffe
 if known.bgr: => if False:
 # inputs of fc6 run channel by channel
-tools/convert/arrays.py: tools/convert/test_convert_in.py -k torchvision
+runs/torch_layout.py: tools/convert/test_convert_in.py -k torchvision
 kernel = maps.transpose(2, 1, 0) => kernel = maps.transpose(1, 2, 0)
 # an exported net lacks the factor of dropout
 tools/convert/onnx_graph.py: tools/convert/test_convert_out.py -k runtime

@@ -277,7 +277,7 @@ def test_bad_command_is_refused(look, place, tmp_path, capsys):
   assert not output.exists()
   model = look[0].model
   bad = types.SimpleNamespace(image="no.png")
-  with pytest.raises(errors.InputError, match=r"--image='no.png'.*No such"):
+  with pytest.raises(errors.InputError, match=r"'no.png' cannot be .*No such"):
     figures.FigureContext(model, bad).image  # noqa: B018
   bad = types.SimpleNamespace(image="", data_dir="", split="none")
   with pytest.raises(errors.InputError, match=r"--split.*none"):

@@ -120,6 +120,65 @@ def test_images_are_taken_from_any_iterable_batch_after_batch(run):
   assert most <= 65  # Of 64, one more may be drawn.
 
 
+def test_one_image_has_no_axis_of_images(run):
+  model, _, _ = run
+  for ask in (model.predict, lambda x: model.features(x, "pool1")):
+    (expected,) = ask(IMAGES[:1])
+    for image in (
+      IMAGES[0],
+      jnp.asarray(IMAGES[0]),
+      Image.fromarray(IMAGES[0]),
+    ):
+      np.testing.assert_array_equal(ask(image), expected)
+      np.testing.assert_array_equal(ask([image]), expected[None])
+
+
+def test_kinds_of_images_are_seen_as_rgb_on_white(run):
+  model, _, _ = run
+  rgb, other = IMAGES
+  grey, bits = rgb[..., 0], other[..., 1] > 127
+  alpha = np.where(bits, 255, 0).astype(np.uint8)
+  holes = np.dstack([rgb, alpha])
+  for image, seen in (
+    (grey, np.stack([grey] * 3, axis=2)),
+    (grey[..., None], np.stack([grey] * 3, axis=2)),
+    (holes, np.where(bits[..., None], rgb, 255).astype(np.uint8)),
+    (rgb / 255, rgb),
+    ((rgb / 255).astype(np.float32), rgb),
+    (jnp.asarray(grey / 255), np.stack([grey] * 3, axis=2)),
+    (rgb / 255 + 0.4 / 255 * (rgb < 255), rgb),  # The nearest of 256 values.
+    (Image.fromarray(bits), np.stack([bits * np.uint8(255)] * 3, axis=2)),
+  ):
+    (expected,) = model.predict(seen[None])
+    np.testing.assert_array_equal(model.predict(image), expected)
+  assert len({tuple(row) for row in model.predict([rgb, holes, grey])}) == 3
+
+
+def test_files_and_pictures_are_upright(run, tmp_path):
+  model, _, _ = run
+  upright = IMAGES[0]
+  turned = Image.fromarray(np.rot90(upright))  # A quarter to the left.
+  exif = turned.getexif()
+  exif[0x0112] = 6  # To be shown a quarter to the right.
+  file = tmp_path / "x.png"
+  turned.save(file, exif=exif)
+  palette = Image.fromarray(np.where(upright > 127, 255, 0).astype(np.uint8))
+  palette.quantize(8, dither=Image.Dither.NONE).save(tmp_path / "p.png")
+  first, second = model.predict([upright, np.asarray(palette)])
+  for image in (file, str(file), Image.open(file)):
+    np.testing.assert_array_equal(model.predict(image), first)
+  for image in (tmp_path / "p.png", Image.open(tmp_path / "p.png")):
+    assert model.predict(image) == pytest.approx(second, abs=1e-6)
+  paths = np.array([str(file), str(tmp_path / "p.png")])
+  assert model.predict(paths) == pytest.approx(np.array([first, second]))
+
+
+def test_repr_says_what_net_it_is(run):
+  assert repr(run[0]) == (
+    "Model(conv1 to fc8, nets=1, classes=6, image_size_px=72, step=0)"
+  )
+
+
 def test_images_of_other_sizes_become_squares_as_in_the_data_set(run):
   model, _, _ = run
   wide = RNG.integers(0, 256, (90, 130, 3), dtype=np.uint8)
@@ -139,14 +198,34 @@ def test_nets_of_an_ensemble_are_averaged(tmp_path):
   np.testing.assert_allclose(model.predict(IMAGES), expected, rtol=1e-4)
   features = model.features(IMAGES, "fc8")
   np.testing.assert_allclose(features, logits, rtol=1e-4, atol=1e-4)
+  one = model.features(IMAGES[1], "fc8")
+  np.testing.assert_allclose(one, features[:, 1], rtol=1e-4, atol=1e-4)
+  assert "nets=2," in repr(model)
 
 
 @pytest.mark.parametrize(
   ("ask", "words"),
   [
-    (lambda m: m.predict(IMAGES / 255), "float64 .72, 72, 3.*uint8"),
-    (lambda m: m.predict(IMAGES[0]), "uint8 .72, 3.*must be uint8"),
+    (lambda m: m.predict([IMAGES]), r"uint8 \[2, 72, 72, 3.*H, W"),
+    (lambda m: m.predict(IMAGES[..., 0]), r"uint8 \[2, 72, 72\].*1, 3 or 4"),
+    (lambda m: m.predict(IMAGES.swapaxes(1, 3)), r"uint8 \[3, 72, 72\]"),
     (lambda m: m.predict([IMAGES[0][:0]]), "uint8 .0, 72, 3"),
+    (lambda m: m.predict(IMAGES[0].astype(int)), "int64 .72, 72, 3.*uint8"),
+    (lambda m: m.predict(IMAGES[0] > 9), "bool .72, 72, 3.*uint8"),
+    (lambda m: m.predict(IMAGES * 1.0), "float64 .72, 72, 3.*of 0..1 without"),
+    (lambda m: m.features(IMAGES[0] / -1e9, "fc8"), "floats of 0..1"),
+    (lambda m: m.predict(IMAGES[0] * np.nan), "without NaN"),
+    (lambda m: m.predict([None]), r"object \[\]"),
+    (lambda m: m.predict("no.png"), "'no.png' cannot be used .No such file"),
+    (
+      lambda m: m.predict([Path(__file__)]),
+      "test_inference.py' cannot be used",
+    ),
+    (
+      lambda m: m.predict(os.path.dirname(__file__)),
+      "cannot be used .Is a dir",
+    ),
+    (lambda m: m.predict(Image.new("I;16", (9, 9))), "more than 8 bits"),
     (lambda m: m.predict(IMAGES, views=5), "views=5 must be 1 or 10"),
     (lambda m: m.features(IMAGES, "fc9"), "layer=.fc9.*fc8"),
     (lambda _: alexnet_jax.load("nowhere"), "holds no run"),
@@ -226,5 +305,6 @@ def test_a_program_around_it_finds_all_as_it_was_and_the_same_numbers(tmp_path):
   )
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
-  assert [x for x in lines if not x.startswith("step")] == ["done"]
+  assert lines[0].startswith("net ")
+  assert lines[-1] == "done"
   assert result.stderr == ""

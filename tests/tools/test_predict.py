@@ -271,21 +271,6 @@ def test_what_is_no_image_file_is_not_waited_for(ask, odd_files):
     assert isinstance(predict.read_image(Path(name), 8), str)
 
 
-def test_standard_input_may_be_a_pipe(place):
-  """`curl ... | alexnet predict /dev/stdin`."""
-  reader, writer = os.pipe()
-  os.write(writer, (place / "images" / "bee" / "1.png").read_bytes())
-  os.close(writer)
-  kept = os.dup(0)
-  os.dup2(reader, 0)
-  try:
-    assert predict.read_image(Path("/dev/stdin"), 8).shape == (8, 8, 3)
-  finally:
-    os.dup2(kept, 0)
-    os.close(kept)
-    os.close(reader)
-
-
 def test_names_do_not_act_on_the_terminal(
   ask, place, model, tmp_path, monkeypatch
 ):

@@ -63,6 +63,18 @@ def test_curves_and_table_hold_the_numbers_that_were_written(tmp_path):
   assert found.notes == []
 
 
+def test_a_run_without_a_test_split_shows_its_validation_and_says_so(tmp_path):
+  seen = record(8, "validation", loss=1.25, top1_error=0.375)
+  for test, told in (("", True), ("test", False)):
+    config = {"test_split": test}
+    folder = write_run(tmp_path / f"run{test}", [seen], config)
+    found, _, (table,) = collect(folder)
+    assert table.columns == ["validation loss", "validation top1_error"]
+    assert len(found.notes) == told
+    for note in found.notes:
+      assert "has no test split; its validation errors may be too" in note
+
+
 def test_nets_of_an_ensemble_are_one_group_and_their_average_another(tmp_path):
   lines = [
     record(1, "test", top1_error=error, **({} if m is None else {"member": m}))

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -91,7 +92,7 @@ def write(
   raw: bool = False,
   skip_bad: bool = False,
   workers: int | None = None,
-) -> dict[str, int]:
+) -> dict[str, Counter[int]]:
   """Writes a prepared directory, completely or not at all.
 
   Examples are shuffled first, so any slice of a split is a random sample. The
@@ -101,8 +102,9 @@ def write(
   order; if `train` is one, a mean image is written. `raw` says that the encoder
   returns pixels, not JPEGs. `workers` is by default one per core, 0 for none.
 
-  Returns the number of examples of each split. Raises InputError if images
-  cannot be read, unless `skip_bad`, or none of a split or a class of train can.
+  Returns the number of examples of each split by label. Raises InputError if
+  images cannot be read, unless `skip_bad`, or none of a split or a class of
+  train can.
   """
   name = "alexnet_" + re.sub("[^A-Za-z0-9]", "_", output.name).lower()
   plan = [
@@ -136,10 +138,13 @@ def write(
       " out with --skip_bad; finished shards are kept in"
       f" {work}:{''.join(bad)}"
     )
-  counts = {s: sum(int(x["count"]) for x in results[s]) for s in splits}
+  counts = {
+    s: Counter(label for x in results[s] for label in x["labels"].tolist())
+    for s in splits
+  }
   train = results.get("train", [])
-  read = {label for x in train for label in x["labels"].tolist()}
-  unread = {label for _, label in splits.get("train", [])} - read
+  wanted = {label for _, label in splits.get("train", [])}
+  unread = wanted - counts.get("train", {}).keys()
   lost = [split for split in splits if not counts[split]]
   lost = lost or sorted(f"{class_names[label]} in train" for label in unread)
   if lost:
@@ -238,7 +243,7 @@ class _Shard:
       os.fspath(partial), "group_size:1,uncompressed"
     )
     sums = statistics.Sums.zero(self.size_px)
-    num_bytes, labels, bad = 0, set(), []
+    num_bytes, labels, bad = 0, [], []
     for item, label in self.items:
       try:
         pixels, stored = self.encoder(item)
@@ -249,7 +254,7 @@ class _Shard:
       record = records.serialize(stored, label)
       writer.write(record)
       num_bytes += len(record)
-      labels.add(label)
+      labels.append(label)
     writer.close()
     size = partial.stat().st_size
     done = self.work / "done" / self.file
@@ -261,7 +266,7 @@ class _Shard:
         key=self._key(),
         size=size,
         num_bytes=num_bytes,
-        labels=list(labels),
+        labels=labels,
         bad=np.array(bad, str),
         **dataclasses.asdict(sums),
       )

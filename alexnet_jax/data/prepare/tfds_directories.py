@@ -30,7 +30,7 @@ class Record(NamedTuple):
 @functools.lru_cache(maxsize=8)
 def _open_split(directory: str, split: str) -> records.Examples:
   dataset = records.open_directory(Path(directory))
-  return records.open_split(dataset, split, "splits")
+  return records.open_split(dataset, split, "--splits")
 
 
 def fits(source: str) -> bool:
@@ -58,7 +58,7 @@ def find(source: Source) -> Found:
     notes.append(f"left out, name them in --splits: {', '.join(unused)}")
   changed_ns = max(f.stat().st_ctime_ns for f in dataset.directory.iterdir())
   for name in names:
-    examples = records.open_split(dataset, name, "splits")
+    examples = records.open_split(dataset, name, "--splits")
     labels = [examples[index].label for index in range(len(examples))]
     if set(labels) == {-1} and not spec.named:
       notes.append(f"left out, as it has no labels: {name}")

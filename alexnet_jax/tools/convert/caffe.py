@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from alexnet_jax import model
-from alexnet_jax.tools.convert.arrays import LoadedWeights
+from alexnet_jax.runs.torch_layout import LoadedWeights
 
 # NAME:NUMBER:TYPE, with * if it is repeated, =X for a default other than 0.
 # Packed numbers are read as bytes, not as millions of Python objects.

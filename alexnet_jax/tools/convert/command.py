@@ -6,7 +6,7 @@
 It reads torchvision's alexnet (.pth, .safetensors), Caffe's bvlc_alexnet and
 bvlc_reference_caffenet (.caffemodel), and its own .pth and .safetensors. It
 writes safetensors, torch, onnx and stablehlo, with config, class names and mean
-image beside it.
+image beside it. What it writes as safetensors can be used like a run.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from absl import flags
 
 from alexnet_jax import networks
 from alexnet_jax.data import records, statistics
-from alexnet_jax.runs import checkpoint, run_files
+from alexnet_jax.runs import checkpoint, run_files, torch_layout
 from alexnet_jax.runtime import cli, errors, files
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, exports, nets, weight_files
+from alexnet_jax.tools.convert import exports, nets, weight_files
 
 
 def import_file(
@@ -67,7 +67,7 @@ def import_file(
       lines.append("conv1 took blue first; its filters now take RGB.")
   config.unlock()
   config.data_dir = data_dir or config.data_dir
-  params = arrays.from_torch(networks.from_config(config), weights)
+  params = torch_layout.from_torch(networks.from_config(config), weights)
   del loaded, weights  # Hundreds of megabytes, not needed any more.
   with _new_folder(output) as folder:
     run_files.write_config(folder, config)
@@ -78,15 +78,13 @@ def import_file(
 
 
 def export_run(
-  workdir: Path, output: Path, kind: str, step: str = "newest"
+  workdir: str | Path, output: Path, kind: str, step: str = "newest"
 ) -> list[str]:
   """Writes a run as a kind of `KINDS`; returns lines that describe the file."""
   model = inference.load_single(workdir, step)
   with _new_folder(output) as folder:
     run_files.write_config(folder, model.config)
-    size_px = model.config.image_size_px
-    metadata = run_files.read_run_metadata(workdir, size_px)
-    run_files.write_run_metadata(folder, *metadata)
+    run_files.write_run_metadata(folder, model.class_names, model.statistics)
     file = exports.write(model, kind, folder).name
   return [
     exports.KINDS[kind].about.format(size=model.config.crop_size_px),
@@ -140,7 +138,7 @@ def _class_names(file: str, data_dir: str, count: int) -> tuple[str, ...]:
 
 
 def _read_metadata(
-  file: Path, loaded: arrays.LoadedWeights
+  file: Path, loaded: torch_layout.LoadedWeights
 ) -> tuple[Any, tuple[str, ...], statistics.Statistics]:
   """Returns config, class names and statistics beside a file of ours."""
   try:
@@ -164,12 +162,12 @@ def _read_metadata(
 
 def main(_) -> None:
   options: Any = flags.FLAGS
-  path, output = Path(options["from"].value), Path(options.output)
+  source, output = options["from"].value, Path(options.output)
   if options.to:
-    lines = export_run(path, output, options.to, options.step)
+    lines = export_run(source, output, options.to, options.step)
   else:
     lines = import_file(
-      path,
+      Path(source),
       output,
       net=options.net,
       classes=options.classes,

@@ -16,21 +16,23 @@ import numpy as np
 from safetensors import numpy
 
 from alexnet_jax import augment
+from alexnet_jax.runs import run_files, torch_layout
 from alexnet_jax.tools import inference
-from alexnet_jax.tools.convert import arrays, onnx_graph, weight_files
+from alexnet_jax.tools.convert import onnx_graph, weight_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(model: inference.Model, kind: str, folder: Path) -> Path:
   """Writes a single net as a kind of `KINDS`; returns the file."""
-  path = folder / f"alexnet{KINDS[kind].suffix}"
+  path = folder / KINDS[kind].file
   KINDS[kind].write(model, path)
   return path
 
 
 def _weights(model: inference.Model) -> dict[str, np.ndarray]:
-  found = arrays.to_torch(model.net.network, jax.device_get(model.members[0]))
+  params = jax.device_get(model.members[0])
+  found = torch_layout.to_torch(model.net.network, params)
   return {name: np.ascontiguousarray(x) for name, x in found.items()}
 
 
@@ -43,7 +45,7 @@ def _mean_image(model: inference.Model) -> np.ndarray:
 
 
 def _write_safetensors(model: inference.Model, path: Path) -> None:
-  metadata = {"producer": arrays.PRODUCER}
+  metadata = {"producer": torch_layout.PRODUCER, "step": str(model.step)}
   path.write_bytes(numpy.save(_weights(model), metadata))
 
 
@@ -52,7 +54,7 @@ def _write_torch(model: inference.Model, path: Path) -> None:
   tensors: Any = collections.OrderedDict(
     (name, torch.tensor(values)) for name, values in _weights(model).items()
   )
-  tensors._metadata = {"": {"version": 1, "producer": arrays.PRODUCER}}
+  tensors._metadata = {"": {"version": 1, "producer": torch_layout.PRODUCER}}
   torch.save(tensors, path)
 
 
@@ -78,7 +80,7 @@ def _write_stablehlo(model: inference.Model, path: Path) -> None:
 class Kind(NamedTuple):
   """A kind of file; `about` is a line for its user, {size} the image's side."""
 
-  suffix: str
+  file: str
   write: Callable[[inference.Model, Path], None]
   about: str
 
@@ -90,8 +92,8 @@ _WEIGHTS = (
 _NCHW = "It takes float32 [N, 3, {size}, {size}], RGB of 0..255; gives logits."
 _NHWC = "It takes float32 [N, {size}, {size}, 3], RGB of 0..255; gives logits."
 KINDS = {
-  "safetensors": Kind(".safetensors", _write_safetensors, _WEIGHTS),
-  "torch": Kind(".pth", _write_torch, _WEIGHTS),
-  "onnx": Kind(".onnx", _write_onnx, _NCHW),
-  "stablehlo": Kind(".stablehlo", _write_stablehlo, _NHWC),
+  "safetensors": Kind(run_files.WEIGHTS, _write_safetensors, _WEIGHTS),
+  "torch": Kind("alexnet.pth", _write_torch, _WEIGHTS),
+  "onnx": Kind("alexnet.onnx", _write_onnx, _NCHW),
+  "stablehlo": Kind("alexnet.stablehlo", _write_stablehlo, _NHWC),
 }

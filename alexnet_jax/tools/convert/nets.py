@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import model, networks
-from alexnet_jax.runs import config_files
+from alexnet_jax.runs import config_files, torch_layout
+from alexnet_jax.runs.torch_layout import LoadedWeights
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import arrays, caffe
-from alexnet_jax.tools.convert.arrays import LoadedWeights
+from alexnet_jax.tools.convert import caffe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ COLOURS = (
 )
 
 
-def config_of(known: KnownNet, weights: arrays.Arrays) -> Any:
+def config_of(known: KnownNet, weights: torch_layout.Arrays) -> Any:
   """Returns the whole config of a known net with the widths of some weights."""
   config: Any = config_files.load_config(known.config).unlock()
   sizes = {name: values.size for name, values in weights.items()}
@@ -76,7 +76,7 @@ def differences(
 ) -> tuple[int, str]:
   """Returns how many arrays and steps of a file are not a net's, and which."""
   there: dict[str, Any] = {name: x.shape for name, x in weights.arrays.items()}
-  here: dict[str, Any] = dict(arrays.shapes(network))
+  here: dict[str, Any] = dict(torch_layout.shapes(network))
   if weights.steps is not None:
     for found, steps in ((there, weights.steps), (here, caffe.steps(network))):
       found.update({f"step {n:02}": step for n, step in enumerate(steps, 1)})

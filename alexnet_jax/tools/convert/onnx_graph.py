@@ -8,9 +8,9 @@ import numpy as np
 
 from alexnet_jax import model, networks
 from alexnet_jax.layers.average_pool import AveragePool
+from alexnet_jax.runs.torch_layout import PRODUCER, Arrays
 from alexnet_jax.runtime import errors
 from alexnet_jax.tools.convert import weight_files
-from alexnet_jax.tools.convert.arrays import PRODUCER, Arrays
 
 _OPSET = 17
 _IR_VERSION = 8  # The one of this opset; older readers know it.
@@ -124,8 +124,8 @@ def write(
   """Writes a net as it computes at test, with mean and scale of its input.
 
   It takes images, float32 [N, 3, H, W] in RGB of 0..255, and gives logits,
-  float32 [N, K]. `arrays` are from `arrays.to_torch`; `mean_image` [H, W, 3] is
-  of the centre view; `scale` is of R, G and B.
+  float32 [N, K]. `arrays` are from `torch_layout.to_torch`; `mean_image`
+  [H, W, 3] is of the centre view; `scale` is of R, G and B.
   """
   onnx = weight_files.optional_package("onnx")
   graph = _Graph(onnx, arrays)

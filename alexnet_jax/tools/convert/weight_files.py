@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from alexnet_jax.runs.torch_layout import PRODUCER, LoadedWeights
 from alexnet_jax.runtime import errors, files
 from alexnet_jax.tools.convert import caffe, torch_files
-from alexnet_jax.tools.convert.arrays import PRODUCER, LoadedWeights
 
 # torchvision numbers its layers; so do programs that build on it.
 TORCHVISION = {

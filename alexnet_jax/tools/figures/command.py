@@ -24,7 +24,7 @@ from alexnet_jax import networks
 from alexnet_jax.data import batches, records
 from alexnet_jax.runs import trained
 from alexnet_jax.runtime import cli, errors
-from alexnet_jax.tools import features, inference, predict
+from alexnet_jax.tools import features, inference
 from alexnet_jax.tools.figures import drawings, plots
 
 _ACROSS = 6  # Images in a row.
@@ -76,15 +76,9 @@ class FigureContext:
   @functools.cached_property
   def image(self) -> np.ndarray:
     """The image of --image, or the first of the split."""
-    file = self.options.image
-    if not file:
-      return self.images([0])[0]
-    image = predict.read_image(Path(file), self.model.config.image_size_px)
-    if isinstance(image, str):
-      raise errors.InputError(
-        f"--image={file!r} cannot be read ({image}); name an image."
-      )
-    return image
+    if file := self.options.image:
+      return self.model.square(file)
+    return self.images([0])[0]
 
   @functools.cached_property
   def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import model, networks
+from alexnet_jax import metrics, model, networks
 from alexnet_jax.parallel import layouts
 from alexnet_jax.tools.plan.hlo import Collective, itemsize
 
@@ -191,7 +192,7 @@ class Costs:
         yield Exchange("lengths for LARS", 2 * updates, length)
 
   def _metrics(self) -> Iterator[Exchange]:
-    """Softmax, loss, two errors, examples, and whether gradients are finite."""
+    """Softmax, loss, errors, examples, and whether gradients are finite."""
     layout = self.layout
     runs, examples = self._runs("classifier")
     leaves = len(self._leaves)
@@ -200,7 +201,10 @@ class Costs:
       array = Collective("all-reduce", dtype, examples, group_size)
       yield Exchange("softmax", count, array)
     summed = Collective("all-reduce", "f32", 1, layout.data)
-    yield Exchange("loss and errors", 4, summed)
+    logits_1xK = jnp.zeros((1, self.config.num_classes))
+    label_1 = jnp.zeros(1, jnp.int32)
+    sums = jax.eval_shape(metrics.sums, logits_1xK, label_1, jnp.ones(1))
+    yield Exchange("loss and errors", len(sums), summed)
     for axes in {layout.axes_of(path) for path, _ in self._leaves}:
       flags = Collective("all-reduce", "s32", leaves, self._devices_along(axes))
       yield Exchange("finite gradients", 1, flags)

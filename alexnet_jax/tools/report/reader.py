@@ -127,6 +127,10 @@ def _read_run(
     row = experiment.rows.get(folder.name, row)
     group = name.removesuffix(folder.name) + row["arm"]
     return Run(name, group, True, row["outcome"] or "no outcome", config, lines)
+  if (None, "validation") in lines and not config["test_split"]:
+    notes.append(
+      f"{name} has no test split; its validation errors may be too low."
+    )
   return Run(name, name, False, FINISHED, config, lines)
 
 

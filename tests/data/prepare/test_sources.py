@@ -30,7 +30,7 @@ from source_files import (
 )
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import prepare
 
 # Layouts.
 

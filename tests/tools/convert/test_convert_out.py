@@ -1,9 +1,9 @@
 """Runs as files of other programs, which compute the same with them."""
 
-import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ from drawn_runs import NAMES, small_config, write_run
 import alexnet_jax
 from alexnet_jax import networks
 from alexnet_jax.configs import run131
-from alexnet_jax.runs import checkpoint, run_files
+from alexnet_jax.runs import checkpoint, run_files, torch_layout
 from alexnet_jax.runtime import errors
-from alexnet_jax.tools.convert import arrays, exports, onnx_graph
 from alexnet_jax.tools.convert import command as convert
+from alexnet_jax.tools.convert import exports, onnx_graph
 
+ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
 # Patches of one colour, which a net can tell apart.
 IMAGES = RNG.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
@@ -101,12 +102,25 @@ def test_onnxruntime_gives_the_same_logits(kind, drawn, tmp_path):
   assert_logits(found, model)
 
 
-def test_stablehlo_runs_without_this_package(drawn, tmp_path):
-  _, model = drawn("linear")
-  file = exports.write(model, "stablehlo", tmp_path)
-  np.save(tmp_path / "images.npy", CENTRE)
-  program = """
-import sys
+# Other packages may be installed here, but not by `make setup`.
+ONLY_PINNED = """
+import importlib.metadata, re, sys
+def plain(name): return re.sub("[-_.]+", "-", name).lower()
+pinned = {plain(line.split("==")[0]) for line in open("requirements.lock")}
+installed = importlib.metadata.packages_distributions()
+class Refusing:
+  def find_spec(self, name, *_):
+    of = {plain(x) for x in installed.get(name, ["alexnet-jax"])}
+    if not of & (pinned | {"alexnet-jax"}):
+      raise ModuleNotFoundError(f"{name} is not in requirements.lock")
+sys.meta_path.insert(0, Refusing())
+"""
+WRITE = """
+from pathlib import Path
+from alexnet_jax.tools.convert import command
+command.export_run(sys.argv[1], Path(sys.argv[2]), "stablehlo")
+"""
+READ = """
 import jax.export
 import numpy as np
 net = jax.export.deserialize(open(sys.argv[1], "rb").read())
@@ -117,12 +131,26 @@ assert net.platforms == ("cpu", "cuda", "tpu"), net.platforms
 assert "alexnet_jax" not in sys.modules
 np.save(sys.argv[3], each[1])
 """
-  subprocess.run(
-    [sys.executable, "-c", program, file, tmp_path / "images.npy",
-     tmp_path / "logits.npy"],
-    cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": ""},
+
+
+def run_pinned(program, *words):
+  result = subprocess.run(
+    [sys.executable, "-c", ONLY_PINNED + program, *words],
+    cwd=ROOT, capture_output=True, text=True,
   )  # fmt: skip
-  assert_logits(np.load(tmp_path / "logits.npy"), model)
+  assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_stablehlo_is_written_as_set_up_and_runs_without_this_package(
+  drawn, tmp_path
+):
+  folder, model = drawn("linear")
+  run_pinned(WRITE, folder, tmp_path / "out")
+  np.save(tmp_path / "images.npy", CENTRE)
+  file, logits = tmp_path / "out/alexnet.stablehlo", tmp_path / "logits.npy"
+  run_pinned(READ, file, tmp_path / "images.npy", logits)
+  assert_logits(np.load(logits), model)
 
 
 def test_torch_computes_with_the_state_dict(drawn, tmp_path):
@@ -164,7 +192,7 @@ def test_a_net_is_the_same_to_the_bit_when_imported_again(
   run, model = drawn(net)
   out, back = tmp_path / "out", tmp_path / "back"
   convert.export_run(run, out, kind)
-  file = out / f"alexnet{exports.KINDS[kind].suffix}"
+  file = out / exports.KINDS[kind].file
   convert.import_file(file, back)
   again = alexnet_jax.load(back)
   digests = [checkpoint.digest(m.members[0]) for m in (model, again)]
@@ -220,6 +248,6 @@ def test_a_net_with_branches_is_refused_by_onnx_alone(tmp_path):
   mean = np.zeros((224, 224, 3), np.float32)
   with pytest.raises(errors.InputError, match=r"Blur .* --to=safetensors"):
     onnx_graph.write(tmp_path / "x.onnx", network, {}, mean, (1.0, 1.0, 1.0))
-  shapes = arrays.shapes(network)
+  shapes = torch_layout.shapes(network)
   assert shapes["conv2_image.weight"] == (256, 3, 5, 5)
   assert "conv2_image.bias" not in shapes
