@@ -19,14 +19,14 @@ def main() -> None:
   for name in ("first", "second"):
     lines = (HERE / f"{name}.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    for split, style in (("train", {"lw": 0.8}), ("validation", {"lw": 1.8})):
+    for split, width in (("train", 0.8), ("validation", 1.8)):
       found = [record for record in records if record["split"] == split]
       axes.plot(
         [passed + record["epoch"] for record in found],
         [100 * record["top1_error"] for record in found],
         color={"train": "C0", "validation": "C1"}[split],
         label=LABELS[split] if name == "first" else None,
-        **style,
+        linewidth=width,
       )
     passed += records[-1]["epoch"]
     if name == "first":
