@@ -1,9 +1,9 @@
 """A narrow two-tower AlexNet for images of your own, in minutes on a laptop.
 
 `--config=small:SIZE` is for images of SIZE px, from 32 to 256; 64 without it.
-conv1's stride grows with SIZE, so that a step takes about as long at all sizes.
-He's initial weights learn from the first steps where the paper's small ones
-need thousands. No original.
+conv1's stride grows with SIZE, so the multiply-accumulates of all sizes are
+within a factor of about three. He's initial weights suit these widths; with the
+paper's, the loss may stay at chance for long. No original.
 
 Changes from configs/alexnet.py: network.*, image_size_px, crop_size_px,
 input_scale, batch_size, schedule, target_factor, total_epochs, log_every_steps.
