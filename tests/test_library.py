@@ -39,6 +39,14 @@ def test_import_is_quick_and_offers_its_names():
     _ = alexnet_jax.lod
 
 
+def test_a_config_without_a_net_of_its_own_is_refused():
+  """Its fields are those of the paper's net, which it does not train."""
+  with pytest.raises(InputError, match=r"load\('pretrained'\).net"):
+    alexnet_jax.from_config("finetune", num_classes=5)
+  net = alexnet_jax.load("pretrained").net
+  assert net.network.input_size_px == 56
+
+
 def test_a_net_is_built_applied_and_differentiated():
   layers = {"network.layers": ("conv1", "fc6", "fc8")}
   net = alexnet_jax.from_config(

@@ -62,6 +62,11 @@ def from_config(config: str | ConfigDict, **fields: Any) -> AlexNet:
     new.update_from_flattened_dict(fields)
   new = new.copy_and_resolve_references()
   config_files.check(new)
+  if new.init_inherits:
+    raise errors.InputError(
+      "this config takes its net from a run, not from its own fields; open that"
+      f" net by alexnet_jax.load({new.init_from!r}).net."
+    )
   return networks.make_model(new)
 
 
